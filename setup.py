@@ -1,0 +1,159 @@
+"""Builds the two C extensions and lays out the package.
+
+What is declared, not computed, stands in pyproject.toml. The environment decides two things:
+GREENLETIO_WERROR=1 makes warnings errors; GREENLETIO_SANITIZE=1 builds under AddressSanitizer and
+UndefinedBehaviorSanitizer (`make asan` knows how such a build must be run).
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).resolve().parent
+
+CFLAGS = ["-std=c11", "-O2", "-fvisibility=hidden", "-fno-plt"]
+CFLAGS += ["-Wall", "-Wextra", "-Wshadow", "-Wno-unused-parameter"]  # slots have fixed signatures
+LDFLAGS = []
+if os.environ.get("GREENLETIO_WERROR") == "1":
+    CFLAGS.append("-Werror")
+if os.environ.get("GREENLETIO_SANITIZE") == "1":
+    # asan-stack=0: a greenlet switch copies stack slices, red zones and all.
+    CFLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    CFLAGS += ["--param=asan-stack=0", "-fno-omit-frame-pointer", "-O1"]
+    LDFLAGS.append("-fsanitize=address,undefined")
+
+
+def fail(problem, way_out):
+    sys.exit(f"greenletio cannot be built: {problem}. {way_out}")
+
+
+def greenlet_include():
+    """The folder that holds greenlet/greenlet.h."""
+    spec = importlib.util.find_spec("greenlet")
+    if spec is None or spec.origin is None:
+        fail("greenlet is not installed", "Run: pip install greenlet")
+    header = Path(spec.origin).with_name("greenlet.h")
+    if not header.is_file():
+        fail(f"{header} is missing", "Run: pip install --force-reinstall greenlet")
+    return str(header.parent.parent)
+
+
+def ask(*command):
+    """The first line a tool prints; empty if the tool is missing or fails."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return answer.strip()
+
+
+def libpq_include():
+    """The folder that holds libpq-fe.h. The library itself is opened at run time."""
+    folders = [
+        ask("pg_config", "--includedir"),
+        *(flag[2:] for flag in ask("pkg-config", "--cflags-only-I", "libpq").split()),
+        "/usr/include/postgresql",
+        "/usr/include",
+        "/usr/local/include",
+    ]
+    for folder in folders:
+        if folder and Path(folder, "libpq-fe.h").is_file():
+            return folder
+    return fail(
+        "libpq-fe.h, libpq's header, was not found",
+        "Debian/Ubuntu: apt-get install libpq-dev; Fedora: dnf install libpq-devel; "
+        "macOS: brew install libpq, and put its bin folder on PATH",
+    )
+
+
+def extension(name, folder, include_dirs, **options):
+    sources = sorted(glob(f"csrc/{folder}/*.c"))
+    return Extension(
+        name,
+        sources,
+        include_dirs=["csrc", *include_dirs],
+        depends=[*glob("csrc/*/*.h"), "setup.py"],
+        extra_compile_args=CFLAGS,
+        extra_link_args=LDFLAGS,
+        **options,
+    )
+
+
+def extensions():
+    found = [extension("greenletio._core", "core", [greenlet_include()])]
+    if glob("csrc/pq/*.c"):
+        found.append(extension("greenletio._pq", "pq", [libpq_include()]))
+    return [ext for ext in found if ext.sources]
+
+
+class BuildExt(build_ext):
+    """Compiles the files of an extension side by side, and makes a checkout importable in place."""
+
+    def build_extensions(self):
+        compiler = self.compiler.compiler_so[0]
+        if shutil.which(compiler) is None:
+            fail(
+                f"there is no C compiler ({compiler})",
+                "Debian/Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc; "
+                "macOS: xcode-select --install",
+            )
+        include = sysconfig.get_path("include")
+        if not Path(include, "Python.h").is_file():
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            fail(
+                f"Python.h is missing from {include}",
+                f"Debian/Ubuntu: apt-get install python{version}-dev; "
+                f"Fedora: dnf install python{version}-devel",
+            )
+        compile_in_turn = self.compiler.compile
+
+        def compile_at_once(sources, *args, **kwargs):
+            # Objects come back in the order of the sources.
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                jobs = [pool.submit(compile_in_turn, [file], *args, **kwargs) for file in sources]
+                return [obj for job in jobs for obj in job.result()]
+
+        self.compiler.compile = compile_at_once
+        super().build_extensions()
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            # Run from the root of the checkout, Python takes the folder greenletio/ there for the
+            # package, before the installed one: so it has to be whole, too.
+            self.copy_extensions_to_source()
+            for name in ("green", "pg"):
+                link = HERE / "greenletio" / name
+                if not link.exists():
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(Path("..", name))
+
+
+SUBPACKAGES = {"greenletio.green": "green", "greenletio.pg": "pg"}
+
+
+def packages():
+    found = set(find_packages(include=["greenletio", "greenletio.*"]))
+    for name, folder in SUBPACKAGES.items():
+        if Path(folder, "__init__.py").is_file():
+            found.add(name)
+            found.update(f"{name}.{sub}" for sub in find_packages(folder))
+    return sorted(found)
+
+
+setup(
+    packages=packages(),
+    package_dir={"greenletio": "greenletio", **SUBPACKAGES},
+    package_data={"": ["*.pyi", "py.typed"]},
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExt},
+)
