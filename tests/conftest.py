@@ -1,0 +1,9 @@
+"""What every test finds: the fixtures live in the fix_*.py beside this file, one subject each."""
+
+import hypothesis
+
+pytest_plugins = ("pytester", "fix_loops", "fix_postgres", "fix_leaks")
+
+# Time limits on single examples say more about the machine than about the code.
+hypothesis.settings.register_profile("greenletio", deadline=None)
+hypothesis.settings.load_profile("greenletio")

@@ -1,0 +1,39 @@
+"""The leak check itself: it must find each kind of leak, and nothing in a clean test."""
+
+from pathlib import Path
+
+import fix_leaks
+import pytest
+
+LEAKS = """
+import os, ctypes, threading
+import pytest
+
+pytestmark = pytest.mark.leaks
+kept = []
+class Thing: pass
+
+@pytest.fixture
+def fixture(): return 1
+def test_object(fixture): kept.append(Thing())
+def test_descriptor(): os.dup(0)
+def test_malloc(): ctypes.CDLL(None).malloc(100_000)
+def test_clean(fixture):
+    things = [Thing() for _ in range(1000)]
+    things[0].cycle = things
+"""
+
+
+@pytest.fixture
+def outcome(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.RunResult:
+    monkeypatch.setenv("PYTHONPATH", str(Path(fix_leaks.__file__).parent))
+    pytester.makepyfile(LEAKS, test_other="def test_not_marked(): assert False")
+    return pytester.runpytest_subprocess("-p", "fix_leaks", "--leaks", "-p", "no:cacheprovider")
+
+
+def test_every_kind_of_leak_is_found_and_named(outcome: pytest.RunResult) -> None:
+    outcome.assert_outcomes(failed=3, passed=1, deselected=1)
+    outcome.stdout.fnmatch_lines(
+        ["*objects of type *.Thing", "*open file descriptors", "*bytes of malloc"],
+        consecutive=False,
+    )
