@@ -1,9 +1,73 @@
-PYTHON ?= python3
+# Every way to build, run and check greenletio. ARGS= is handed on to the program that is run,
+# PYTHON= names the interpreter that .venv is made with.
 
-.PHONY: build
-build: .venv/bin/python
-	.venv/bin/pip install -q 'setuptools>=77' 'greenlet>=3.1'
-	.venv/bin/pip install -q -e . --config-settings editable_mode=strict --no-build-isolation
+BOOTSTRAP = scripts/bootstrap.sh
+RUN = .venv/bin
+PYTEST = $(RUN)/pytest
+C_FILES = $(wildcard csrc/*/*.c csrc/*/*.h)
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+ifdef PYTHON
+export PYTHON
+endif
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-all test-pythons build asan leaks lint types fmt bench bench-core clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
+	  || sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
+
+demo: ## see what greenletio is for, on a real PostgreSQL (ARGS="--quick")
+	@$(BOOTSTRAP) demo
+	@$(RUN)/python -m greenletio demo $(ARGS)
+
+test: ## the tests (ARGS="-k name")
+	@$(BOOTSTRAP) test
+	$(PYTEST) $(ARGS)
+
+build: ## .venv and the extensions, for working on them
+	@$(BOOTSTRAP)
+
+asan: ## the tests on a build with AddressSanitizer and UBSan
+	scripts/asan.sh $(ARGS)
+
+leaks: ## repeat the tests marked `leaks`: nothing may grow
+	@$(BOOTSTRAP) test
+	$(PYTEST) --leaks -m leaks $(ARGS)
+
+test-pythons: ## the tests on every Python from 3.10 to 3.14 that is found
+	scripts/test-pythons.sh $(ARGS)
+
+test-all: ## all of the above, and the tests marked `slow`
+	@$(BOOTSTRAP) test
+	$(PYTEST) -m '' $(ARGS)
+	$(MAKE) leaks asan test-pythons
+
+lint: ## ruff and clang-format
+	@$(BOOTSTRAP) lint
+	$(RUN)/ruff check
+	$(RUN)/ruff format --check
+	$(RUN)/clang-format --dry-run -Werror $(C_FILES)
+
+types: ## mypy, and the stubs of the C modules against the modules
+	@$(BOOTSTRAP) test lint
+	$(RUN)/mypy -p greenletio
+	$(RUN)/python -m mypy.stubtest greenletio._core
+
+fmt: ## lay the sources out
+	@$(BOOTSTRAP) lint
+	$(RUN)/ruff check --fix
+	$(RUN)/ruff format
+	$(RUN)/clang-format -i $(C_FILES)
+
+bench: bench-core ## every benchmark
+
+bench-core: ## the bridge and psycopg2 against their peers (ARGS="--json PATH")
+	@$(BOOTSTRAP) bench
+	$(RUN)/python -m benchmarks.core $(ARGS)
+
+clean: ## remove what building and running made
+	rm -rf build dist *.egg-info .venv .venvs greenletio/*.so greenletio/green greenletio/pg
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -150,7 +150,14 @@ def packages():
     return sorted(found)
 
 
+options = {}
+if os.environ.get("GREENLETIO_SANITIZE") == "1":
+    # The usual build must not find these objects and take them for its own.
+    shutil.rmtree("build/asan", ignore_errors=True)
+    options["build"] = {"build_base": "build/asan"}
+
 setup(
+    options=options,
     packages=packages(),
     package_dir={"greenletio": "greenletio", **SUBPACKAGES},
     package_data={"": ["*.pyi", "py.typed"]},
