@@ -1,5 +1,7 @@
 """The errors of greenletio: one family."""
 
+from __future__ import annotations
+
 __all__ = ("GreenletioError", "WouldBlockError")
 
 
@@ -8,4 +10,8 @@ class GreenletioError(Exception):
 
 
 class WouldBlockError(GreenletioError, RuntimeError):
-    """A wait was made directly in a running loop, which it would have held."""
+    """A wait was made directly in a running event loop, which it would have held.
+
+    The message names the wait and the function that should be called through
+    ``async_``. Nothing was started or registered: the same call made in a greenlet works.
+    """

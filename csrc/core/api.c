@@ -1,0 +1,150 @@
+/* The capsule: what _core offers to the other extension modules (api.h).
+ *
+ * The functions of the capsule have no module argument, so the one pointer to the
+ * module's state is kept here: greenlet does not live in more than one interpreter of
+ * a process, and neither do we (module.c refuses a second one).
+ */
+#include "core.h"
+
+static GioState *the_state;
+
+static GioPlace
+api_place(void)
+{
+    GioHere here;
+    PyObject *exc = gio_err_take();
+    GioPlace place = GIO_PLACE_PLAIN;
+    if (gio_here(the_state, &here) < 0) {
+        PyErr_Clear();
+    }
+    else {
+        place = here.place;
+        gio_here_clear(&here);
+    }
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+    return place;
+}
+
+static void
+api_set_would_block(const char *what)
+{
+    gio_would_block(the_state, what);
+}
+
+static int
+api_wait_fd(int fd, int events, int64_t deadline)
+{
+    return gio_wait_fd(the_state, fd, events, deadline);
+}
+
+static int
+api_wait_fds(const int *fds, const int *events, int *ready, int n, int64_t deadline)
+{
+    return gio_wait_fds(the_state, fds, events, ready, n, deadline);
+}
+
+static int
+api_sleep_until(int64_t deadline)
+{
+    return gio_sleep_until(the_state, deadline);
+}
+
+static void
+api_fd_closing(int fd)
+{
+    PyObject *exc = gio_err_take();
+    for (GioHub *hub = the_state->hubs, *next; hub != NULL; hub = next) {
+        Py_INCREF(hub);
+        gio_poller_fd_closing(hub, fd);
+        next = hub->next;
+        Py_DECREF(hub);
+    }
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+}
+
+static PyObject *
+api_waiter_new(void)
+{
+    return (PyObject *)gio_waiter_new(the_state, NULL);
+}
+
+static int
+api_waiter_wait(PyObject *waiter, int64_t deadline)
+{
+    return gio_wait_waiter(the_state, (GioWaiter *)waiter, deadline);
+}
+
+static void
+api_waiter_set(PyObject *waiter)
+{
+    PyObject *exc = gio_err_take();
+    gio_waiter_set((GioWaiter *)waiter, GIO_SET, NULL);
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+}
+
+static PyObject *
+api_shield(int on)
+{
+    GioHere here;
+    PyObject *exc = gio_err_take(), *kept = NULL;
+    if (gio_here(the_state, &here) < 0) {
+        PyErr_Clear();
+    }
+    else {
+        here.job->shield += on ? 1 : -1;
+        if (here.job->shield == 0) {
+            kept = here.job->kept;
+            here.job->kept = NULL;
+        }
+        gio_here_clear(&here);
+    }
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+    return kept;
+}
+
+static const GioAPI api = {
+    .version = GIO_API_VERSION,
+    .now = gio_now,
+    .place = api_place,
+    .set_would_block = api_set_would_block,
+    .wait_fd = api_wait_fd,
+    .wait_fds = api_wait_fds,
+    .sleep_until = api_sleep_until,
+    .fd_closing = api_fd_closing,
+    .waiter_new = api_waiter_new,
+    .waiter_wait = api_waiter_wait,
+    .waiter_set = api_waiter_set,
+    .shield = api_shield,
+};
+
+const GioAPI *
+gio_api(void)
+{
+    return &api;
+}
+
+int
+gio_api_export(PyObject *module, GioState *st)
+{
+    if (the_state != NULL) {
+        PyErr_SetString(PyExc_ImportError,
+                        "greenletio._core can be loaded once in a process: greenlets don't work "
+                        "in subinterpreters");
+        return -1;
+    }
+    PyObject *capsule = PyCapsule_New((void *)&api, GIO_API_CAPSULE, NULL);
+    if (capsule == NULL || PyModule_AddObject(module, "_C_API", capsule) < 0) {
+        Py_XDECREF(capsule);
+        return -1;
+    }
+    the_state = st;
+    return 0;
+}

@@ -1,0 +1,301 @@
+/* await_: run an awaitable to its end from sync code.
+ *
+ * In a greenlet the awaitable is stepped right here (PyIter_Send); only when it
+ * really yields something to wait for does that travel up to whoever drives the greenlet,
+ * so a coroutine that never suspends costs no switch. Where no loop runs, the
+ * thread's own loop runs it. Directly in a running loop: WouldBlockError.
+ */
+#include "core.h"
+
+/* The iterator behind `await x`; a new reference. NULL without an exception: not awaitable. */
+static PyObject *
+awaitable_iter(PyObject *x)
+{
+    if (PyCoro_CheckExact(x)) {
+        return Py_NewRef(x);
+    }
+    PyAsyncMethods *am = Py_TYPE(x)->tp_as_async;
+    if (am != NULL && am->am_await != NULL) {
+        PyObject *it = am->am_await(x);
+        if (it != NULL && (!PyIter_Check(it) || PyCoro_CheckExact(it))) {
+            PyErr_Format(PyExc_TypeError, "__await__() of %.200s returned a %.200s, not an iterator",
+                         Py_TYPE(x)->tp_name, Py_TYPE(it)->tp_name);
+            Py_CLEAR(it);
+        }
+        return it;
+    }
+    if (PyGen_CheckExact(x)) { /* a generator that types.coroutine made awaitable */
+        PyObject *code = PyObject_GetAttrString(x, "gi_code");
+        if (code == NULL) {
+            return NULL;
+        }
+        bool awaitable = (((PyCodeObject *)code)->co_flags & CO_ITERABLE_COROUTINE) != 0;
+        Py_DECREF(code);
+        return awaitable ? Py_NewRef(x) : NULL;
+    }
+    return NULL;
+}
+
+/* Throw the raised exception into the iterator. PYGEN_ERROR with it if it can't take one. */
+static PySendResult
+throw_into(GioState *st, PyObject *it, PyObject **result)
+{
+    PyObject *exc = gio_err_take();
+    if (PyErr_GivenExceptionMatches(exc, st->greenlet_exit)) {
+        /* The greenlet is being closed; so is what it awaits. */
+        PyObject *closed = PyObject_CallMethodNoArgs(it, st->str_close);
+        if (closed == NULL) {
+            if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+                PyErr_Clear();
+            }
+            else {
+                Py_DECREF(exc);
+                return PYGEN_ERROR;
+            }
+        }
+        Py_XDECREF(closed);
+        gio_err_give(exc);
+        return PYGEN_ERROR;
+    }
+    PyObject *throw = PyObject_GetAttr(it, st->str_throw);
+    if (throw == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+            gio_err_give(exc);
+        }
+        else {
+            Py_DECREF(exc);
+        }
+        return PYGEN_ERROR;
+    }
+    *result = PyObject_CallOneArg(throw, exc);
+    Py_DECREF(throw);
+    Py_DECREF(exc);
+    if (*result != NULL) {
+        return PYGEN_NEXT;
+    }
+    if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        PyObject *stop = gio_err_take();
+        *result = PyObject_GetAttrString(stop, "value");
+        Py_DECREF(stop);
+        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    }
+    return PYGEN_ERROR;
+}
+
+/* The scope that has just ended a wait on a future: the innermost expired one. */
+static GioTimeout *
+last_expired(GioJob *job)
+{
+    GioTimeout *scope = job->scopes;
+    while (scope != NULL && !scope->expired) {
+        scope = scope->outer;
+    }
+    return scope;
+}
+
+/* Suspend on `y`, which some other code made to be waited for, no longer than the
+ * enclosing timeouts allow. When they end or the task is cancelled, `y` is cancelled
+ * and waited for until it is done, as asyncio's Task and timeout do. Steals `y`.
+ * Returns what the driver sent, or NULL. */
+static PyObject *
+yield_foreign(GioState *st, GioHere *here, PyObject *y)
+{
+    if (here->job->scopes == NULL || here->job->shield > 0 || y == Py_None) {
+        return gio_worker_yield(here->worker, here->current, y);
+    }
+    GioHub *hub = gio_hub_running(st, here->worker->thread);
+    if (hub == NULL && PyErr_Occurred()) {
+        Py_DECREF(y);
+        return NULL;
+    }
+    if (hub == NULL) { /* trio: its own scope is around us (trio_within) */
+        return gio_worker_yield(here->worker, here->current, y);
+    }
+    PyObject *wake = NULL, *added = NULL, *sent = NULL, *exc = NULL, *cancelled = NULL;
+    GioWaiter *w = gio_waiter_new(st, hub);
+    if (w == NULL || (wake = PyObject_GetAttrString((PyObject *)w, "_wake")) == NULL ||
+        PyObject_SetAttr(y, st->str_blocking, Py_False) < 0 ||
+        (added = PyObject_CallMethodOneArg(y, st->str_add_done_callback, wake)) == NULL) {
+        goto done;
+    }
+    if (gio_suspend(st, here, w, GIO_NEVER) == 1) {
+        sent = Py_NewRef(Py_None);
+        goto done;
+    }
+    if (here->worker->call == NULL || !PyErr_ExceptionMatches(st->cancelled_error)) {
+        goto done; /* thrown in by somebody: it goes into the awaitable as it is */
+    }
+    bool timed_out = w->status == GIO_TIMED_OUT;
+    exc = gio_err_take();
+    PyObject *removed = PyObject_CallMethodOneArg(y, st->str_remove_done_callback, wake);
+    Py_XDECREF(removed);
+    if (removed == NULL || (cancelled = PyObject_CallMethodNoArgs(y, st->str_cancel)) == NULL) {
+        goto done;
+    }
+    if (PyObject_IsTrue(cancelled) == 1) {
+        if (PyObject_SetAttr(y, st->str_blocking, Py_True) == 0) {
+            GioTimeout *scope = timed_out ? last_expired(here->job) : NULL;
+            if (scope != NULL) {
+                scope->cancels++; /* the CancelledError that comes back is its own */
+            }
+            sent = gio_worker_yield(here->worker, here->current, Py_NewRef(y));
+        }
+    }
+    else if (timed_out) { /* done at the same moment: the next wait meets the deadline */
+        GioTimeout *scope = last_expired(here->job);
+        if (scope != NULL) {
+            scope->expired = false;
+        }
+        sent = Py_NewRef(Py_None);
+    }
+    else {
+        gio_err_give(exc);
+        exc = NULL;
+    }
+done:
+    Py_XDECREF(cancelled);
+    Py_XDECREF(exc);
+    Py_XDECREF(added);
+    Py_XDECREF(wake);
+    Py_XDECREF(w);
+    Py_DECREF(y);
+    return sent;
+}
+
+/* Drive `it` to its end in this greenlet. */
+static PyObject *
+drive(GioState *st, GioHere *here, PyObject *it)
+{
+    PyObject *value = Py_NewRef(Py_None), *result;
+    for (;;) {
+        PySendResult r;
+        if (value != NULL) {
+            r = PyIter_Send(it, value, &result);
+            Py_DECREF(value);
+        }
+        else {
+            r = throw_into(st, it, &result);
+        }
+        if (r == PYGEN_RETURN) {
+            return result;
+        }
+        if (r == PYGEN_ERROR) {
+            return NULL;
+        }
+        value = yield_foreign(st, here, result);
+        if (value == NULL && here->worker->call == NULL) {
+            return NULL; /* given up: nothing of ours is left to look at */
+        }
+    }
+}
+
+/* Under trio a cancel scope of its own ends what is awaited; elsewhere `it` is returned as
+ * it is. Steals and returns a reference. */
+static PyObject *
+limit_in_trio(GioState *st, GioHere *here, PyObject *it)
+{
+    GioTimeout *scope;
+    int64_t deadline = gio_job_deadline(here->job, &scope);
+    if (scope == NULL || gio_hub_running(st, here->worker->thread) != NULL || PyErr_Occurred()) {
+        return it;
+    }
+    PyObject *limited = PyObject_CallMethod(st->loops, "trio_within", "Od", it,
+                                            (double)(deadline - gio_now()) / 1e9);
+    Py_DECREF(it);
+    return limited;
+}
+
+/* Not run at all: spare the user the second warning, "never awaited". */
+static void
+close_unstarted(PyObject *x)
+{
+    if (PyCoro_CheckExact(x)) {
+        PyObject *exc = gio_err_take();
+        PyObject *r = PyObject_CallMethod(x, "close", NULL);
+        if (r == NULL) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(r);
+        if (exc != NULL) {
+            gio_err_give(exc);
+        }
+    }
+}
+
+/* No loop runs here: the thread's own loop runs it, within the enclosing timeouts. An
+ * interrupt or a timeout cancels it and lets it clean up before it is raised. */
+static PyObject *
+await_plain(GioState *st, GioHere *here, PyObject *x)
+{
+    PyObject *loop = NULL, *result = NULL;
+    GioHub *hub;
+    GioWaiter *w = gio_waiter_new(st, NULL);
+    PyObject *future = w == NULL ? NULL : PyObject_CallMethod(st->loops, "start", "OO", x, w);
+    if (future == NULL || (loop = PyObject_CallMethod(future, "get_loop", NULL)) == NULL ||
+        (hub = gio_hub_of_loop(st, here->thread, loop)) == NULL) {
+        goto done;
+    }
+    w->hub = (GioHub *)Py_NewRef((PyObject *)hub);
+    if (gio_run_until(st, here->thread, loop, w, GIO_NEVER) >= 0) {
+        result = PyObject_CallMethod(future, "result", NULL);
+    }
+    else {
+        PyObject *exc = gio_err_take();
+        PyObject *r = PyObject_CallMethod(st->loops, "give_up", "OO", loop, future);
+        if (r == NULL) { /* it failed while it was cleaning up: that is what matters now */
+            Py_DECREF(exc);
+        }
+        else {
+            Py_DECREF(r);
+            gio_err_give(exc);
+        }
+    }
+done:
+    Py_XDECREF(loop);
+    Py_XDECREF(future);
+    Py_XDECREF(w);
+    return result;
+}
+
+PyObject *
+gio_await_object(GioState *st, PyObject *x, bool *handled)
+{
+    *handled = true;
+    GioHere here;
+    PyObject *result = NULL;
+    /* Being awaitable is asked of the type, so that nothing runs before the place is known. */
+    PyAsyncMethods *am = Py_TYPE(x)->tp_as_async;
+    if (!PyGen_CheckExact(x) && (am == NULL || am->am_await == NULL)) {
+        *handled = false;
+        return NULL;
+    }
+    if (gio_here_green(st, &here)) {
+        PyObject *it = awaitable_iter(x);
+        if (it != NULL && here.job->scopes != NULL) {
+            it = limit_in_trio(st, &here, it);
+        }
+        if (it != NULL) {
+            result = drive(st, &here, it);
+            Py_DECREF(it);
+        }
+        else if (!PyErr_Occurred()) {
+            *handled = false;
+        }
+        gio_here_clear(&here);
+        return result;
+    }
+    gio_here_clear(&here);
+    if (gio_here(st, &here) < 0) {
+        return NULL;
+    }
+    if (here.place == GIO_PLACE_FORBIDDEN) {
+        gio_would_block(st, "await_");
+        close_unstarted(x);
+    }
+    else {
+        result = await_plain(st, &here, x);
+    }
+    gio_here_clear(&here);
+    return result;
+}

@@ -1,0 +1,634 @@
+/* AsyncCall: the awaitable that one call of an async_ function makes.
+ *
+ * Each step (send, throw, am_send) switches into the function's greenlet; what
+ * comes back is what the function hands up to wait for, its result, or its
+ * exception. The call owns its worker from the first step to the last; the worker
+ * refers back without owning, so a dropped call is finalized like a coroutine: GreenletExit
+ * is thrown into it, in its own thread.
+ */
+#include "core.h"
+
+#include <stddef.h>
+#include <structmember.h>
+
+static PyMemberDef call_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(GioCall, weakrefs), READONLY, NULL},
+    {NULL},
+};
+
+/* Free an array of owned arguments in place. */
+static void
+call_drop_job(GioCall *c)
+{
+    Py_CLEAR(c->fn);
+    for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
+        Py_CLEAR(c->argv[i]);
+    }
+    Py_CLEAR(c->kwnames);
+}
+
+PyObject *
+gio_call_new(GioState *st, PyObject *fn, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    Py_ssize_t total = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    GioCall *c = PyObject_GC_NewVar(GioCall, st->call_type, total);
+    if (c == NULL) {
+        return NULL;
+    }
+    memset((char *)c + sizeof(PyVarObject), 0, offsetof(GioCall, argv) - sizeof(PyVarObject));
+    c->fn = Py_NewRef(fn);
+    c->kwnames = Py_XNewRef(kwnames);
+    c->nargs = nargs;
+    c->argv[0] = NULL;
+    for (Py_ssize_t i = 0; i < total; i++) {
+        c->argv[i + 1] = Py_NewRef(args[i]);
+    }
+    PyObject_GC_Track(c);
+    return (PyObject *)c;
+}
+
+/* ---- one step ------------------------------------------------------------ */
+
+static int
+call_start(GioState *st, GioCall *c)
+{
+    GioThread *t = gio_thread_get(st);
+    if (t == NULL) {
+        return -1;
+    }
+    if (t->orphans != NULL) {
+        gio_thread_reap(t);
+    }
+    GioWorker *w = gio_worker_acquire(t);
+    if (w == NULL) {
+        return -1;
+    }
+    w->call = c;
+    c->worker = w;
+    c->thread = t;
+    c->next = t->calls;
+    if (c->next != NULL) {
+        c->next->prev = c;
+    }
+    t->calls = c;
+    return 0;
+}
+
+/* The call is over, or given up: forget the worker and leave the thread's list. */
+static GioWorker *
+call_end(GioCall *c)
+{
+    GioWorker *w = c->worker;
+    if (c->thread != NULL) {
+        if (c->prev != NULL) {
+            c->prev->next = c->next;
+        }
+        else {
+            c->thread->calls = c->next;
+        }
+        if (c->next != NULL) {
+            c->next->prev = c->prev;
+        }
+        c->prev = c->next = NULL;
+    }
+    c->worker = NULL;
+    c->thread = NULL;
+    c->status = GIO_CALL_DONE;
+    gio_job_clear(&c->job);
+    return w;
+}
+
+/* A coroutine turns StopIteration into RuntimeError; so does a call, because
+ * to whoever drives it StopIteration means "returned". */
+static void
+guard_stop_iteration(PyObject **exc)
+{
+    if (!PyErr_GivenExceptionMatches(*exc, PyExc_StopIteration)) {
+        return;
+    }
+    PyErr_SetString(PyExc_RuntimeError, "async_ function raised StopIteration");
+    PyObject *replaced = gio_err_take();
+    PyException_SetCause(replaced, Py_NewRef(*exc));
+    PyException_SetContext(replaced, *exc);
+    *exc = replaced;
+}
+
+/* Switch into the worker and see what comes back. `in` is stolen. */
+static PySendResult
+call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
+{
+    GioWorker *w = c->worker;
+    GioThread *t = c->thread;
+    PyThreadState *ts = PyThreadState_Get();
+    if (w->call == c) {
+        if (ts->context == NULL) { /* as contextvars does for the first set() */
+            PyObject *fresh = PyContext_New();
+            if (fresh == NULL) {
+                Py_DECREF(in);
+                return PYGEN_ERROR;
+            }
+            gio_context_install(ts, fresh);
+            Py_DECREF(fresh);
+        }
+        w->context = Py_NewRef(ts->context);
+        w->driver = gio_greenlet_current();
+        if (w->driver == NULL) {
+            Py_CLEAR(w->context);
+            Py_DECREF(in);
+            return PYGEN_ERROR;
+        }
+        w->in = in;
+        w->in_kind = kind;
+        w->recursion = gio_recursion_get(ts);
+        c->status = GIO_CALL_RUNNING;
+        PyObject *target = Py_NewRef(w->inner != NULL ? w->inner : (PyObject *)w);
+        int r = gio_worker_enter(w, target);
+        Py_DECREF(target);
+        if (w->out_kind == GIO_OUT_NONE) {
+            /* Neither a yield nor an end: somebody switched to the driver, or threw
+             * into it, while the function was running. */
+            Py_CLEAR(w->driver);
+            if (w->in_kind != GIO_IN_NONE) { /* not even entered */
+                w->in_kind = GIO_IN_NONE;
+                Py_CLEAR(w->in);
+                Py_CLEAR(w->context);
+            }
+            c->status = GIO_CALL_SUSPENDED;
+            if (r == 0) {
+                PyErr_SetString(PyExc_RuntimeError,
+                                "a greenlet that drives an async_ function was switched to from "
+                                "outside greenletio");
+            }
+            return PYGEN_ERROR;
+        }
+        if (r < 0) { /* an exception of the switch itself, beside the outcome */
+            PyErr_WriteUnraisable((PyObject *)c);
+        }
+    }
+    else { /* it ended out of turn: the outcome waits in the mailbox */
+        Py_DECREF(in);
+    }
+
+    GioOut out_kind = w->out_kind;
+    PyObject *out = w->out;
+    w->out = NULL;
+    w->out_kind = GIO_OUT_NONE;
+    *result = out;
+    if (out_kind == GIO_OUT_YIELD) {
+        c->status = GIO_CALL_SUSPENDED;
+        return PYGEN_NEXT;
+    }
+    call_end(c);
+    call_drop_job(c);
+    gio_worker_release(t, w);
+    if (out_kind == GIO_OUT_RETURN) {
+        return PYGEN_RETURN;
+    }
+    *result = NULL;
+    guard_stop_iteration(&out);
+    gio_err_give(out);
+    return PYGEN_ERROR;
+}
+
+/* Steals `in`: the value to send, or the exception to throw. */
+static PySendResult
+call_step(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
+{
+    *result = NULL;
+    switch (c->status) {
+    case GIO_CALL_NEW:
+        if (kind == GIO_IN_THROW) {
+            c->status = GIO_CALL_DONE;
+            call_drop_job(c);
+            gio_err_give(in);
+            return PYGEN_ERROR;
+        }
+        if (in != Py_None) {
+            Py_DECREF(in);
+            PyErr_SetString(PyExc_TypeError,
+                            "can't send a non-None value to a just-started async_ call");
+            return PYGEN_ERROR;
+        }
+        if (call_start(GIO_STATE(c), c) < 0) {
+            Py_DECREF(in);
+            return PYGEN_ERROR;
+        }
+        break;
+    case GIO_CALL_RUNNING:
+        Py_DECREF(in);
+        PyErr_SetString(PyExc_ValueError, "async_ call already executing");
+        return PYGEN_ERROR;
+    case GIO_CALL_DONE:
+        Py_DECREF(in);
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited async_ call");
+        return PYGEN_ERROR;
+    case GIO_CALL_SUSPENDED:
+        if (c->thread == NULL || c->thread->ident != PyThread_get_thread_ident()) {
+            Py_DECREF(in);
+            PyErr_SetString(PyExc_RuntimeError,
+                            "an async_ call must be driven by the thread that started it");
+            return PYGEN_ERROR;
+        }
+        break;
+    }
+    Py_INCREF(c);
+    PySendResult r = call_switch(c, kind, in, result);
+    Py_DECREF(c);
+    return r;
+}
+
+/* ---- the coroutine protocol ----------------------------------------------- */
+
+static PySendResult
+call_am_send(GioCall *c, PyObject *value, PyObject **result)
+{
+    return call_step(c, GIO_IN_SEND, Py_NewRef(value == NULL ? Py_None : value), result);
+}
+
+/* A step's outcome as the value of send() and throw(). */
+static PyObject *
+as_method_result(PySendResult r, PyObject *result)
+{
+    if (r != PYGEN_RETURN) {
+        return result;
+    }
+    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
+    Py_DECREF(result);
+    if (stop != NULL) {
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+    }
+    return NULL;
+}
+
+static PyObject *
+call_send(GioCall *c, PyObject *value)
+{
+    PyObject *result;
+    PySendResult r = call_step(c, GIO_IN_SEND, Py_NewRef(value), &result);
+    return as_method_result(r, result);
+}
+
+static PyObject *
+call_iternext(GioCall *c)
+{
+    return call_send(c, Py_None);
+}
+
+/* One exception object from throw()'s one to three arguments. */
+static PyObject *
+make_exception(PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *type = args[0];
+    PyObject *value = nargs > 1 ? args[1] : Py_None;
+    PyObject *tb = nargs > 2 ? args[2] : Py_None;
+    PyObject *exc;
+    if (PyExceptionInstance_Check(type) && value == Py_None) {
+        exc = Py_NewRef(type);
+    }
+    else if (!PyExceptionClass_Check(type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "exceptions must be classes or instances of BaseException, not %.200s",
+                     Py_TYPE(type)->tp_name);
+        return NULL;
+    }
+    else if (PyObject_TypeCheck(value, (PyTypeObject *)type)) {
+        exc = Py_NewRef(value);
+    }
+    else if (value == Py_None) {
+        exc = PyObject_CallNoArgs(type);
+    }
+    else if (PyTuple_Check(value)) {
+        exc = PyObject_Call(type, value, NULL);
+    }
+    else {
+        exc = PyObject_CallOneArg(type, value);
+    }
+    if (exc == NULL) {
+        return NULL;
+    }
+    if (!PyExceptionInstance_Check(exc)) {
+        PyErr_SetString(PyExc_TypeError, "throw() needs an exception");
+        Py_DECREF(exc);
+        return NULL;
+    }
+    if (tb != Py_None && PyException_SetTraceback(exc, tb) < 0) {
+        Py_DECREF(exc);
+        return NULL;
+    }
+    return exc;
+}
+
+static PyObject *
+call_throw(GioCall *c, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", nargs);
+        return NULL;
+    }
+    PyObject *exc = make_exception(args, nargs), *result;
+    if (exc == NULL) {
+        return NULL;
+    }
+    PySendResult r = call_step(c, GIO_IN_THROW, exc, &result);
+    return as_method_result(r, result);
+}
+
+/* Its stack ignores GreenletExit: let go of it as it is. Nothing will resume it,
+ * and what its frames refer to stays. */
+static void
+call_abandon(GioCall *c)
+{
+    GioWorker *w = call_end(c);
+    w->call = NULL;
+    w->thread = NULL;
+    /* Kept alive on purpose: dropping it would run the stack once more. */
+}
+
+int
+gio_call_close(GioCall *c)
+{
+    if (c->status == GIO_CALL_NEW) {
+        c->status = GIO_CALL_DONE;
+        call_drop_job(c);
+        return 0;
+    }
+    if (c->status == GIO_CALL_DONE) {
+        return 0;
+    }
+    PyObject *exit_type = GIO_STATE(c)->greenlet_exit;
+    PyObject *exc = PyObject_CallNoArgs(exit_type), *result;
+    if (exc == NULL) {
+        return -1;
+    }
+    Py_INCREF(c);
+    if (c->status == GIO_CALL_SUSPENDED) {
+        c->closing = true;
+    }
+    int ret = -1;
+    switch (call_step(c, GIO_IN_THROW, exc, &result)) {
+    case PYGEN_RETURN:
+        Py_DECREF(result);
+        ret = 0;
+        break;
+    case PYGEN_NEXT:
+        Py_DECREF(result);
+        call_abandon(c);
+        PyErr_SetString(PyExc_RuntimeError, "async_ function ignored GreenletExit");
+        break;
+    case PYGEN_ERROR:
+        if (c->status == GIO_CALL_DONE && PyErr_ExceptionMatches(exit_type)) {
+            PyErr_Clear();
+            ret = 0;
+        }
+        break;
+    }
+    Py_DECREF(c);
+    return ret;
+}
+
+static PyObject *
+call_close(GioCall *c, PyObject *Py_UNUSED(ignored))
+{
+    if (gio_call_close(c) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- introspection --------------------------------------------------------- */
+
+static PyObject *
+call_lookup_name(GioCall *c, PyObject *attr)
+{
+    if (c->name != NULL) {
+        return Py_NewRef(c->name);
+    }
+    if (c->fn != NULL) {
+        PyObject *name = PyObject_GetAttr(c->fn, attr);
+        if (name != NULL && PyUnicode_Check(name)) {
+            return name;
+        }
+        Py_XDECREF(name);
+        PyErr_Clear();
+    }
+    return PyUnicode_FromString(c->fn != NULL ? Py_TYPE(c->fn)->tp_name : "async_ call");
+}
+
+static PyObject *
+call_get_name(GioCall *c, void *Py_UNUSED(closure))
+{
+    return call_lookup_name(c, GIO_STATE(c)->str_name);
+}
+
+static PyObject *
+call_get_qualname(GioCall *c, void *Py_UNUSED(closure))
+{
+    return call_lookup_name(c, GIO_STATE(c)->str_qualname);
+}
+
+static int
+call_set_name(GioCall *c, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL || !PyUnicode_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "the name of an async_ call must be a string");
+        return -1;
+    }
+    Py_XSETREF(c->name, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+call_get_running(GioCall *c, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(c->status == GIO_CALL_RUNNING);
+}
+
+static PyObject *
+call_get_suspended(GioCall *c, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(c->status == GIO_CALL_SUSPENDED);
+}
+
+static PyObject *
+call_get_greenlet(GioCall *c, void *Py_UNUSED(closure))
+{
+    GioWorker *w = c->worker;
+    if (w == NULL) {
+        Py_RETURN_NONE;
+    }
+    return Py_NewRef(w->inner != NULL ? w->inner : (PyObject *)w);
+}
+
+static PyObject *
+call_get_frame(GioCall *c, void *closure)
+{
+    if (c->status != GIO_CALL_SUSPENDED) {
+        Py_RETURN_NONE;
+    }
+    PyObject *g = call_get_greenlet(c, closure);
+    PyObject *frame = PyObject_GetAttrString(g, "gr_frame");
+    Py_DECREF(g);
+    return frame;
+}
+
+static PyObject *
+call_get_await(GioCall *c, void *Py_UNUSED(closure))
+{
+    if (c->status != GIO_CALL_SUSPENDED || c->worker->awaiting == NULL) {
+        Py_RETURN_NONE;
+    }
+    return Py_NewRef(c->worker->awaiting);
+}
+
+static PyObject *
+call_repr(GioCall *c)
+{
+    static const char *const status[] = {"not started", "running", "suspended", "finished"};
+    PyObject *name = call_get_qualname(c, NULL);
+    if (name == NULL) {
+        return NULL;
+    }
+    PyObject *repr = PyUnicode_FromFormat("<async_ call of %U, %s at %p>", name,
+                                          status[c->status], c);
+    Py_DECREF(name);
+    return repr;
+}
+
+/* ---- lifetime --------------------------------------------------------------- */
+
+static int
+call_traverse(GioCall *c, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(c));
+    Py_VISIT(c->fn);
+    Py_VISIT(c->kwnames);
+    Py_VISIT(c->name);
+    Py_VISIT(c->job.kept);
+    for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
+        Py_VISIT(c->argv[i]);
+    }
+    /* The worker is no part of a cycle that could be broken: its stack is opaque. */
+    return 0;
+}
+
+static int
+call_clear(GioCall *c)
+{
+    if (c->worker == NULL) {
+        call_drop_job(c);
+    }
+    Py_CLEAR(c->name);
+    return 0;
+}
+
+/* As a coroutine's: unwind what is suspended. In another thread than its own it is
+ * handed over; the owner unwinds it at its next call, or when it ends. */
+static void
+call_finalize(GioCall *c)
+{
+    if (c->status != GIO_CALL_SUSPENDED || gio_is_finalizing()) {
+        return;
+    }
+    PyObject *exc = gio_err_take();
+    GioThread *t = c->thread;
+    if (t == NULL) { /* its thread has gone, and the stack with it */
+        call_abandon(c);
+    }
+    else if (t->ident == PyThread_get_thread_ident()) {
+        if (gio_call_close(c) < 0) {
+            PyErr_WriteUnraisable((PyObject *)c);
+        }
+    }
+    else {
+        if (t->orphans == NULL) {
+            t->orphans = PyList_New(0);
+        }
+        if (t->orphans == NULL || PyList_Append(t->orphans, (PyObject *)c) < 0) {
+            PyErr_WriteUnraisable((PyObject *)c);
+        }
+    }
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+}
+
+static void
+call_dealloc(GioCall *c)
+{
+    if (c->worker != NULL && PyObject_CallFinalizerFromDealloc((PyObject *)c) < 0) {
+        return; /* alive again, in its thread's list of orphans */
+    }
+    PyTypeObject *type = Py_TYPE(c);
+    PyObject_GC_UnTrack(c);
+    if (c->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)c);
+    }
+    if (c->worker != NULL) { /* finalized before, or too late for it: leave the stack alone */
+        call_abandon(c);
+    }
+    call_drop_job(c);
+    Py_CLEAR(c->name);
+    Py_CLEAR(c->job.kept);
+    PyObject_GC_Del(c);
+    Py_DECREF(type);
+}
+
+static PyMethodDef call_methods[] = {
+    {"send", (PyCFunction)call_send, METH_O,
+     "send(value, /)\n--\n\nResume the function; return what it waits for, or raise StopIteration."},
+    {"throw", (PyCFunction)(void (*)(void))call_throw, METH_FASTCALL,
+     "throw(exc, /)\n--\n\nRaise an exception at the function's wait."},
+    {"close", (PyCFunction)call_close, METH_NOARGS,
+     "close()\n--\n\nRaise GreenletExit at the function's wait and let it finish."},
+    {NULL},
+};
+
+static PyGetSetDef call_getset[] = {
+    {"__name__", (getter)call_get_name, (setter)call_set_name, "The function's name.", NULL},
+    {"__qualname__", (getter)call_get_qualname, (setter)call_set_name,
+     "The function's qualified name.", NULL},
+    {"cr_running", (getter)call_get_running, NULL, "Whether it is being executed now.", NULL},
+    {"cr_suspended", (getter)call_get_suspended, NULL, "Whether it has started and waits.", NULL},
+    {"cr_frame", (getter)call_get_frame, NULL, "The frame that waits, while suspended.", NULL},
+    {"cr_await", (getter)call_get_await, NULL, "What it waits for, while suspended.", NULL},
+    {"greenlet", (getter)call_get_greenlet, NULL, "The greenlet it runs in, once started.", NULL},
+    {NULL},
+};
+
+static PyType_Slot call_slots[] = {
+    {Py_tp_doc, "The awaitable of one call of an async_ function; its greenlet runs as it is awaited.\n\n"
+                "It follows the coroutine protocol (send, throw, close) and may be awaited once, or\n"
+                "given to create_task, gather, wait_for or anything else that takes a coroutine. It\n"
+                "must be driven by the thread that started it."},
+    {Py_tp_members, call_members},
+    {Py_tp_methods, call_methods},
+    {Py_tp_getset, call_getset},
+    {Py_tp_repr, call_repr},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, call_iternext},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, call_am_send},
+    {Py_tp_traverse, call_traverse},
+    {Py_tp_clear, call_clear},
+    {Py_tp_finalize, call_finalize},
+    {Py_tp_dealloc, call_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec call_spec = {
+    .name = "greenletio._core.AsyncCall",
+    .basicsize = sizeof(GioCall),
+    .itemsize = sizeof(PyObject *),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = call_slots,
+};
+
+int
+gio_call_setup_types(PyObject *module, GioState *st)
+{
+    st->call_type = gio_add_type(module, &call_spec, NULL, true);
+    return st->call_type == NULL ? -1 : 0;
+}

@@ -1,0 +1,364 @@
+/* Internal header of _core: the types, who owns what, and the functions that
+ * one file offers to the others. api.h is what other extensions may use.
+ *
+ * Everything here needs the GIL. "Borrowed" fields name who keeps the object
+ * alive. A function that may run Python code or switch greenlets says so; the
+ * caller holds its own references across it.
+ */
+#ifndef GIO_CORE_H
+#define GIO_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "api.h"
+#include "compat.h"
+
+typedef struct GioState GioState;
+typedef struct GioThread GioThread;
+typedef struct GioWorker GioWorker;
+typedef struct GioCall GioCall;
+typedef struct GioHub GioHub;
+typedef struct GioWaiter GioWaiter;
+typedef struct GioTimeout GioTimeout;
+
+/* ---- module state (module.c) ------------------------------------------- */
+
+struct GioState {
+    PyTypeObject *call_type;
+    PyTypeObject *async_function_type;
+    PyTypeObject *await_function_type;
+    PyTypeObject *waiter_type;
+    PyTypeObject *hub_type;
+    PyTypeObject *thread_type;
+    PyTypeObject *timeout_type;
+    PyTypeObject *worker_type;
+    PyObject *greenlet_exit;    /* greenlet.GreenletExit */
+    PyObject *cancelled_error;  /* asyncio.CancelledError */
+    PyObject *get_running_loop; /* asyncio._get_running_loop */
+    PyObject *loops;            /* module greenletio._loops: the cold paths */
+    PyObject *worker_run;       /* what every worker greenlet runs */
+    Py_ssize_t worker_refs;     /* references that an idle worker's owner sees */
+    PyObject *thread_key;       /* of the GioThread in the thread state's dict */
+    PyObject *str_add_done_callback;
+    PyObject *str_blocking; /* "_asyncio_future_blocking" */
+    PyObject *str_call_soon;
+    PyObject *str_call_soon_threadsafe;
+    PyObject *str_cancel;
+    PyObject *str_close;
+    PyObject *str_context;
+    PyObject *str_hub; /* the attribute of a loop that holds its hub */
+    PyObject *str_remove_done_callback;
+    PyObject *str_throw;
+    PyObject *str_name;
+    PyObject *str_qualname;
+    PyObject *kw_context; /* ("context",) */
+    GioHub *hubs;         /* all hubs, linked, borrowed */
+};
+
+/* What belongs to one line of sync execution: a call of an async_ function, or
+ * a thread's plain code. */
+typedef struct {
+    GioTimeout *scopes; /* innermost `with timeout`, borrowed: the with holds it */
+    uint64_t cancels;   /* cancellations that were thrown in so far */
+    int shield;         /* > 0: cancellation is kept, scopes are not looked at */
+    PyObject *kept;     /* the exception kept by the shield */
+    GioWaiter *waiting; /* what it is suspended on, borrowed ... */
+    int64_t deadline;   /* ... and that wait's own deadline, without the scopes' */
+} GioJob;
+
+/* ---- per thread (thread.c) ---------------------------------------------- */
+
+struct GioThread {
+    PyObject_HEAD
+    GioState *state;        /* borrowed: the module outlives its threads' use */
+    unsigned long ident;    /* PyThread_get_thread_ident() of the owner */
+    PyObject *main;         /* the thread's main greenlet */
+    GioWorker *idle;        /* linked pool; each link owns its worker */
+    int idle_count;
+    GioCall *calls;         /* started, unfinished calls; linked, borrowed */
+    PyObject *orphans;      /* list: calls dropped elsewhere, to be unwound here */
+    GioHub *hub;            /* the last one used, a cache */
+    PyObject *own_loop;     /* for plain code that spawned something */
+    GioJob job;             /* the thread's plain code */
+    int wake_fd;            /* eventfd that plain waits on a Waiter poll; -1 */
+    char *stack_low;        /* lowest usable address of the C stack, or NULL */
+};
+
+/* The calling thread's, made on first use; borrowed, NULL with an exception. */
+GioThread *gio_thread_get(GioState *st);
+int gio_thread_own_wake_fd(GioThread *t);
+/* Unwind calls that other threads dropped. May switch. */
+void gio_thread_reap(GioThread *t);
+/* Unwind every call that is suspended. Switches; reports what is raised. */
+void gio_thread_close_calls(GioThread *t);
+/* In a forked child: the wake fd is the parent's. */
+void gio_thread_forget_wake_fd(GioThread *t);
+int gio_thread_setup_types(PyObject *module, GioState *st);
+
+/* ---- greenlets (greenlet.c: the one file that includes greenlet.h) ------ */
+
+/* The layout of greenlet's object; greenlet.c asserts it. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakreflist;
+    PyObject *dict;
+    void *impl;
+} GioGreenlet;
+
+typedef enum { GIO_OUT_NONE, GIO_OUT_YIELD, GIO_OUT_RETURN, GIO_OUT_ERROR } GioOut;
+typedef enum { GIO_IN_NONE, GIO_IN_SEND, GIO_IN_THROW } GioIn;
+
+/* A greenlet that runs one call after another. Values pass through `in` and
+ * `out`, never through the switch. */
+struct GioWorker {
+    GioGreenlet base;
+    GioThread *thread;  /* borrowed; NULL once the thread has gone */
+    GioWorker *next;    /* in the pool; owned */
+    GioCall *call;      /* the job, borrowed: the call owns the worker; NULL when idle */
+    PyObject *driver;   /* the greenlet inside call_step; set exactly while it is there */
+    PyObject *inner;    /* the greenlet that waits, if not the worker itself */
+    PyObject *context;  /* the driver's, shared while the worker runs */
+    PyObject *awaiting; /* what it was last suspended on, for debuggers */
+    PyObject *in, *out;
+    GioIn in_kind;
+    GioOut out_kind;
+    bool quit;          /* leave the trampoline */
+    GioRecursion recursion;
+};
+
+int gio_greenlet_import(GioState *st);
+PyObject *gio_greenlet_current(void);                  /* new reference */
+PyObject *gio_greenlet_parent(PyObject *g);            /* new reference, NULL at the top */
+int gio_greenlet_set_parent(PyObject *g, PyObject *p);
+bool gio_greenlet_active(PyObject *g);
+/* Switch to g. 0 when somebody switches back, -1 when something is thrown. */
+int gio_greenlet_switch(PyObject *g);
+int gio_worker_setup_types(PyObject *module, GioState *st);
+
+/* ---- workers (worker.c) ------------------------------------------------- */
+
+/* A worker ready to be switched to for the first step of a job; a new reference. */
+GioWorker *gio_worker_acquire(GioThread *t);
+/* Give it back after its job. Steals; may switch when the worker can't be reused. */
+void gio_worker_release(GioThread *t, GioWorker *w);
+/* End an idle worker's greenlet and drop it. Steals; switches. */
+void gio_worker_retire(GioWorker *w);
+/* The first entry of a fresh worker: start it deep in the C stack. */
+int gio_worker_enter(GioWorker *w, PyObject *target);
+/* Hand `y` (stolen) up to the driver; suspended until the next step. Returns
+ * what was sent, NULL with what was thrown. `current` is the running greenlet. */
+PyObject *gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y);
+/* The nearest worker at or above `current` that is being driven, borrowed, or NULL. */
+GioWorker *gio_worker_of(GioState *st, PyObject *current);
+extern PyMethodDef gio_worker_run_def;
+/* Forget the scopes of a job that goes away with its stack still suspended. */
+void gio_job_clear(GioJob *job);
+
+/* ---- calls (call.c) ------------------------------------------------------ */
+
+typedef enum { GIO_CALL_NEW, GIO_CALL_RUNNING, GIO_CALL_SUSPENDED, GIO_CALL_DONE } GioCallStatus;
+
+/* The awaitable of one call. argv[0] is scratch for vectorcall's offset. */
+struct GioCall {
+    PyObject_VAR_HEAD
+    PyObject *fn;
+    PyObject *kwnames;
+    PyObject *name;     /* set on demand */
+    PyObject *weakrefs;
+    GioWorker *worker;  /* owned from the first step to the last */
+    GioThread *thread;  /* borrowed; NULL before the start and after the end */
+    GioCall *prev, *next;
+    GioJob job;
+    GioCallStatus status;
+    bool closing;       /* every wait is refused with GreenletExit */
+    int refused;
+    Py_ssize_t nargs;
+    PyObject *argv[1];
+};
+
+PyObject *gio_call_new(GioState *st, PyObject *fn, PyObject *const *args, size_t nargsf,
+                       PyObject *kwnames);
+/* Throw GreenletExit into a suspended call and finish it. -1 with an exception. Switches. */
+int gio_call_close(GioCall *c);
+int gio_call_setup_types(PyObject *module, GioState *st);
+
+/* ---- async_ and await_ as callables (function.c), awaiting (await.c) ----- */
+
+int gio_function_setup_types(PyObject *module, GioState *st);
+PyObject *gio_async(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *gio_await(PyObject *module, PyObject *x);
+/* Run the awaitable `x` to its end; 1 in *handled if it is one. Switches. */
+PyObject *gio_await_object(GioState *st, PyObject *x, bool *handled);
+
+/* ---- waiters (waiter.c) --------------------------------------------------- */
+
+typedef enum {
+    GIO_PENDING,
+    GIO_SET,
+    GIO_FAILED,
+    GIO_CANCELLED,
+    GIO_TIMED_OUT
+} GioWaiterStatus;
+
+/* One fd of a wait: a node in the list of that fd in the hub. */
+typedef struct GioFdWait {
+    GioWaiter *waiter; /* borrowed: the waiter owns its nodes */
+    struct GioFdWait *prev, *next;
+    int fd;
+    int events;
+    int ready;
+    bool linked;
+} GioFdWait;
+
+struct GioWaiter {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    GioHub *hub;       /* owned; NULL until it is waited on under a loop */
+    PyObject *value;   /* result, exception, or the cancel message */
+    PyObject *callback, *context;  /* the first done callback: almost always the only one */
+    PyObject *more;    /* list of (callback, context) */
+    GioJob *shielded;  /* set while the job that waits keeps cancellation; borrowed */
+    GioThread *plain;  /* the thread that polls for it, borrowed */
+    GioFdWait *fds;    /* &one, or an array of nfds */
+    int nfds;
+    GioFdWait one;
+    int64_t deadline;
+    Py_ssize_t heap;   /* place in the hub's timers, -1 */
+    GioWaiter *ready_next; /* in the hub's ready list, which owns a reference */
+    GioWaiterStatus status;
+    bool blocking;
+    bool retrieved;
+};
+
+GioWaiter *gio_waiter_new(GioState *st, GioHub *hub);
+/* Off every list of the hub. Never runs Python. */
+void gio_waiter_detach(GioWaiter *w);
+/* End it once: false if it had ended. `value` is stolen. Takes it off all lists.
+ * The wake-up itself is gio_waiter_wake. */
+bool gio_waiter_finish(GioWaiter *w, GioWaiterStatus status, PyObject *value);
+/* Tell the callbacks of a finished waiter: at once, in their contexts, if
+ * `direct` (only from a callback of its loop), else by the loop's call_soon.
+ * -1 only for KeyboardInterrupt and SystemExit. */
+int gio_waiter_wake(GioWaiter *w, bool direct);
+/* finish + wake, from any thread; exceptions are reported, not raised. */
+bool gio_waiter_set(GioWaiter *w, GioWaiterStatus status, PyObject *value);
+int gio_waiter_bind(GioState *st, GioWaiter *w);
+int gio_waiter_setup_types(PyObject *module, GioState *st);
+
+/* ---- hubs (hub.c), their fds (poller.c) and timers (timers.c) ------------ */
+
+typedef struct {
+    GioFdWait *waits;
+    uint32_t generation;
+    bool known; /* the kernel may have a registration under this number */
+} GioFd;
+
+struct GioHub {
+    PyObject_HEAD
+    GioState *state;   /* borrowed */
+    PyObject *weakrefs;
+    PyObject *loop;    /* weak reference */
+    GioHub *prev, *next;
+    unsigned long ident; /* the thread that its loop was last seen in */
+    int poll_fd, timer_fd;
+    GioFd *fds;
+    int nfds;
+    GioWaiter **timers; /* binary heap by deadline, borrowed */
+    Py_ssize_t ntimers, timers_size;
+    int64_t armed;     /* what timer_fd is set to */
+    GioWaiter *ready, **ready_tail;
+    PyObject *context; /* an empty one, for callbacks of the loop */
+};
+
+/* The hub of the loop that runs in this thread, borrowed. NULL without an
+ * exception: no asyncio loop runs here. NULL with one: failure. */
+GioHub *gio_hub_running(GioState *st, GioThread *t);
+GioHub *gio_hub_of_loop(GioState *st, GioThread *t, PyObject *loop); /* borrowed */
+PyObject *gio_hub_loop(GioHub *hub); /* new reference; NULL with an exception when gone */
+void gio_hub_push_ready(GioHub *hub, GioWaiter *w);
+/* In a forked child: the parent keeps its epolls for itself. */
+void gio_hubs_after_fork(GioState *st);
+int gio_hub_setup_types(PyObject *module, GioState *st);
+
+int gio_poller_open(GioHub *hub);
+void gio_poller_close(GioHub *hub);
+int gio_poller_reopen(GioHub *hub);
+/* Register the waiter's nodes. 0; 1 if one is ready at once; -1 with OSError. */
+int gio_poller_add(GioHub *hub, GioWaiter *w);
+void gio_poller_remove(GioFdWait *node);
+void gio_poller_fd_closing(GioHub *hub, int fd);
+/* Collect what fired into the ready list; wakes nobody. */
+void gio_poller_collect(GioHub *hub);
+
+int gio_timers_add(GioHub *hub, GioWaiter *w, int64_t deadline);
+void gio_timers_remove(GioHub *hub, GioWaiter *w);
+void gio_timers_collect(GioHub *hub);
+
+/* ---- waiting (wait.c) ----------------------------------------------------- */
+
+int64_t gio_now(void);
+/* Seconds (None: never) as a deadline; -1 with an exception. */
+int gio_deadline(PyObject *seconds, int64_t *deadline);
+
+typedef struct {
+    GioPlace place;
+    GioThread *thread; /* borrowed */
+    GioHub *hub;       /* of the running loop, borrowed; NULL in plain code and under trio */
+    GioWorker *worker; /* set if green, borrowed: it runs us */
+    PyObject *current; /* the running greenlet, owned by the struct */
+    GioJob *job;
+} GioHere;
+
+/* Are we in a greenlet that is being driven? Fills worker, current and job if so:
+ * enough to hand something up. Release with gio_here_clear in any case. */
+bool gio_here_green(GioState *st, GioHere *here);
+/* Where are we? 0, or -1 with an exception. Release with gio_here_clear. */
+int gio_here(GioState *st, GioHere *here);
+void gio_here_clear(GioHere *here);
+void gio_would_block(GioState *st, const char *what);
+/* Suspend the greenlet on w until it ends or the deadline passes: 1 ended,
+ * 0 deadline, -1 exception. Only where here->place is green. Switches. */
+int gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline);
+int gio_wait_fd(GioState *st, int fd, int events, int64_t deadline);
+int gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n,
+                 int64_t deadline);
+int gio_sleep_until(GioState *st, int64_t deadline);
+int gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline);
+/* Plain code: run `loop`, the thread's own, until w (bound to it) ends. As gio_suspend. */
+int gio_run_until(GioState *st, GioThread *t, PyObject *loop, GioWaiter *w, int64_t deadline);
+/* The scopes of a job have changed: so does the end of the wait it is in. */
+int gio_job_rearm(GioJob *job);
+/* The earliest deadline of the scopes, and whose it is; GIO_NEVER if none. */
+int64_t gio_job_deadline(GioJob *job, GioTimeout **scope);
+
+/* ---- timeout scopes (timeout.c) ------------------------------------------- */
+
+struct GioTimeout {
+    PyObject_HEAD
+    GioTimeout *outer; /* the enclosing scope, borrowed */
+    GioJob *job;       /* set inside the block, borrowed: NULL once the job has gone */
+    int64_t deadline;
+    uint64_t cancels;  /* job->cancels when it expired ... */
+    long cancelling;   /* ... and the task's count of cancel requests */
+    bool expired;
+};
+
+/* Mark it and raise CancelledError; __exit__ makes TimeoutError of it. */
+void gio_timeout_expire(GioState *st, GioTimeout *scope);
+int gio_timeout_setup_types(PyObject *module, GioState *st);
+
+/* ---- the capsule (api.c) --------------------------------------------------- */
+
+const GioAPI *gio_api(void);
+int gio_api_export(PyObject *module, GioState *st);
+
+/* Add a type made from `spec` to the module's state, and to the module if public. */
+PyTypeObject *gio_add_type(PyObject *module, PyType_Spec *spec, PyObject *bases, bool public_);
+
+#define GIO_STATE(self) ((GioState *)PyType_GetModuleState(Py_TYPE(self)))
+
+#endif

@@ -1,0 +1,262 @@
+/* The hub: one per event loop, found by the loop's attribute.
+ *
+ * It joins our waits to a loop of any make by one add_reader(): the epoll of
+ * poller.c, in which all fds and the timers are. When that is ready, everything
+ * that fired is collected first, in C; only then are waiters woken, each directly
+ * in its own context, because a callback of the loop is a safe place for a task's
+ * step. The loop's thread alone dispatches; with the GIL any thread may end a waiter.
+ */
+#include "core.h"
+
+#include <stddef.h>
+#include <structmember.h>
+
+void
+gio_hub_push_ready(GioHub *hub, GioWaiter *w)
+{
+    w->ready_next = NULL;
+    *hub->ready_tail = (GioWaiter *)Py_NewRef(w);
+    hub->ready_tail = &w->ready_next;
+}
+
+static GioWaiter *
+pop_ready(GioHub *hub)
+{
+    GioWaiter *w = hub->ready;
+    if (w != NULL) {
+        hub->ready = w->ready_next;
+        if (hub->ready == NULL) {
+            hub->ready_tail = &hub->ready;
+        }
+        w->ready_next = NULL;
+    }
+    return w;
+}
+
+PyObject *
+gio_hub_loop(GioHub *hub)
+{
+    PyObject *loop = hub->loop == NULL ? NULL : gio_weakref_get(hub->loop);
+    if (loop == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the event loop that was waited under has gone");
+    }
+    return loop;
+}
+
+/* What the loop calls when our epoll is ready. */
+static PyObject *
+hub_dispatch(GioHub *hub, PyObject *Py_UNUSED(ignored))
+{
+    gio_poller_collect(hub);
+    Py_INCREF(hub);
+    GioWaiter *w;
+    PyObject *result = Py_None;
+    while (result != NULL && (w = pop_ready(hub)) != NULL) {
+        if (gio_waiter_wake(w, true) < 0) {
+            result = NULL;
+        }
+        Py_DECREF(w);
+    }
+    if (result == NULL && hub->ready != NULL) {
+        /* KeyboardInterrupt or SystemExit ends the loop's run; those that are left
+         * are woken if it runs again. */
+        PyObject *exc = gio_err_take();
+        PyObject *again = PyObject_GetAttrString((PyObject *)hub, "dispatch");
+        PyObject *loop = gio_hub_loop(hub);
+        PyObject *r = again == NULL || loop == NULL
+                          ? NULL
+                          : PyObject_CallMethodOneArg(loop, hub->state->str_call_soon, again);
+        if (r == NULL) {
+            PyErr_WriteUnraisable((PyObject *)hub);
+        }
+        Py_XDECREF(r);
+        Py_XDECREF(loop);
+        Py_XDECREF(again);
+        gio_err_give(exc);
+    }
+    Py_DECREF(hub);
+    return Py_XNewRef(result);
+}
+
+/* ---- finding the hub --------------------------------------------------------- */
+
+static GioHub *
+hub_new(GioState *st, PyObject *loop)
+{
+    PyObject *dispatch = NULL, *r = NULL;
+    GioHub *hub = PyObject_GC_New(GioHub, st->hub_type);
+    if (hub == NULL) {
+        return NULL;
+    }
+    memset((char *)hub + sizeof(PyObject), 0, sizeof(*hub) - sizeof(PyObject));
+    hub->state = st;
+    hub->ident = PyThread_get_thread_ident();
+    hub->poll_fd = hub->timer_fd = -1;
+    hub->armed = GIO_NEVER;
+    hub->ready_tail = &hub->ready;
+    hub->next = st->hubs;
+    if (hub->next != NULL) {
+        hub->next->prev = hub;
+    }
+    st->hubs = hub;
+    PyObject_GC_Track(hub);
+    if ((hub->loop = PyWeakref_NewRef(loop, NULL)) == NULL || gio_poller_open(hub) < 0 ||
+        (dispatch = PyObject_GetAttrString((PyObject *)hub, "dispatch")) == NULL) {
+        goto error;
+    }
+    /* In an empty context: the loop keeps the one that add_reader is called in. */
+    r = PyObject_CallMethod(st->loops, "watch", "OiO", loop, hub->poll_fd, dispatch);
+    if (r == NULL || PyObject_SetAttr(loop, st->str_hub, (PyObject *)hub) < 0) {
+        goto error;
+    }
+    Py_DECREF(r);
+    Py_DECREF(dispatch);
+    return hub;
+error:
+    Py_XDECREF(r);
+    Py_XDECREF(dispatch);
+    Py_DECREF(hub);
+    return NULL;
+}
+
+GioHub *
+gio_hub_of_loop(GioState *st, GioThread *t, PyObject *loop)
+{
+    GioHub *hub = t->hub;
+    if (hub != NULL) {
+        PyObject *last = gio_weakref_get(hub->loop);
+        Py_XDECREF(last); /* the caller holds the loop that we compare with */
+        if (last == loop) {
+            hub->ident = t->ident;
+            return hub;
+        }
+    }
+    hub = (GioHub *)PyObject_GetAttr(loop, st->str_hub);
+    if (hub == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return NULL;
+        }
+        PyErr_Clear();
+    }
+    if (hub == NULL || !Py_IS_TYPE(hub, st->hub_type)) {
+        Py_XDECREF(hub);
+        hub = hub_new(st, loop);
+        if (hub == NULL) {
+            return NULL;
+        }
+    }
+    hub->ident = t->ident; /* a loop may run in one thread now, in another later */
+    Py_XSETREF(t->hub, hub);
+    return hub;
+}
+
+GioHub *
+gio_hub_running(GioState *st, GioThread *t)
+{
+    PyObject *loop = PyObject_CallNoArgs(st->get_running_loop);
+    if (loop == NULL || loop == Py_None) {
+        Py_XDECREF(loop);
+        return NULL;
+    }
+    GioHub *hub = gio_hub_of_loop(st, t, loop);
+    Py_DECREF(loop);
+    return hub;
+}
+
+void
+gio_hubs_after_fork(GioState *st)
+{
+    for (GioHub *hub = st->hubs; hub != NULL; hub = hub->next) {
+        hub->ident = PyThread_get_thread_ident();
+        if (gio_poller_reopen(hub) < 0) {
+            PyErr_WriteUnraisable((PyObject *)hub);
+        }
+    }
+}
+
+/* ---- lifetime ------------------------------------------------------------------ */
+
+static int
+hub_traverse(GioHub *hub, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(hub));
+    Py_VISIT(hub->loop);
+    for (GioWaiter *w = hub->ready; w != NULL; w = w->ready_next) {
+        Py_VISIT(w);
+    }
+    return 0;
+}
+
+static int
+hub_clear(GioHub *hub)
+{
+    GioWaiter *w;
+    while ((w = pop_ready(hub)) != NULL) {
+        Py_DECREF(w);
+    }
+    return 0;
+}
+
+static void
+hub_dealloc(GioHub *hub)
+{
+    PyTypeObject *type = Py_TYPE(hub);
+    PyObject_GC_UnTrack(hub);
+    if (hub->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)hub);
+    }
+    if (hub->prev != NULL) {
+        hub->prev->next = hub->next;
+    }
+    else if (hub->state->hubs == hub) {
+        hub->state->hubs = hub->next;
+    }
+    if (hub->next != NULL) {
+        hub->next->prev = hub->prev;
+    }
+    hub_clear(hub);
+    /* Every waiter holds the hub, so none is on its lists now. */
+    gio_poller_close(hub);
+    PyMem_Free(hub->fds);
+    PyMem_Free(hub->timers);
+    Py_CLEAR(hub->loop);
+    PyObject_GC_Del(hub);
+    Py_DECREF(type);
+}
+
+static PyMethodDef hub_methods[] = {
+    {"dispatch", (PyCFunction)hub_dispatch, METH_NOARGS,
+     "dispatch()\n--\n\nWake whoever waited for what is ready now; the loop calls it."},
+    {NULL},
+};
+
+static PyMemberDef hub_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(GioHub, weakrefs), READONLY, NULL},
+    {"poll_fd", T_INT, offsetof(GioHub, poll_fd), READONLY, "The epoll that the loop watches."},
+    {NULL},
+};
+
+static PyType_Slot hub_slots[] = {
+    {Py_tp_doc, "What joins greenletio's waits to one event loop."},
+    {Py_tp_methods, hub_methods},
+    {Py_tp_members, hub_members},
+    {Py_tp_traverse, hub_traverse},
+    {Py_tp_clear, hub_clear},
+    {Py_tp_dealloc, hub_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec hub_spec = {
+    .name = "greenletio._core.Hub",
+    .basicsize = sizeof(GioHub),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = hub_slots,
+};
+
+int
+gio_hub_setup_types(PyObject *module, GioState *st)
+{
+    st->hub_type = gio_add_type(module, &hub_spec, NULL, false);
+    return st->hub_type == NULL ? -1 : 0;
+}

@@ -1,0 +1,218 @@
+/* What belongs to one OS thread: its pool of idle workers, the calls under way,
+ * the loop of its plain code.
+ *
+ * Kept in the thread state's dict, so it goes when the thread ends; only the
+ * owner thread makes or uses it. On the way out it unwinds what is suspended; at
+ * interpreter shutdown it leaves suspended stacks alone.
+ */
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/eventfd.h>
+#endif
+
+static char *
+find_stack_low(void)
+{
+#if defined(__linux__)
+    pthread_attr_t attr;
+    void *low = NULL;
+    size_t size, guard = 0;
+    if (pthread_getattr_np(pthread_self(), &attr) != 0) {
+        return NULL;
+    }
+    if (pthread_attr_getstack(&attr, &low, &size) != 0) {
+        low = NULL;
+    }
+    pthread_attr_getguardsize(&attr, &guard);
+    pthread_attr_destroy(&attr);
+    return low == NULL ? NULL : (char *)low + guard;
+#elif defined(__APPLE__)
+    pthread_t self = pthread_self();
+    return (char *)pthread_get_stackaddr_np(self) - pthread_get_stacksize_np(self);
+#else
+    return NULL;
+#endif
+}
+
+static PyObject *
+find_main_greenlet(void)
+{
+    PyObject *g = gio_greenlet_current();
+    while (g != NULL) {
+        PyObject *parent = gio_greenlet_parent(g);
+        if (parent == NULL) {
+            break;
+        }
+        Py_SETREF(g, parent);
+    }
+    return g;
+}
+
+GioThread *
+gio_thread_get(GioState *st)
+{
+    PyObject *dict = PyThreadState_GetDict();
+    if (dict == NULL || st->thread_type == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "greenletio: the interpreter is shutting down");
+        return NULL;
+    }
+    GioThread *t = (GioThread *)PyDict_GetItemWithError(dict, st->thread_key);
+    if (t != NULL || PyErr_Occurred()) {
+        return t;
+    }
+    PyTypeObject *type = st->thread_type;
+    t = PyObject_GC_New(GioThread, type);
+    if (t == NULL) {
+        return NULL;
+    }
+    memset((char *)t + sizeof(PyObject), 0, sizeof(*t) - sizeof(PyObject));
+    t->state = st;
+    t->ident = PyThread_get_thread_ident();
+    t->wake_fd = -1;
+    t->stack_low = find_stack_low();
+    PyObject_GC_Track(t);
+    t->main = find_main_greenlet();
+    if (t->main == NULL || PyDict_SetItem(dict, st->thread_key, (PyObject *)t) < 0) {
+        Py_DECREF(t);
+        return NULL;
+    }
+    Py_DECREF(t); /* the dict keeps it until the thread ends */
+    return t;
+}
+
+int
+gio_thread_own_wake_fd(GioThread *t)
+{
+    if (t->wake_fd < 0) {
+#ifdef __linux__
+        t->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+#else
+        errno = ENOSYS;
+#endif
+        if (t->wake_fd < 0) {
+            PyErr_SetFromErrno(PyExc_OSError);
+        }
+    }
+    return t->wake_fd;
+}
+
+void
+gio_thread_reap(GioThread *t)
+{
+    while (t->orphans != NULL && PyList_GET_SIZE(t->orphans) > 0) {
+        Py_ssize_t last = PyList_GET_SIZE(t->orphans) - 1;
+        GioCall *c = (GioCall *)Py_NewRef(PyList_GET_ITEM(t->orphans, last));
+        if (PyList_SetSlice(t->orphans, last, last + 1, NULL) < 0 || gio_call_close(c) < 0) {
+            PyErr_WriteUnraisable((PyObject *)c);
+        }
+        Py_DECREF(c);
+    }
+}
+
+void
+gio_thread_close_calls(GioThread *t)
+{
+    PyObject *exc = gio_err_take();
+    gio_thread_reap(t);
+    for (GioCall *c = t->calls, *next; c != NULL; c = next) {
+        Py_INCREF(c);
+        if (c->status == GIO_CALL_SUSPENDED && gio_call_close(c) < 0) {
+            PyErr_WriteUnraisable((PyObject *)c);
+        }
+        /* It may have unwound others: start again where it left the list. */
+        next = c->thread == NULL ? t->calls : c->next;
+        Py_DECREF(c);
+    }
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+}
+
+void
+gio_thread_forget_wake_fd(GioThread *t)
+{
+    if (t->wake_fd >= 0) {
+        close(t->wake_fd);
+        t->wake_fd = -1;
+    }
+}
+
+static int
+thread_traverse(GioThread *t, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(t));
+    Py_VISIT(t->main);
+    Py_VISIT(t->orphans);
+    Py_VISIT(t->hub);
+    Py_VISIT(t->own_loop);
+    Py_VISIT(t->job.kept);
+    return 0;
+}
+
+static int
+thread_clear(GioThread *t)
+{
+    Py_CLEAR(t->main);
+    Py_CLEAR(t->orphans);
+    Py_CLEAR(t->hub);
+    Py_CLEAR(t->own_loop);
+    gio_job_clear(&t->job);
+    return 0;
+}
+
+static void
+thread_dealloc(GioThread *t)
+{
+    PyTypeObject *type = Py_TYPE(t);
+    PyObject_GC_UnTrack(t);
+    bool here = !gio_is_finalizing() && t->ident == PyThread_get_thread_ident();
+    if (here) {
+        gio_thread_close_calls(t);
+    }
+    for (GioCall *c = t->calls, *next; c != NULL; c = next) {
+        next = c->next;
+        c->thread = NULL;
+        c->prev = c->next = NULL;
+    }
+    while (t->idle != NULL) {
+        GioWorker *w = t->idle;
+        t->idle = w->next;
+        w->next = NULL;
+        w->thread = NULL;
+        if (here) {
+            gio_worker_retire(w);
+        }
+        /* otherwise its stack belongs to a thread that has gone: left alone */
+    }
+    thread_clear(t);
+    gio_thread_forget_wake_fd(t);
+    PyObject_GC_Del(t);
+    Py_DECREF(type);
+}
+
+static PyType_Slot thread_slots[] = {
+    {Py_tp_traverse, thread_traverse},
+    {Py_tp_clear, thread_clear},
+    {Py_tp_dealloc, thread_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec thread_spec = {
+    .name = "greenletio._core.Thread",
+    .basicsize = sizeof(GioThread),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = thread_slots,
+};
+
+int
+gio_thread_setup_types(PyObject *module, GioState *st)
+{
+    st->thread_type = gio_add_type(module, &thread_spec, NULL, false);
+    return st->thread_type == NULL ? -1 : 0;
+}

@@ -1,0 +1,289 @@
+/* Workers: greenlets that are used again and again.
+ *
+ * A fresh greenlet costs CPython a 16 KiB data stack that is mapped and
+ * unmapped; a recycled one costs a switch. A worker runs gio_worker_run: take the
+ * job, run it, hand the outcome to the driver, sleep in the pool. Values pass in
+ * the mailbox (`in`, `out`), never through the switch, so a switch by somebody
+ * else can't be mistaken for ours: the mailbox is looked at after every switch.
+ *
+ * A worker whose identity leaked out of its job (somebody still refers to it, has
+ * a weak reference, or wrote attributes) is not used again: what is keyed by
+ * greenlet must not pass from one job to the next.
+ */
+#include "core.h"
+
+/* Idle workers kept per thread. */
+#define POOL_MAX 256
+/* How much deeper than its driver a first-level worker starts: a switch copies
+ * the C stack that the two share, which below this depth is none. */
+#define STACK_GAP (48 * 1024)
+/* Below this much free C stack a new call is refused. */
+#define STACK_RESERVE (256 * 1024)
+
+/* ---- inside the worker -------------------------------------------------- */
+
+static void
+job_run(GioWorker *w, PyThreadState *ts)
+{
+    GioCall *c = w->call;
+    GioIn kind = w->in_kind;
+    PyObject *in = w->in;
+    w->in_kind = GIO_IN_NONE;
+    w->in = NULL;
+    if (kind == GIO_IN_THROW) { /* its first entry failed, and it was closed since */
+        w->out = in;
+        w->out_kind = GIO_OUT_ERROR;
+        Py_CLEAR(w->context);
+        return;
+    }
+    Py_DECREF(in);
+    gio_recursion_set(ts, w->recursion);
+    gio_context_install(ts, w->context);
+    PyObject *result = PyObject_Vectorcall(
+        c->fn, c->argv + 1, (size_t)c->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, c->kwnames);
+    if (result != NULL) {
+        w->out = result;
+        w->out_kind = GIO_OUT_RETURN;
+    }
+    else {
+        w->out = gio_err_take();
+        w->out_kind = GIO_OUT_ERROR;
+    }
+    gio_context_install(ts, NULL);
+    Py_CLEAR(w->context);
+    Py_CLEAR(w->awaiting);
+}
+
+/* What every worker runs, for all of its life. */
+static PyObject *
+worker_run(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args))
+{
+    PyThreadState *ts = PyThreadState_Get();
+    GioWorker *w = (GioWorker *)gio_greenlet_current();
+    while (w != NULL && !w->quit) {
+        PyObject *back;
+        if (w->call != NULL && w->in_kind != GIO_IN_NONE) {
+            job_run(w, ts);
+            w->call = NULL;
+            back = w->driver;
+            w->driver = NULL;
+        }
+        else { /* somebody else's switch into an idle worker */
+            back = NULL;
+        }
+        if (back == NULL) {
+            back = gio_greenlet_parent((PyObject *)w);
+        }
+        /* Not held across the switch: the pool counts references. */
+        GioWorker *self = w;
+        Py_DECREF(w);
+        int r = gio_greenlet_switch(back);
+        Py_DECREF(back);
+        w = (GioWorker *)Py_NewRef(self);
+        if (r < 0) {
+            Py_DECREF(w);
+            return NULL; /* killed while idle */
+        }
+    }
+    Py_XDECREF(w);
+    Py_RETURN_NONE;
+}
+
+PyMethodDef gio_worker_run_def = {"run", worker_run, METH_NOARGS, "Run one job after another."};
+
+PyObject *
+gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y)
+{
+    GioCall *c = w->call;
+    if (c->closing) {
+        Py_DECREF(y);
+        if (++c->refused < 1000) {
+            PyErr_SetString(w->thread->state->greenlet_exit,
+                            "this call is being closed: it can't wait any more");
+            return NULL;
+        }
+        y = Py_NewRef(Py_None); /* it will not end: let the closer go on */
+    }
+    PyThreadState *ts = PyThreadState_Get();
+    PyObject *driver = w->driver;
+    if (driver == NULL) {
+        Py_DECREF(y);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this greenlet was resumed by a switch that greenletio did not make: "
+                        "it can't wait until its awaitable is driven again");
+        return NULL;
+    }
+    bool shared = ts->context == w->context; /* else: inside a Context.run of its own */
+    if (shared) {
+        gio_context_install(ts, NULL);
+    }
+    Py_CLEAR(w->context);
+    w->out = y;
+    w->out_kind = GIO_OUT_YIELD;
+    Py_XSETREF(w->awaiting, Py_NewRef(y));
+    if (current != (PyObject *)w) {
+        Py_XSETREF(w->inner, Py_NewRef(current));
+    }
+    w->driver = NULL;
+    int r = gio_greenlet_switch(driver);
+    Py_DECREF(driver);
+    Py_CLEAR(w->inner);
+    if (w->in_kind == GIO_IN_NONE) {
+        if (r == 0) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "a waiting greenlet was switched to from outside greenletio");
+        }
+        return NULL;
+    }
+    if (r < 0) { /* thrown in by somebody while a step was on its way: the step wins */
+        PyErr_WriteUnraisable((PyObject *)w);
+    }
+    Py_CLEAR(w->awaiting);
+    if (shared) {
+        gio_context_install(ts, w->context);
+    }
+    PyObject *in = w->in;
+    GioIn kind = w->in_kind;
+    w->in = NULL;
+    w->in_kind = GIO_IN_NONE;
+    if (kind == GIO_IN_THROW) {
+        if (PyErr_GivenExceptionMatches(in, w->thread->state->cancelled_error)) {
+            c->job.cancels++;
+        }
+        gio_err_give(in);
+        return NULL;
+    }
+    return in;
+}
+
+GioWorker *
+gio_worker_of(GioState *st, PyObject *current)
+{
+    GioWorker *found = NULL;
+    PyObject *g = Py_NewRef(current);
+    while (g != NULL) {
+        if (Py_IS_TYPE(g, st->worker_type)) {
+            GioWorker *w = (GioWorker *)g;
+            if (w->call != NULL && w->driver != NULL) {
+                found = w; /* its call keeps it */
+            }
+            break;
+        }
+        Py_SETREF(g, gio_greenlet_parent(g));
+    }
+    Py_XDECREF(g);
+    return found;
+}
+
+/* ---- outside: the pool --------------------------------------------------- */
+
+/* The stack grows down on every platform that greenlet supports here. */
+__attribute__((noinline)) static int
+switch_deep(PyObject *target)
+{
+    volatile char gap[STACK_GAP];
+    gap[0] = 0;
+    int r = gio_greenlet_switch(target);
+    gap[STACK_GAP - 1] = gap[0];
+    return r;
+}
+
+int
+gio_worker_enter(GioWorker *w, PyObject *target)
+{
+    if (gio_greenlet_active((PyObject *)w) || target != (PyObject *)w) {
+        return gio_greenlet_switch(target);
+    }
+    char *low = w->thread->stack_low;
+    char here;
+    bool first_level = !Py_IS_TYPE(w->driver, w->thread->state->worker_type);
+    if (first_level && (low == NULL || &here - low > STACK_GAP + 2 * STACK_RESERVE)) {
+        return switch_deep(target);
+    }
+    return gio_greenlet_switch(target);
+}
+
+static GioWorker *
+worker_new(GioThread *t)
+{
+    char here;
+    if (t->stack_low != NULL && &here - t->stack_low < STACK_RESERVE) {
+        PyErr_SetString(PyExc_RecursionError, "async_ calls are nested too deep for the C stack");
+        return NULL;
+    }
+    /* The type can't be instantiated from Python; greenlet's own tp_new and
+     * tp_init make it. */
+    PyTypeObject *type = t->state->worker_type;
+    PyTypeObject *greenlet = type->tp_base;
+    PyObject *args = PyTuple_Pack(2, t->state->worker_run, t->main);
+    if (args == NULL) {
+        return NULL;
+    }
+    GioWorker *w = (GioWorker *)greenlet->tp_new(type, args, NULL);
+    if (w != NULL) {
+        if (greenlet->tp_init((PyObject *)w, args, NULL) < 0) {
+            Py_CLEAR(w);
+        }
+        else {
+            w->thread = t;
+        }
+    }
+    Py_DECREF(args);
+    return w;
+}
+
+GioWorker *
+gio_worker_acquire(GioThread *t)
+{
+    GioWorker *w = t->idle;
+    if (w == NULL) {
+        return worker_new(t);
+    }
+    t->idle = w->next;
+    t->idle_count--;
+    w->next = NULL;
+    return w;
+}
+
+void
+gio_worker_retire(GioWorker *w)
+{
+    if (gio_greenlet_active((PyObject *)w)) {
+        PyObject *current = gio_greenlet_current();
+        w->quit = true;
+        w->call = NULL;
+        if (current == NULL || gio_greenlet_set_parent((PyObject *)w, current) < 0 ||
+            gio_greenlet_switch((PyObject *)w) < 0) {
+            PyErr_WriteUnraisable((PyObject *)w);
+        }
+        Py_XDECREF(current);
+    }
+    Py_DECREF(w);
+}
+
+void
+gio_worker_release(GioThread *t, GioWorker *w)
+{
+    GioState *st = t->state;
+    if (t->idle_count < POOL_MAX && gio_greenlet_active((PyObject *)w) &&
+        Py_REFCNT(w) == st->worker_refs && w->base.weakreflist == NULL &&
+        (w->base.dict == NULL || PyDict_GET_SIZE(w->base.dict) == 0)) {
+        w->next = t->idle;
+        t->idle = w;
+        t->idle_count++;
+        return;
+    }
+    gio_worker_retire(w);
+}
+
+void
+gio_job_clear(GioJob *job)
+{
+    for (GioTimeout *s = job->scopes, *outer; s != NULL; s = outer) {
+        outer = s->outer;
+        s->job = NULL;
+        s->outer = NULL;
+    }
+    job->scopes = NULL;
+    Py_CLEAR(job->kept);
+}
