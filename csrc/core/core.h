@@ -41,7 +41,6 @@ struct GioState {
     PyObject *get_running_loop; /* asyncio._get_running_loop */
     PyObject *loops;            /* module greenletio._loops: the cold paths */
     PyObject *worker_run;       /* what every worker greenlet runs */
-    Py_ssize_t worker_refs;     /* references that an idle worker's owner sees */
     PyObject *thread_key;       /* of the GioThread in the thread state's dict */
     PyObject *str_add_done_callback;
     PyObject *str_blocking; /* "_asyncio_future_blocking" */

@@ -264,9 +264,8 @@ gio_worker_retire(GioWorker *w)
 void
 gio_worker_release(GioThread *t, GioWorker *w)
 {
-    GioState *st = t->state;
     if (t->idle_count < POOL_MAX && gio_greenlet_active((PyObject *)w) &&
-        Py_REFCNT(w) == st->worker_refs && w->base.weakreflist == NULL &&
+        Py_REFCNT(w) == 1 /* ours */ && w->base.weakreflist == NULL &&
         (w->base.dict == NULL || PyDict_GET_SIZE(w->base.dict) == 0)) {
         w->next = t->idle;
         t->idle = w;
