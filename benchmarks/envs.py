@@ -1,0 +1,87 @@
+"""The environments the contenders live in: made once under .venvs/, used again afterwards.
+
+greenletio itself is measured in the environment that runs the benchmark. The others get the
+same versions of what all stand on (greenlet, uvloop, psycopg2), so that only the bridges differ.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".venvs"
+
+SHARED = ("greenlet", "uvloop", "psycopg2", "psycopg2-binary")
+OLD_GREENLETIO = ("greenletio==0.11.0",)
+PEERS = (
+    "asgiref>=3.8",
+    "gevent>=24.10",
+    "greenback>=1.2.1",
+    "psycogreen>=1.0.2",
+    "sqlalchemy>=2.0.36",
+)
+
+
+class EnvError(Exception):
+    """An environment could not be made."""
+
+
+def _shared() -> list[str]:
+    found = []
+    for package in SHARED:
+        try:
+            found.append(f"{package}=={metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def ensure(name: str, packages: tuple[str, ...]) -> Path:
+    """The Python of the environment `name`, which has `packages`; it is made if need be."""
+    home = HOME / f"{name}-{sys.version_info[0]}.{sys.version_info[1]}"
+    python = home / "bin" / "python"
+    wanted = "\n".join([sys.version, *_shared(), *packages])
+    stamp = home / "packages.txt"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    shutil.rmtree(home, ignore_errors=True)
+    venv.create(home, with_pip=True)
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", *_shared(), *packages],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise EnvError(f"could not install {', '.join(packages)}: {''.join(last)}")
+    stamp.write_text(wanted)
+    return python
+
+
+def shim() -> Path:
+    """The preload library of shim.c, compiled if need be."""
+    source = Path(__file__).with_name("shim.c")
+    library = HOME / "shim.so"
+    if library.exists() and library.stat().st_mtime >= source.stat().st_mtime:
+        return library
+    HOME.mkdir(exist_ok=True)
+    compiler = os.environ.get("CC", "cc")
+    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-fPIC", "-shared"]
+    try:
+        done = subprocess.run(
+            [compiler, *flags, "-fvisibility=hidden", "-o", library, source],
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        raise EnvError(f"no C compiler: {compiler} was not found (set CC)") from None
+    if done.returncode:
+        raise EnvError(f"shim.c does not compile: {done.stderr.strip()}")
+    return library

@@ -1,0 +1,130 @@
+"""Medians and ratios of what was measured, as tables and as JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.plan import CONTENDERS, GOALS, Bench
+
+# bench name -> contender -> one value for each round, in round order
+Results = dict[str, dict[str, list[float]]]
+
+
+def machine() -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
+    """The ratio of the medians, and how the ratio spreads over the rounds."""
+    low, _, high = quartiles([a / b for a, b in zip(over, under, strict=True)])
+    return {
+        "ratio": statistics.median(over) / statistics.median(under),
+        "q1": low,
+        "q3": high,
+    }
+
+
+def goals(results: Results) -> list[dict[str, Any]]:
+    found = []
+    for goal in GOALS:
+        by = results.get(goal.bench, {})
+        if goal.over not in by or (goal.under is not None and goal.under not in by):
+            continue
+        if goal.under is None:
+            measured = {"ratio": statistics.median(by[goal.over])}
+        else:
+            measured = ratio(by[goal.over], by[goal.under])
+        value = measured["ratio"]
+        met = value >= goal.limit if goal.sign == ">=" else value <= goal.limit
+        found.append({"bench": goal.bench, "goal": goal.text, "met": met, **measured})
+    return found
+
+
+def as_json(benches: Sequence[Bench], results: Results) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for bench in benches:
+        rows = {}
+        for contender, values in results.get(bench.name, {}).items():
+            low, median, high = quartiles(values)
+            rows[contender] = {
+                "median": median,
+                "q1": low,
+                "q3": high,
+                "min": min(values),
+                "rounds": values,
+            }
+            ours = results[bench.name].get("ours")
+            if ours is not None:
+                rows[contender]["vs_ours"] = ratio(values, ours)
+        out[bench.name] = {"title": bench.title, "unit": bench.unit, "contenders": rows}
+    return {"benches": out, "goals": goals(results)}
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:,.2f}" if unit == "us" else f"{value:,.0f}"
+
+
+def print_bench(console: Console, bench: Bench, results: Results) -> None:
+    unit = {"ns": "CPU ns", "us": "CPU µs", "bytes": "bytes"}[bench.unit]
+    table = Table(title=bench.title, title_justify="left", title_style="bold")
+    table.add_column("", min_width=17)
+    for heading in (f"median {unit}", "quartiles", "min", "÷ greenletio", "quartiles by round"):
+        table.add_column(heading, justify="right")
+    for contender, row in as_json([bench], results)["benches"][bench.name]["contenders"].items():
+        versus = row.get("vs_ours")
+        table.add_row(
+            CONTENDERS[contender].title,
+            _number(row["median"], bench.unit),
+            f"{_number(row['q1'], bench.unit)} .. {_number(row['q3'], bench.unit)}",
+            _number(row["min"], bench.unit),
+            f"{versus['ratio']:.2f}" if versus else "",
+            f"{versus['q1']:.2f} .. {versus['q3']:.2f}" if versus else "",
+        )
+    console.print(table)
+
+
+def print_goals(console: Console, results: Results) -> None:
+    table = Table(title="Goals", title_justify="left", title_style="bold")
+    for heading in ("bench", "goal"):
+        table.add_column(heading)
+    table.add_column("measured", justify="right")
+    table.add_column("quartiles by round", justify="right")
+    table.add_column("")
+    for goal in goals(results):
+        table.add_row(
+            goal["bench"],
+            goal["goal"],
+            f"{goal['ratio']:,.2f}" if "q1" in goal else f"{goal['ratio']:,.0f}",
+            f"{goal['q1']:.2f} .. {goal['q3']:.2f}" if "q1" in goal else "",
+            "[green]met[/]" if goal["met"] else "[red]missed[/]",
+        )
+    if table.row_count:
+        console.print(table)

@@ -1,0 +1,55 @@
+"""`python -m benchmarks.core` still runs, for greenletio alone, and writes what it measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(module: str, *args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *args],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_quick_run_of_every_bench_writes_json(tmp_path: Path, database_url: str) -> None:
+    out = tmp_path / "core.json"
+    run("benchmarks.core", "--quick", "--rounds", "1", "--contender", "ours", "--contender",
+        "plain", "--json", str(out))  # fmt: skip
+    document = json.loads(out.read_text())
+    assert document["left_out"] == {}
+    assert document["versions"]["ours"]["greenletio"]
+    assert {"call", "immediate", "suspend-uvloop", "fd-asyncio", "pg20-uvloop", "rss"} <= set(
+        document["benches"]
+    )
+    for name, bench in document["benches"].items():
+        ours = bench["contenders"]["ours"]
+        assert len(ours["rounds"]) == 1, name
+        assert ours["median"] > 0, name
+        assert ours["vs_ours"]["ratio"] == 1, name
+    judged = {(goal["bench"], goal["goal"]) for goal in document["goals"]}
+    assert judged == {
+        ("immediate", "greenletio / plain await <= 1.2"),
+        ("rss", "greenletio <= 7,000"),
+    }
+
+
+def test_an_unknown_bench_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.core", "--only", "nonsense"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "no bench is named nonsense" in done.stderr
