@@ -82,35 +82,44 @@ class Run:
         ]
 
     def steps(self, benches: list[plan.Bench]) -> int:
+        """How many samples `measure` takes."""
         return sum(
             (self._settings.memory_rounds if b.memory else self._settings.rounds) * len(self._in(b))
             for b in benches
         )
 
-    def bench(self, bench: plan.Bench) -> Iterator[None]:
-        """Run all rounds of one bench, and yield after each sample."""
-        rounds = self._settings.memory_rounds if bench.memory else self._settings.rounds
-        names = self._in(bench)
-        sizes: dict[str, int] = {}
-        values: dict[str, list[float]] = {name: [] for name in names}
-        for turn in range(rounds):
-            first = turn % max(len(names), 1)
-            for name in names[first:] + names[:first]:
-                try:
-                    if name not in sizes:
-                        sizes[name] = self._size(bench, name)
-                    values[name].append(self._value(bench, name, sizes[name]))
-                except workers.WorkerError as exc:
-                    self._drop(bench, name, str(exc))
-                    names.remove(name)
-                    del values[name]
-                yield
-        if bench.shim:
-            self._check_shim(bench, names)
-        self.results[bench.name] = values
+    def measure(self, benches: list[plan.Bench]) -> Iterator[None]:
+        """Take all samples, and yield after each.
+
+        A round goes through all benches: a busy minute of the machine then costs every bench a
+        few samples instead of costing one bench most of them.
+        """
+        took_part = {bench.name: self._in(bench) for bench in benches}
+        sizes: dict[tuple[str, str], int] = {}
+        self.results = {b.name: {c: [] for c in took_part[b.name]} for b in benches}
+        for turn in range(self._settings.rounds):
+            for bench in benches:
+                if bench.memory and turn >= self._settings.memory_rounds:
+                    continue
+                names = took_part[bench.name]
+                first = turn % max(len(names), 1)
+                for name in names[first:] + names[:first]:
+                    try:
+                        if (bench.name, name) not in sizes:
+                            sizes[bench.name, name] = self._size(bench, name)
+                        value = self._value(bench, name, sizes[bench.name, name])
+                        self.results[bench.name][name].append(value)
+                    except workers.WorkerError as exc:
+                        self._drop(bench, name, str(exc))
+                        names.remove(name)
+                    yield
+        for bench in benches:
+            if bench.shim:
+                self._check_shim(bench, took_part[bench.name])
 
     def _drop(self, bench: plan.Bench, name: str, why: str) -> None:
         """Go on without a contender that failed, in this bench."""
+        del self.results[bench.name][name]
         self.left_out[f"{name}, {bench.name}"] = why
         worker = self._workers.pop((name, bench.shim), None)
         if worker is not None:
@@ -217,13 +226,12 @@ def measure(console: Console, benches: list[plan.Bench], args: argparse.Namespac
         with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
             run.prepare(progress)
             print_versions(console, run)
-            task = progress.add_task("", total=run.steps(benches))
-            for bench in benches:
-                progress.update(task, description=bench.name)
-                for _ in run.bench(bench):
-                    progress.advance(task)
-                if run.results[bench.name]:
-                    report.print_bench(console, bench, run.results)
+            task = progress.add_task("measuring", total=run.steps(benches))
+            for _ in run.measure(benches):
+                progress.advance(task)
+        for bench in benches:
+            if run.results[bench.name]:
+                report.print_bench(console, bench, run.results)
         report.print_goals(console, run.results)
         for name, why in run.left_out.items():
             console.print(f"[yellow]left out: {name}: {why}[/]", highlight=False)
