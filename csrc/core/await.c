@@ -37,7 +37,7 @@ awaitable_iter(PyObject *x)
 }
 
 /* Throw the raised exception into the iterator. PYGEN_ERROR with it if it can't take one. */
-static PySendResult
+GIO_COLD static PySendResult
 throw_into(GioState *st, PyObject *it, PyObject **result)
 {
     PyObject *exc = gio_err_take();
@@ -98,12 +98,9 @@ last_expired(GioJob *job)
  * enclosing timeouts allow. When they end or the task is cancelled, `y` is cancelled
  * and waited for until it is done, as asyncio's Task and timeout do. Steals `y`.
  * Returns what the driver sent, or NULL. */
-static PyObject *
-yield_foreign(GioState *st, GioHere *here, PyObject *y)
+GIO_COLD static PyObject *
+yield_limited(GioState *st, GioHere *here, PyObject *y)
 {
-    if (here->job->scopes == NULL || here->job->shield > 0 || y == Py_None) {
-        return gio_worker_yield(here->worker, here->current, y);
-    }
     GioHub *hub = gio_hub_running(st, here->worker->thread);
     if (hub == NULL && PyErr_Occurred()) {
         Py_DECREF(y);
@@ -183,7 +180,12 @@ drive(GioState *st, GioHere *here, PyObject *it)
         if (r == PYGEN_ERROR) {
             return NULL;
         }
-        value = yield_foreign(st, here, result);
+        if (here->job->scopes == NULL || here->job->shield > 0 || result == Py_None) {
+            value = gio_worker_yield(here->worker, here->current, result);
+        }
+        else {
+            value = yield_limited(st, here, result);
+        }
         if (value == NULL && here->worker->call == NULL) {
             return NULL; /* given up: nothing of ours is left to look at */
         }
@@ -192,7 +194,7 @@ drive(GioState *st, GioHere *here, PyObject *it)
 
 /* Under trio a cancel scope of its own ends what is awaited; elsewhere `it` is returned as
  * it is. Steals and returns a reference. */
-static PyObject *
+GIO_COLD static PyObject *
 limit_in_trio(GioState *st, GioHere *here, PyObject *it)
 {
     GioTimeout *scope;
@@ -207,7 +209,7 @@ limit_in_trio(GioState *st, GioHere *here, PyObject *it)
 }
 
 /* Not run at all: spare the user the second warning, "never awaited". */
-static void
+GIO_COLD static void
 close_unstarted(PyObject *x)
 {
     if (PyCoro_CheckExact(x)) {
@@ -225,7 +227,7 @@ close_unstarted(PyObject *x)
 
 /* No loop runs here: the thread's own loop runs it, within the enclosing timeouts. An
  * interrupt or a timeout cancels it and lets it clean up before it is raised. */
-static PyObject *
+GIO_COLD static PyObject *
 await_plain(GioState *st, GioHere *here, PyObject *x)
 {
     PyObject *loop = NULL, *result = NULL;
@@ -258,6 +260,26 @@ done:
     return result;
 }
 
+/* Not in a greenlet that is being driven. */
+GIO_COLD static PyObject *
+await_elsewhere(GioState *st, PyObject *x)
+{
+    GioHere here;
+    PyObject *result = NULL;
+    if (gio_here(st, &here) < 0) {
+        return NULL;
+    }
+    if (here.place == GIO_PLACE_FORBIDDEN) {
+        gio_would_block(st, "await_");
+        close_unstarted(x);
+    }
+    else {
+        result = await_plain(st, &here, x);
+    }
+    gio_here_clear(&here);
+    return result;
+}
+
 PyObject *
 gio_await_object(GioState *st, PyObject *x, bool *handled)
 {
@@ -270,31 +292,20 @@ gio_await_object(GioState *st, PyObject *x, bool *handled)
         *handled = false;
         return NULL;
     }
-    if (gio_here_green(st, &here)) {
-        PyObject *it = awaitable_iter(x);
-        if (it != NULL && here.job->scopes != NULL) {
-            it = limit_in_trio(st, &here, it);
-        }
-        if (it != NULL) {
-            result = drive(st, &here, it);
-            Py_DECREF(it);
-        }
-        else if (!PyErr_Occurred()) {
-            *handled = false;
-        }
+    if (!gio_here_green(st, &here)) {
         gio_here_clear(&here);
-        return result;
+        return await_elsewhere(st, x);
     }
-    gio_here_clear(&here);
-    if (gio_here(st, &here) < 0) {
-        return NULL;
+    PyObject *it = awaitable_iter(x);
+    if (it != NULL && here.job->scopes != NULL) {
+        it = limit_in_trio(st, &here, it);
     }
-    if (here.place == GIO_PLACE_FORBIDDEN) {
-        gio_would_block(st, "await_");
-        close_unstarted(x);
+    if (it != NULL) {
+        result = drive(st, &here, it);
+        Py_DECREF(it);
     }
-    else {
-        result = await_plain(st, &here, x);
+    else if (!PyErr_Occurred()) {
+        *handled = false;
     }
     gio_here_clear(&here);
     return result;
