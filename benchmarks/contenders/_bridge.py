@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, ClassVar
 
 from benchmarks.contenders import _psycopg2
@@ -29,13 +29,16 @@ async def immediate() -> object:
 
 
 class _Pause:
-    def __await__(self) -> Generator[None, None, None]:
-        yield
+    def __await__(self) -> Iterator[None]:
+        return iter((None,))
+
+
+_PAUSE = _Pause()
 
 
 async def pause() -> None:
-    """Suspend with nothing to wait for, until whoever drives it sends again."""
-    await _Pause()
+    """Suspend until whoever drives it sends again; takes as little memory as can be."""
+    await _PAUSE
 
 
 class Bridge:
