@@ -78,6 +78,8 @@ struct GioThread {
     PyObject *main;         /* the thread's main greenlet */
     GioWorker *idle;        /* linked pool; each link owns its worker */
     int idle_count;
+    int idle_unused;        /* of the idle, how many no job has needed lately */
+    int released;           /* jobs ended since that count began */
     GioCall *calls;         /* started, unfinished calls; linked, borrowed */
     PyObject *orphans;      /* list: calls dropped elsewhere, to be unwound here */
     GioHub *hub;            /* the last one used, a cache */
