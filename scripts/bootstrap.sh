@@ -80,7 +80,7 @@ install_missing() {
     fi
     install="apt-get install -y --no-install-recommends $MISSING"
     if [ "$(id -u)" = 0 ]; then
-        root=env
+        root="env"
     elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
         root="sudo env"
     else
