@@ -52,9 +52,11 @@ def test_all_names_what_is_public_and_nothing_else(name: str) -> None:
     module = importlib.import_module(name)
     assert isinstance(module.__all__, tuple)
     assert len(set(module.__all__)) == len(module.__all__)
-    absent = [public for public in module.__all__ if not hasattr(module, public)]
-    assert absent == []
-    assert sorted(defined_in(module) - set(module.__all__)) == []
+    for public in module.__all__:
+        if not hasattr(module, public):  # as `from package import *` does
+            importlib.import_module(f"{name}.{public}")
+    if not name.startswith("greenletio.green."):  # there it is the standard library's
+        assert sorted(defined_in(module) - set(module.__all__)) == []
 
 
 def defined_in(module: ModuleType) -> set[str]:
