@@ -49,6 +49,7 @@ lint: ## ruff, clang-format, and docker-compose.yml against its schema
 	$(RUN)/ruff check
 	$(RUN)/ruff format --check
 	$(RUN)/clang-format --dry-run -Werror $(C_FILES)
+	! git ls-files --cached --ignored --exclude-standard | grep . # nothing that is made is tracked
 	$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 types: ## mypy, and the stubs of the C modules against the modules
