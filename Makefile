@@ -44,11 +44,13 @@ test-all: ## all of the above, and the tests marked `slow`
 	$(PYTEST) -m '' $(ARGS)
 	$(MAKE) leaks asan test-pythons
 
-lint: ## ruff and clang-format
+lint: ## ruff, clang-format, and docker-compose.yml against its schema
 	@$(BOOTSTRAP) lint
 	$(RUN)/ruff check
 	$(RUN)/ruff format --check
 	$(RUN)/clang-format --dry-run -Werror $(C_FILES)
+	! git ls-files --cached --ignored --exclude-standard | grep . # nothing that is made is tracked
+	$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 types: ## mypy, and the stubs of the C modules against the modules
 	@$(BOOTSTRAP) test lint

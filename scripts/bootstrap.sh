@@ -80,14 +80,14 @@ install_missing() {
     fi
     install="apt-get install -y --no-install-recommends $MISSING"
     if [ "$(id -u)" = 0 ]; then
-        root=
+        root="env"
     elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
         root="sudo env"
     else
         fail "missing: $MISSING. Have root run: apt-get update && $install"
     fi
-    say "missing: $MISSING. Installing them${root:+, which needs root}: ${root:+sudo }$install"
-    # The packages to install are words of their own.
+    say "missing: $MISSING. Installing them: ${root%env}$install"
+    # Words of their own.
     # shellcheck disable=SC2086
     { $root apt-get update -q && $root DEBIAN_FRONTEND=noninteractive $install; } >&2 ||
         fail "apt-get failed, see above. Without a network or a mirror, install by hand: $MISSING."

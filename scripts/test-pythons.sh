@@ -5,7 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 find_python() {
-    for candidate in "python3.$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"3.$1".*/bin/python; do
+    pyenv=${PYENV_ROOT:-$HOME/.pyenv}/versions
+    for candidate in "python3.$1" "$pyenv/3.$1."*/bin/python; do
         if "$candidate" -c "import sys; sys.exit(sys.version_info[:2] != (3, $1))" 2>/dev/null; then
             command -v "$candidate"
             return
@@ -13,7 +14,7 @@ find_python() {
     done
 }
 
-passed= failed= absent=
+passed='' failed='' absent=''
 for minor in 10 11 12 13 14; do
     python=$(find_python "$minor")
     if [ -z "$python" ]; then

@@ -1,0 +1,43 @@
+"""What README.md shows works as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGES.md")
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_a_block_runs_as_a_program(number: int, pg_dsn: str, tmp_path: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text(BLOCKS[number])
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", str(script)],
+        env={**os.environ, "DATABASE_URL": pg_dsn},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_there_are_blocks_to_run() -> None:
+    assert len(BLOCKS) >= 5
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_a_document_names_is_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    code = re.findall(r"`([^`\n]+)`", text) + text.split("```")[1::2]
+    made = {name for part in code for name in re.findall(r"\bmake ([a-z-]+)", part)}
+    assert made <= {*targets, "git"}
+    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)
+    assert [link for link in links if not (ROOT / link).exists()] == []
