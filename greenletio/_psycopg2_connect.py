@@ -39,9 +39,9 @@ def connector(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if kwargs.pop("async", 0) or kwargs.pop("async_", 0):
             return original(dsn, connection_factory, async_=1)
-        green = _pq.may_wait("psycopg2.connect()")
+        _pq.check_place("psycopg2.connect()")
         errors: list[psycopg2.OperationalError] = []
-        for attempt in _attempts(dsn, green):
+        for attempt in _attempts(dsn):
             if isinstance(attempt, psycopg2.OperationalError):
                 errors.append(attempt)
                 continue
@@ -58,7 +58,7 @@ def connector(original: Callable[..., Any]) -> Callable[..., Any]:
     return connect
 
 
-def _attempts(dsn: str, green: bool) -> Iterator[str | psycopg2.OperationalError]:
+def _attempts(dsn: str) -> Iterator[str | psycopg2.OperationalError]:
     """The connection strings to try in turn, or in their place why one cannot be tried."""
     options = _options(dsn)
     hosts = _hosts(options)
@@ -74,7 +74,7 @@ def _attempts(dsn: str, green: bool) -> Iterator[str | psycopg2.OperationalError
     for overrides in passes:
         for host in hosts:
             try:
-                addresses = _resolve(host, green) if _needs_resolving(host) else [host.hostaddr]
+                addresses = _resolve(host) if _needs_resolving(host) else [host.hostaddr]
             except OSError as exc:
                 yield psycopg2.OperationalError(
                     f'could not translate host name "{host.host}" to address: {exc.strerror}'
@@ -118,13 +118,11 @@ def _needs_resolving(host: _Host) -> bool:
     return False
 
 
-def _resolve(host: _Host, green: bool) -> list[str]:
-    """A name's addresses, as libpq would try them. Waits in a thread when ``green``."""
-    arguments = (host.host, None, socket.AF_UNSPEC, socket.SOCK_STREAM)
-    if green:
-        found = run_in_thread(socket.getaddrinfo, *arguments)
-    else:
-        found = socket.getaddrinfo(*arguments)
+def _resolve(host: _Host) -> list[str]:
+    """A name's addresses, as libpq would try them. Waits as the caller's place says."""
+    found = run_in_thread(
+        socket.getaddrinfo, host.host, None, socket.AF_UNSPEC, socket.SOCK_STREAM
+    )
     addresses = []
     for family, _, _, _, address in found:
         scope = f"%{address[3]}" if family == socket.AF_INET6 and address[3] else ""

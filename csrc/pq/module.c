@@ -47,20 +47,19 @@ get_blocking(PyObject *module, PyObject *conn)
     return PyBool_FromLong(blocking);
 }
 
-/* Refuse to hold a running loop; whether the greenlet would be suspended. */
+/* Raise WouldBlockError where a wait would hold a running loop. */
 static PyObject *
-may_wait(PyObject *module, PyObject *what)
+check_place(PyObject *module, PyObject *what)
 {
     const GioAPI *api = gio_pq_state(module)->api;
     const char *utf8 = PyUnicode_AsUTF8(what);
     if (utf8 == NULL)
         return NULL;
-    GioPlace place = api->place();
-    if (place == GIO_PLACE_FORBIDDEN) {
+    if (api->place() == GIO_PLACE_FORBIDDEN) {
         api->set_would_block(utf8);
         return NULL;
     }
-    return PyBool_FromLong(place == GIO_PLACE_GREEN);
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -210,8 +209,8 @@ static PyMethodDef pq_methods[] = {
      "copy(cursor, sql, file, size): run a COPY with a file."},
     {"patch", gio_pq_patch, METH_O, "patch({type: {name: function}}): put the guards in."},
     {"unpatch", gio_pq_unpatch, METH_NOARGS, "unpatch(): put psycopg2's own methods back."},
-    {"may_wait", may_wait, METH_O,
-     "may_wait(what): raise WouldBlockError in a running loop; True in a greenlet."},
+    {"check_place", check_place, METH_O,
+     "check_place(what): raise WouldBlockError where a running loop would be held."},
     {"conninfo", conninfo, METH_O, "conninfo(dsn): every option libpq would connect with."},
     {"mark", mark, METH_O, "mark(conn): how many transactions have ended."},
     {"set_cancel_timeout", set_cancel_timeout, METH_O, "set_cancel_timeout(seconds)"},
