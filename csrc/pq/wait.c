@@ -105,29 +105,78 @@ gio_pq_step(GioPqState *st, GioPqConn *c)
     }
 }
 
-/* When a connection attempt must be over: connect_timeout, wherever libpq found it. */
-static int64_t
-connect_deadline(GioPqState *st, GioPqConn *c)
+/* One of the options that libpq connects with, wherever it found it: "" if unset.
+ * Borrowed from `options`. */
+static const char *
+option(PQconninfoOption *options, const char *keyword)
 {
-    int64_t deadline = GIO_NEVER;
-    PQconninfoOption *options = st->pq.PQconninfo(c->pg);
     for (PQconninfoOption *o = options; o != NULL && o->keyword != NULL; o++) {
-        if (strcmp(o->keyword, "connect_timeout") == 0 && o->val != NULL) {
-            long seconds = strtol(o->val, NULL, 10);
-            if (seconds > 0 && seconds < INT_MAX)
-                deadline = st->api->now() + (int64_t)seconds * 1000000000;
+        if (strcmp(o->keyword, keyword) == 0)
+            return o->val != NULL ? o->val : "";
+    }
+    return "";
+}
+
+/* When a connection attempt must be over: connect_timeout. */
+static int64_t
+connect_deadline(GioPqState *st, PQconninfoOption *options)
+{
+    long seconds = strtol(option(options, "connect_timeout"), NULL, 10);
+    if (seconds <= 0 || seconds >= INT_MAX)
+        return GIO_NEVER;
+    return st->api->now() + (int64_t)seconds * 1000000000;
+}
+
+/* Say which server it was: psycopg2 loses that part of libpq's message. */
+static void
+name_the_server(GioPqState *st, PQconninfoOption *options)
+{
+    PyObject *type, *value, *traceback;
+    if (!PyErr_ExceptionMatches(st->operational_error))
+        return;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
+    const char *message = text != NULL ? PyUnicode_AsUTF8(text) : NULL;
+    if (message == NULL || strstr(message, "connection to server") != NULL) {
+        PyErr_Restore(type, value, traceback);
+    } else {
+        const char *host = option(options, "host");
+        PyErr_Format(st->operational_error, "connection to server at \"%s\", port %s failed: %s",
+                     *host ? host : option(options, "hostaddr"), option(options, "port"), message);
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(traceback);
+    }
+    Py_XDECREF(text);
+}
+
+/* Poll and wait until psycopg2 has its connection. */
+static int
+run_connecting(GioPqState *st, GioPqConn *c)
+{
+    PQconninfoOption *options = st->pq.PQconninfo(c->pg);
+    int64_t deadline = connect_deadline(st, options);
+    int events, ready, rc = GIO_PQ_DONE;
+    while (rc == GIO_PQ_DONE && (events = gio_pq_step(st, c)) != 0) {
+        if (events < 0) {
+            rc = GIO_PQ_FAILED;
+        } else if ((ready = gio_pq_wait_socket(st, c, events, deadline)) < 0) {
+            rc = GIO_PQ_INTERRUPTED;
+        } else if (ready == 0) {
+            PyErr_SetString(st->operational_error, "timeout expired\n");
+            rc = GIO_PQ_FAILED;
         }
     }
+    if (rc == GIO_PQ_FAILED)
+        name_the_server(st, options);
     st->pq.PQconninfoFree(options);
-    return deadline;
+    return rc;
 }
 
 /* Poll and wait until psycopg2 has its result. */
 static int
 run(GioPqState *st, GioPqConn *c)
 {
-    bool connecting = gio_pq_connecting(st, c->conn);
-    int64_t deadline = connecting ? connect_deadline(st, c) : GIO_NEVER;
     for (;;) {
         int events = gio_pq_step(st, c);
         if (events < 0)
@@ -143,14 +192,10 @@ run(GioPqState *st, GioPqConn *c)
                 return rc;
             continue;
         }
-        int ready = gio_pq_wait_socket(st, c, events, deadline);
+        int ready = gio_pq_wait_socket(st, c, events, GIO_NEVER);
         if (ready < 0)
             return GIO_PQ_INTERRUPTED;
-        if (ready == 0) {
-            PyErr_SetString(st->operational_error, "connection to server failed: timeout expired");
-            return GIO_PQ_FAILED;
-        }
-        if (!connecting && (events & GIO_WRITE) && (ready & GIO_READ))
+        if ((events & GIO_WRITE) && (ready & GIO_READ))
             st->pq.PQconsumeInput(c->pg); /* its failure shows at the next step */
     }
 }
@@ -170,10 +215,11 @@ wait_guarded(GioPqState *st, GioPqConn *c, bool guarded)
 {
     int rc = GIO_PQ_INTERRUPTED;
     if (c->pending == NULL) {
-        rc = run(st, c);
+        bool connecting = gio_pq_connecting(st, c->conn);
+        rc = connecting ? run_connecting(st, c) : run(st, c);
         if (rc != GIO_PQ_INTERRUPTED)
             return rc;
-        if (!guarded || gio_pq_connecting(st, c->conn) || is_final(st))
+        if (!guarded || connecting || is_final(st))
             return -1;
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
