@@ -20,7 +20,7 @@ from greenletio.errors import GreenletioError, WouldBlockError
 if TYPE_CHECKING:
     from greenletio._patch import patch_blocking
     from greenletio._psycopg import patch_psycopg, unpatch_psycopg
-    from greenletio._psycopg2 import patch_psycopg2, unpatch_psycopg2
+    from greenletio._psycopg2 import patch_psycopg2, psycopg2_blocking, unpatch_psycopg2
 
 __all__ = (
     "Green",
@@ -32,6 +32,7 @@ __all__ = (
     "patch_blocking",
     "patch_psycopg",
     "patch_psycopg2",
+    "psycopg2_blocking",
     "sleep",
     "spawn",
     "timeout",
@@ -47,6 +48,7 @@ _LAZY = {
     "patch_psycopg": "greenletio._psycopg",
     "unpatch_psycopg": "greenletio._psycopg",
     "patch_psycopg2": "greenletio._psycopg2",
+    "psycopg2_blocking": "greenletio._psycopg2",
     "unpatch_psycopg2": "greenletio._psycopg2",
 }
 
