@@ -420,20 +420,23 @@ def _send_cancel(
     conn: psycopg.Connection[Any], timeout: float | None, how: Callable[..., Any]
 ) -> None:
     """Have the server cancel what it runs; `_Expired` if it has not heard within `timeout`."""
+    from psycopg import generators
     from psycopg._capabilities import capabilities
 
     if capabilities.has_cancel_safe():
+        request = conn.pgconn.cancel_conn()
+        request.start()
         wait_fd = partial(how, _core.wait_fd)
-        _drive(conn._cancel_gen(), None, None, timeout, wait_fd, _close_generator)
+        _drive(generators.cancel(request), None, None, timeout, wait_fd, _close_generator)
         return
     # Before version 17 libpq only has a call that blocks, for ever if the server is frozen:
     # hence a thread of its own and not one of a pool that others need.
-    request = _blocking_cancel(conn)
+    send = _blocking_cancel(conn)
     done: _core.Waiter[None] = _core.Waiter()
 
     def run() -> None:
         try:
-            request()
+            send()
         except Exception as ex:
             done.set_exception(ex)
         else:
