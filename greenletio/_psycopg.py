@@ -284,7 +284,7 @@ def _connection_cancel(original: Callable[..., Any]) -> Callable[..., Any]:
             original(self)
         elif self._should_cancel():
             _refuse_in_loop("psycopg.Connection.cancel")
-            _send_cancel(self, None, _core.wait_fd)
+            _send_cancel(self, None, _as_called)
 
     return cancel
 
