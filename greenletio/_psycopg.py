@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from greenletio import _core
 from greenletio._lock import FairLock
+from greenletio._loops import would_block
 from greenletio._threads import run_in_thread
-from greenletio.errors import WouldBlockError
 
 if TYPE_CHECKING:
     import psycopg
@@ -32,7 +32,6 @@ __all__ = ("patch_psycopg", "unpatch_psycopg")
 
 _T = TypeVar("_T")
 _Gen = Generator[Any, Any, _T]
-_WaitFd = Callable[[int, int, "float | None"], int]
 
 _logger = logging.getLogger("greenletio")
 
@@ -135,6 +134,14 @@ def unpatch_psycopg() -> None:
 # ---- waiting for psycopg's generators ------------------------------------------------------------
 
 
+def _green(what: str) -> bool:
+    """Whether a wait suspends a greenlet here, or else the thread; WouldBlockError in a loop."""
+    place = _core.place()
+    if place < 0:
+        raise would_block(what)
+    return place > 0
+
+
 class _Expired(Exception):
     """The time given to `_drive` is over; its generator is where it was."""
 
@@ -144,7 +151,6 @@ def _drive(
     fileno: int | None,
     interval: float | None,
     timeout: float | None,
-    wait_fd: _WaitFd,
     interrupted: Callable[[_Gen[Any], BaseException], None],
 ) -> _T:
     """Run `gen`, from its start or from where it was suspended, to its end; return its value.
@@ -164,7 +170,7 @@ def _drive(
                 if interval is not None:
                     left = min(left, interval)
             try:
-                ready = wait_fd(fd, events, left)
+                ready = _core.wait_fd(fd, events, left)
             except BaseException as ex:
                 interrupted(gen, ex)
                 raise
@@ -188,7 +194,7 @@ def _run(
     from psycopg import errors
 
     try:
-        return _drive(gen, fileno, interval, timeout, _core.wait_fd, interrupted)
+        return _drive(gen, fileno, interval, timeout, interrupted)
     except _Expired:
         raise errors._WaitTimeout("wait timeout expired") from None
     except OSError as ex:
@@ -207,9 +213,8 @@ def _wait(original: Callable[..., Any], ticks: bool) -> Callable[..., Any]:
     def wait(
         gen: _Gen[_T], fileno: int, interval: float = 0.0, timeout: float | None = None
     ) -> _T:
-        if _core.place() == 0:
+        if not _green("a psycopg operation"):
             return cast(_T, original(gen, fileno, interval, **_limit(timeout)))
-        _refuse_in_loop("a psycopg operation")
         return _run(gen, fileno, interval if ticks else None, timeout, _close_generator)
 
     return wait
@@ -217,9 +222,8 @@ def _wait(original: Callable[..., Any], ticks: bool) -> Callable[..., Any]:
 
 def _wait_conn(original: Callable[..., Any], ticks: bool) -> Callable[..., Any]:
     def wait_conn(gen: _Gen[_T], interval: float = 0.0, timeout: float | None = None) -> _T:
-        if _core.place() == 0:
+        if not _green("psycopg.connect"):
             return cast(_T, original(gen, interval, **_limit(timeout)))
-        _refuse_in_loop("psycopg.connect")
         return _run(gen, None, interval if ticks else None, timeout, _close_generator)
 
     return wait_conn
@@ -241,11 +245,8 @@ def _connection_wait(original: Callable[..., Any], ticks: bool) -> Callable[...,
         timeout: float | None = None,
     ) -> _T:
         """Run a generator on the connection; cooperative in a greenlet (see patch_psycopg)."""
-        place = _core.place()
-        if place == 0:
+        if not _needs_no_wait(self, gen) and not _green("a psycopg operation"):
             return cast(_T, original(self, gen, interval, **_limit(timeout)))
-        if place < 0 and not _needs_no_wait(self, gen):
-            _refuse_in_loop("a psycopg operation")
         return _run(
             gen, self.pgconn.socket, interval if ticks else None, timeout, partial(_settle, self)
         )
@@ -254,7 +255,7 @@ def _connection_wait(original: Callable[..., Any], ticks: bool) -> Callable[...,
 
 
 def _needs_no_wait(conn: psycopg.Connection[Any], gen: _Gen[Any]) -> bool:
-    """Whether `gen` is one of those that send nothing to a server that is idle."""
+    """Whether `gen` sends nothing, as some do when the server is idle: allowed in a loop too."""
     from psycopg import pq
 
     return (
@@ -280,11 +281,10 @@ _LOCAL_WHEN_IDLE = frozenset(
 def _connection_cancel(original: Callable[..., Any]) -> Callable[..., Any]:
     def cancel(self: psycopg.Connection[Any]) -> None:
         """Ask the server to cancel the current operation; cooperative in a greenlet."""
-        if _core.place() == 0:
+        if not _green("psycopg.Connection.cancel"):
             original(self)
         elif self._should_cancel():
-            _refuse_in_loop("psycopg.Connection.cancel")
-            _send_cancel(self, None, _as_called)
+            _send_cancel(self, None)
 
     return cancel
 
@@ -325,9 +325,7 @@ class _ResolvingSocket:
 
     @staticmethod
     def getaddrinfo(*args: Any, **kwargs: Any) -> Any:
-        if _core.place() == 0:
-            return socket.getaddrinfo(*args, **kwargs)
-        _refuse_in_loop("resolving a host name")
+        _green("resolving a host name")
         return run_in_thread(partial(socket.getaddrinfo, *args, **kwargs))
 
 
@@ -348,6 +346,7 @@ def _settle(conn: psycopg.Connection[Any], gen: _Gen[Any], reason: BaseException
     if conn.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
         gen.close()
         return
+    _core.shield(True)  # further cancellations are one with the first, which goes on after this
     try:
         _cancel_and_drain(conn, gen)
     except _Unanswered as ex:
@@ -360,6 +359,8 @@ def _settle(conn: psycopg.Connection[Any], gen: _Gen[Any], reason: BaseException
         # The greenlet is being ended, and no wait is possible any more.
         _drop(conn, gen)
         _logger.debug("psycopg: connection closed after an interrupted clean-up", exc_info=ex)
+    finally:
+        _core.shield(False)
 
 
 def _drop(conn: psycopg.Connection[Any], gen: _Gen[Any]) -> None:
@@ -378,12 +379,11 @@ def _cancel_and_drain(conn: psycopg.Connection[Any], gen: _Gen[Any]) -> None:
         try:
             try:
                 if not (conn._tpc and conn._tpc[1]):  # a prepared transaction can't be cancelled
-                    _send_cancel(conn, deadline - monotonic(), _regardless)
+                    _send_cancel(conn, deadline - monotonic())
             except errors.Error as ex:
                 _logger.debug("psycopg: a cancel request failed: %s", ex)
             rest = min(_RESEND_S, deadline - monotonic())
-            wait_fd = partial(_regardless, _core.wait_fd)
-            _drive(gen, conn.pgconn.socket, None, rest, wait_fd, _leave_generator)
+            _drive(gen, conn.pgconn.socket, None, rest, _leave_generator)
             return
         except _Expired:
             if monotonic() >= deadline:
@@ -397,28 +397,7 @@ def _leave_generator(_gen: _Gen[Any], _reason: BaseException) -> None:
     pass
 
 
-def _as_called(wait: Callable[..., _T], *args: Any) -> _T:
-    return wait(*args)
-
-
-def _regardless(wait: Callable[..., _T], *args: Any) -> _T:
-    """`wait(*args)`, the last of them its timeout, which no further cancellation ends.
-
-    For the clean-up after a cancellation, which is delivered when that is done.
-    """
-    *what, timeout = args
-    deadline = None if timeout is None else monotonic() + timeout
-    while True:
-        try:
-            return wait(*what, timeout)
-        except asyncio.CancelledError:
-            if deadline is not None:
-                timeout = max(0.0, deadline - monotonic())
-
-
-def _send_cancel(
-    conn: psycopg.Connection[Any], timeout: float | None, how: Callable[..., Any]
-) -> None:
+def _send_cancel(conn: psycopg.Connection[Any], timeout: float | None) -> None:
     """Have the server cancel what it runs; `_Expired` if it has not heard within `timeout`."""
     from psycopg import generators
     from psycopg._capabilities import capabilities
@@ -426,8 +405,7 @@ def _send_cancel(
     if capabilities.has_cancel_safe():
         request = conn.pgconn.cancel_conn()
         request.start()
-        wait_fd = partial(how, _core.wait_fd)
-        _drive(generators.cancel(request), None, None, timeout, wait_fd, _close_generator)
+        _drive(generators.cancel(request), None, None, timeout, _close_generator)
         return
     # Before version 17 libpq only has a call that blocks, for ever if the server is frozen:
     # hence a thread of its own and not one of a pool that others need.
@@ -443,7 +421,7 @@ def _send_cancel(
             done.set(None)
 
     threading.Thread(target=run, name="greenletio-cancel", daemon=True).start()
-    if not how(done.wait, timeout):
+    if not done.wait(timeout):
         raise _Expired
     done.result()
 
@@ -508,9 +486,3 @@ class _Condition:
 
     def notify_all(self) -> None:
         self._waiter.set(None)
-
-
-def _refuse_in_loop(what: str) -> None:
-    """Raise WouldBlockError where a wait would hold the running loop."""
-    if _core.place() < 0:
-        raise WouldBlockError(what)

@@ -22,6 +22,7 @@ from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
 from greenletio import _core
 from greenletio._lock import FairLock
+from greenletio._loops import would_block
 
 __all__ = ("GreenQueuePool",)
 
@@ -139,8 +140,8 @@ class GreenQueuePool(QueuePool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         idle = self._pool
-        if self._pre_ping:
-            _core.refuse_in_loop("a checkout with pool_pre_ping")
+        if self._pre_ping and _core.place() < 0:  # else the ping would fail, and cost a connection
+            raise would_block("a checkout with pool_pre_ping")
         turn: _Turn | None = None
         with idle.mutex:
             if not idle.empty():
