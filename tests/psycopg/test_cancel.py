@@ -27,25 +27,8 @@ def query(connection: Connection) -> None:
     connection.execute("SELECT pg_sleep(600)")
 
 
-def copy_in(connection: Connection) -> None:
-    connection.execute("CREATE TEMP TABLE t (n int)")
-    connection.execute("BEGIN") if connection.autocommit else None
-    with connection.cursor().copy("COPY t FROM STDIN") as copy:
-        copy.write_row((1,))
-        connection.wait(stuck())
-
-
-def stuck() -> Iterator[int]:
-    """Waits for data that the server has no reason to send."""
-    while True:
-        yield pq_wait_read
-
-
-pq_wait_read = 1
-
-
 def copy_in_blocked(connection: Connection) -> None:
-    """The server is not reading: it holds a lock that the trigger of the first row waits for."""
+    """The server is not reading: the trigger of the first row sleeps."""
     connection.execute("CREATE TEMP TABLE t (s text)")
     connection.execute(
         "CREATE FUNCTION pg_temp.stop() RETURNS trigger LANGUAGE plpgsql AS "

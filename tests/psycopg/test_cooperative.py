@@ -326,6 +326,7 @@ def test_waits_leave_nothing_behind(run: Run, connect: Connect) -> None:
     connection.close()
 
 
+@pytest.mark.timeout(300)
 def test_the_same_holds_for_the_python_implementation() -> None:
     """psycopg chooses its implementation when it is imported: hence another process."""
     if pq.__impl__ == "python":
@@ -336,7 +337,7 @@ def test_the_same_holds_for_the_python_implementation() -> None:
         missing("psycopg's Python implementation does not load: install libpq5 or libpq-dev")
     here = os.path.dirname(__file__)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", here],
+        [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-k", "not uvloop", here],
         env=environ,
         capture_output=True,
         text=True,
