@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from sqlalchemy import event, exc
 from sqlalchemy.engine import Dialect, ExceptionContext
@@ -26,8 +26,18 @@ from greenletio._loops import would_block
 
 __all__ = ("GreenQueuePool",)
 
-_Turn: TypeAlias = "_core.Waiter[ConnectionPoolEntry | None]"
-"""What a checkout in the queue gets: a connection, or the right to make a new one."""
+
+class _Turn:
+    """A checkout in the queue, and what it gets: a connection, or None: the right to make one.
+
+    Who has left the queue has got it, whether or not the wait ends with an exception.
+    """
+
+    __slots__ = ("record", "waiter")
+
+    def __init__(self) -> None:
+        self.waiter: _core.Waiter[None] = _core.Waiter()
+        self.record: ConnectionPoolEntry | None = None
 
 
 class _Idle(QueueCommon[ConnectionPoolEntry]):
@@ -44,6 +54,15 @@ class _Idle(QueueCommon[ConnectionPoolEntry]):
         self.mutex = threading.RLock()
         self.turns: deque[_Turn] = deque()
         self._items: deque[ConnectionPoolEntry] = deque()
+
+    def grant(self, record: ConnectionPoolEntry | None) -> bool:
+        """Give the next in the queue its turn; False if nobody waits. Under `mutex`."""
+        if not self.turns:
+            return False
+        turn = self.turns.popleft()
+        turn.record = record
+        turn.waiter.set(None)
+        return True
 
     def empty(self) -> bool:
         return not self._items
@@ -147,7 +166,7 @@ class GreenQueuePool(QueuePool):
             if not idle.empty():
                 return idle.get_nowait()
             if not self._inc_overflow():
-                turn = _core.Waiter()
+                turn = _Turn()
                 idle.turns.append(turn)
         if turn is not None:
             record = self._wait_for(turn)
@@ -161,10 +180,10 @@ class GreenQueuePool(QueuePool):
 
     def _wait_for(self, turn: _Turn) -> ConnectionPoolEntry | None:
         try:
-            turn.wait(self._timeout)
+            turn.waiter.wait(self._timeout)
         except BaseException:
             if not self._leave(turn):
-                self._pass_on(turn.result())
+                self._pass_on(turn.record)
             raise
         if self._leave(turn):
             raise exc.TimeoutError(
@@ -172,7 +191,7 @@ class GreenQueuePool(QueuePool):
                 f"connection timed out, timeout {self._timeout:.2f}",
                 code="3o7r",
             )
-        return turn.result()
+        return turn.record
 
     def _leave(self, turn: _Turn) -> bool:
         """Leave the queue; False if the turn had come before."""
@@ -192,8 +211,7 @@ class GreenQueuePool(QueuePool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         idle = self._pool
         with idle.mutex:
-            if idle.turns:
-                idle.turns.popleft().set(record)
+            if idle.grant(record):
                 return
             if not idle.full():
                 idle.put_nowait(record)
@@ -203,24 +221,28 @@ class GreenQueuePool(QueuePool):
         finally:
             self._dec_overflow()
 
-    def _dec_overflow(self) -> Literal[True]:
+    def _dec_overflow(self) -> Any:
         with self._pool.mutex:
-            if self._pool.turns:  # the place is not freed but handed on
-                self._pool.turns.popleft().set(None)
-                return True
-            return super()._dec_overflow()
+            # Handed on if somebody waits, else freed.
+            return self._pool.grant(None) or super()._dec_overflow()
 
     def dispose(self) -> None:
         super().dispose()
         with self._pool.mutex:
             while self._pool.turns and self._inc_overflow():
-                self._pool.turns.popleft().set(None)
+                self._pool.grant(None)
 
 
 def _keep_cancelled(context: ExceptionContext) -> None:
-    """Don't let SQLAlchemy close a connection that its driver has brought back after a cancel."""
+    """Don't let SQLAlchemy close a connection that its driver has brought back after a cancel.
+
+    Only where a statement was cancelled: the rollback of the surrounding block is still to come,
+    and gives the connection back. Where that is cancelled itself, nothing but SQLAlchemy's
+    invalidation would.
+    """
     if (
         isinstance(context.original_exception, asyncio.CancelledError)
+        and context.execution_context is not None
         and context.connection is not None
         and isinstance(context.connection.engine.pool, GreenQueuePool)
         and not context.connection.closed

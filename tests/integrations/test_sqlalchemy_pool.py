@@ -372,6 +372,27 @@ def test_a_cancelled_query_keeps_its_connection(run: Run, make_engine: MakeEngin
     run(main())
 
 
+def test_a_cancelled_rollback_gives_its_connection_back(
+    run: Run, make_engine: MakeEngine, pg_query: Query
+) -> None:
+    async def main() -> None:
+        engine = make_engine(pool_size=1, max_overflow=0)
+        reasons: list[BaseException] = []  # with their tracebacks, and all that those hold
+        for delay in range(40):
+            task = asyncio.create_task(async_(query)(engine, 1, 0))
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError as ex:
+                reasons.append(ex)
+            check_whole(engine, pg_query)
+        assert reasons
+
+    run(main())
+
+
 def test_random_cancellations_lose_and_leak_nothing(
     run: Run, make_engine: MakeEngine, pg_query: Query
 ) -> None:
