@@ -154,6 +154,18 @@ core_place(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+core_shield(PyObject *module, PyObject *on)
+{
+    (void)module;
+    int truth = PyObject_IsTrue(on);
+    if (truth < 0) {
+        return NULL;
+    }
+    PyObject *kept = gio_api()->shield(truth);
+    return kept != NULL ? kept : Py_NewRef(Py_None);
+}
+
+static PyObject *
 core_current_call(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     GioHere here;
@@ -243,6 +255,10 @@ static PyMethodDef core_methods[] = {
     {"place", core_place, METH_NOARGS,
      "place($module, /)\n--\n\n"
      "What a wait would do here: 1 suspend this greenlet, 0 block the thread, -1 WouldBlockError."},
+    {"shield", core_shield, METH_O,
+     "shield($module, on, /)\n--\n\n"
+     "While on, waits made here are not ended by cancellation or enclosing timeouts. Turned off\n"
+     "it returns the cancellation that arrived, or None. For short clean-up with a deadline."},
     {"current_call", core_current_call, METH_NOARGS,
      "current_call($module, /)\n--\n\nThe async_ call that is running here, or None."},
     {"calls", core_calls, METH_NOARGS,
