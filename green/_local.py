@@ -1,0 +1,116 @@
+"""``threading.local`` for greenlets: attributes of each call of ``async_`` or ``spawn``.
+
+Keyed by the call, for the greenlet that runs it will run others later; held weakly, so the
+values go when the call does. A thread of the system, where no call runs, counts as one.
+"""
+
+from __future__ import annotations
+
+import threading as _std
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from greenletio import _core
+
+__all__ = ("local",)
+
+
+class _Key:
+    """Stands for a ``local`` in the stores, whatever its ``__eq__`` and ``__hash__`` are."""
+
+    __slots__ = ("__weakref__", "args", "kwargs")
+
+
+_Store = WeakKeyDictionary[_Key, dict[str, Any]]
+_stores: "WeakKeyDictionary[_core.AsyncCall[Any], _Store]" = WeakKeyDictionary()
+
+
+class _ThreadStore(_std.local):
+    def __init__(self) -> None:
+        self.values: _Store = WeakKeyDictionary()
+
+
+_thread = _ThreadStore()
+
+
+def _values(self: "local") -> dict[str, Any]:
+    """The attributes that ``self`` has here, made and initialised at the first use."""
+    call = _core.current_call()
+    if call is None:
+        store = _thread.values
+    else:
+        try:
+            store = _stores[call]
+        except KeyError:
+            store = _stores.setdefault(call, WeakKeyDictionary())
+    key = object.__getattribute__(self, "_local__key")
+    try:
+        return store[key]
+    except KeyError:
+        values = store[key] = {}
+    cls = type(self)
+    if cls.__init__ is not object.__init__:
+        try:
+            cls.__init__(self, *key.args, **key.kwargs)
+        except BaseException:
+            del store[key]
+            raise
+    return values
+
+
+def _descriptor(self: "local", name: str, special: str) -> Any:
+    """The class attribute ``name`` if it defines ``special``."""
+    for cls in type(self).__mro__:
+        if name in vars(cls):
+            found = vars(cls)[name]
+            return found if hasattr(type(found), special) else None
+    return None
+
+
+class local:  # noqa: N801
+    """``threading.local``: what is set in one green call or thread is not seen in another."""
+
+    __slots__ = ("_local__key", "__weakref__")
+
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> "local":
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError("Initialization arguments are not supported")
+        self = object.__new__(cls)
+        key = _Key()
+        key.args, key.kwargs = args, kwargs
+        object.__setattr__(self, "_local__key", key)
+        call = _core.current_call()  # __init__ runs here right after: no second time for us
+        store = _thread.values if call is None else _stores.setdefault(call, WeakKeyDictionary())
+        store[key] = {}
+        return self
+
+    def __getattribute__(self, name: str) -> Any:
+        values = _values(self)
+        if name == "__dict__":
+            return values
+        if name in values and _descriptor(self, name, "__set__") is None:
+            return values[name]
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        values = _values(self)
+        if name == "__dict__":
+            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+        if _descriptor(self, name, "__set__") is not None:
+            object.__setattr__(self, name, value)
+        else:
+            values[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        values = _values(self)
+        if name == "__dict__":
+            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+        if _descriptor(self, name, "__delete__") is not None:
+            object.__delattr__(self, name)
+            return
+        try:
+            del values[name]
+        except KeyError:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            ) from None
