@@ -132,8 +132,30 @@ if hasattr(_std, "epoll"):
             self._epoll = _std.epoll.fromfd(fd)
             return self
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._epoll, name)
+        @property
+        def closed(self) -> bool:
+            """Whether it has been closed."""
+            return self._epoll.closed
+
+        def fileno(self) -> int:
+            """Its descriptor."""
+            return self._epoll.fileno()
+
+        def register(
+            self,
+            fd: Any,
+            eventmask: int = _std.EPOLLIN | _std.EPOLLPRI | _std.EPOLLOUT,
+        ) -> None:
+            """Watch ``fd``."""
+            self._epoll.register(fd, eventmask)
+
+        def modify(self, fd: Any, eventmask: int) -> None:
+            """Watch ``fd`` for other events."""
+            self._epoll.modify(fd, eventmask)
+
+        def unregister(self, fd: Any) -> None:
+            """Watch ``fd`` no longer."""
+            self._epoll.unregister(fd)
 
         def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
             """Wait for events; ``timeout`` in seconds, None or negative: no limit."""
