@@ -390,13 +390,12 @@ class Thread(_std.Thread):
         self._started.set()
         self._native_id = _std.get_native_id()
         self._green = greenletio.spawn(self._run_green)
-        self._green.link(lambda _: self._ended.set())
-
-    def _run_green(self) -> None:
-        call = _core.current_call()
-        assert call is not None
+        call = self._green.task.get_coro()
         self._ident = id(call)
         _threads[call] = self
+        self._green.task.add_done_callback(lambda _: self._ended.set())
+
+    def _run_green(self) -> None:
         try:
             self.run()
         except (asyncio.CancelledError, greenlet.GreenletExit):
