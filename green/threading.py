@@ -35,7 +35,8 @@ __all__ = public(_std)
 _PLAIN = 0  # _core.place(): no loop runs in this thread
 _allocate = _std.Lock  # a real lock: held for a few instructions, never across a wait
 
-_Waiters: TypeAlias = "deque[_core.Waiter[None]]"
+# Waiters are set to True by whoever wakes them; one that withdraws sets itself to False.
+_Waiters: TypeAlias = "deque[_core.Waiter[bool]]"
 
 
 def _wake(waiters: _Waiters, n: int = 1) -> int:
@@ -46,36 +47,33 @@ def _wake(waiters: _Waiters, n: int = 1) -> int:
             waiter = waiters.popleft()
         except IndexError:
             break
-        woken += waiter.set()
+        woken += waiter.set(True)
     return woken
 
 
-def _withdraw(waiter: _core.Waiter[None], waiters: _Waiters) -> bool:
+def _withdraw(waiter: _core.Waiter[bool], waiters: _Waiters) -> bool:
     """Stop waiting. False: too late, it has been woken and owns what it was woken for."""
-    if not waiter.cancelled() and not waiter.set():
-        return False
+    waiter.set(False)
     try:
         waiters.remove(waiter)
     except ValueError:
         pass
-    return True
+    return waiter.cancelled() or not waiter.result()
 
 
 def _await_turn(
-    waiter: _core.Waiter[None],
+    waiter: _core.Waiter[bool],
     waiters: _Waiters,
     timeout: float | None,
     pass_on: Callable[[], object],
 ) -> bool:
     """Wait until woken. False at the timeout; on an exception a turn that came is passed on."""
     try:
-        if waiter.wait(timeout):
-            return True
+        return waiter.wait(timeout) or not _withdraw(waiter, waiters)
     except BaseException:
         if not _withdraw(waiter, waiters):
             pass_on()
         raise
-    return not _withdraw(waiter, waiters)
 
 
 def get_ident() -> int:
@@ -112,7 +110,7 @@ class Lock:
             return True
         if not blocking or timeout == 0:
             return False
-        waiter: _core.Waiter[None] = _core.Waiter()
+        waiter: _core.Waiter[bool] = _core.Waiter()
         self._waiters.append(waiter)
         if self._state.acquire(False):  # released before we stood in the queue
             _withdraw(waiter, self._waiters)
@@ -223,7 +221,7 @@ class Condition(_std.Condition):
         """Wait for a notification; False after ``timeout`` seconds. Can be cancelled."""
         if not self._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("cannot wait on un-acquired lock")
-        waiter: _core.Waiter[None] = _core.Waiter()
+        waiter: _core.Waiter[bool] = _core.Waiter()
         waiters = self._waiters
         waiters.append(waiter)
         saved = self._release_save()  # type: ignore[attr-defined]
@@ -263,7 +261,7 @@ class Semaphore(_std.Semaphore):
         """Take one; False if there is none, after ``timeout`` seconds. Can be cancelled."""
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
-        waiter: _core.Waiter[None] = _core.Waiter()
+        waiter: _core.Waiter[bool] = _core.Waiter()
         with self._mutex:
             if self._value > 0:
                 self._value -= 1
@@ -320,7 +318,7 @@ class Event(_std.Event):
         """Wait for the flag; False after ``timeout`` seconds. Can be cancelled."""
         if self._flag:
             return True
-        waiter: _core.Waiter[None] = _core.Waiter()
+        waiter: _core.Waiter[bool] = _core.Waiter()
         self._waiters.append(waiter)
         if self._flag:  # raised before we stood in the queue
             _withdraw(waiter, self._waiters)
@@ -379,7 +377,7 @@ class Thread(_std.Thread):
     ) -> None:
         super().__init__(group, target, name, args, kwargs, daemon=daemon, **context)
         self._ended = Event()
-        self._green: greenletio.Green[None] | None = None
+        self._is_green = False
         self._invoke_excepthook = _report
 
     def start(self) -> None:
@@ -389,11 +387,12 @@ class Thread(_std.Thread):
             return
         self._started.set()
         self._native_id = _std.get_native_id()
-        self._green = greenletio.spawn(self._run_green)
-        call = self._green.task.get_coro()
+        self._is_green = True
+        task = greenletio.spawn(self._run_green).task
+        call = task.get_coro()
         self._ident = id(call)
         _threads[call] = self
-        self._green.task.add_done_callback(lambda _: self._ended.set())
+        task.add_done_callback(lambda _: self._ended.set())
 
     def _run_green(self) -> None:
         try:
@@ -410,14 +409,14 @@ class Thread(_std.Thread):
             self._ended.set()
 
     def __repr__(self) -> str:
-        if not self._started.is_set() or self._green is None:
+        if not self._started.is_set() or not self._is_green:
             return super().__repr__()
         status = "started" if self.is_alive() else "stopped"
         return f"<{type(self).__name__}({self.name}, {status} green {self._ident})>"
 
     def is_alive(self) -> bool:
         """Whether it has been started and has not ended."""
-        if self._green is None:
+        if not self._is_green:
             return super().is_alive()
         return not self._ended.is_set()
 
@@ -429,7 +428,7 @@ class Thread(_std.Thread):
             raise RuntimeError("cannot join thread before it is started")
         if self is current_thread():
             raise RuntimeError("cannot join current thread")
-        if self._ended.wait(timeout) and self._green is None:
+        if self._ended.wait(timeout) and not self._is_green:
             super().join()  # its last instructions
 
 
