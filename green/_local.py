@@ -21,9 +21,12 @@ class _Key:
 
     __slots__ = ("__weakref__", "args", "kwargs")
 
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args, self.kwargs = args, kwargs
+
 
 _Store = WeakKeyDictionary[_Key, dict[str, Any]]
-_stores: "WeakKeyDictionary[_core.AsyncCall[Any], _Store]" = WeakKeyDictionary()
+_stores: WeakKeyDictionary[_core.AsyncCall[Any], _Store] = WeakKeyDictionary()
 
 
 class _ThreadStore(_std.local):
@@ -80,7 +83,7 @@ def _descriptor(self: local, name: str, special: str) -> Any:
     return None
 
 
-class local:  # noqa: N801
+class local:
     """``threading.local``: what is set in one green call or thread is not seen in another."""
 
     __slots__ = ("_local__key", "__weakref__")
@@ -89,8 +92,7 @@ class local:  # noqa: N801
         if (args or kwargs) and cls.__init__ is object.__init__:
             raise TypeError("Initialization arguments are not supported")
         self = object.__new__(cls)
-        key = _Key()
-        key.args, key.kwargs = args, kwargs
+        key = _Key(args, kwargs)
         object.__setattr__(self, "_local__key", key)
         _store()[key] = {}  # __init__ runs here right after: no second time for us
         return self
@@ -106,7 +108,9 @@ class local:  # noqa: N801
     def __setattr__(self, name: str, value: Any) -> None:
         values = _values(self)
         if name == "__dict__":
-            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+            raise AttributeError(
+                f"{type(self).__name__!r} object attribute '__dict__' is read-only"
+            )
         if _descriptor(self, name, "__set__") is not None:
             object.__setattr__(self, name, value)
         else:
@@ -115,7 +119,9 @@ class local:  # noqa: N801
     def __delattr__(self, name: str) -> None:
         values = _values(self)
         if name == "__dict__":
-            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+            raise AttributeError(
+                f"{type(self).__name__!r} object attribute '__dict__' is read-only"
+            )
         if _descriptor(self, name, "__delete__") is not None:
             object.__delattr__(self, name)
             return

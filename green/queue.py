@@ -35,7 +35,7 @@ class LifoQueue(Queue[_T], _std.LifoQueue[_T]):
     """``queue.LifoQueue``."""
 
 
-class PriorityQueue(Queue[_T], _std.PriorityQueue[_T]):
+class PriorityQueue(Queue[Any], _std.PriorityQueue[Any]):
     """``queue.PriorityQueue``."""
 
 

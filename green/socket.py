@@ -63,7 +63,7 @@ def _cooperative(name: str, events: int, flags_at: int | None) -> Any:
     """The method ``name`` of a nonblocking socket, waiting as its timeout says."""
     plain = getattr(_std.socket, name)
 
-    def method(self: "socket", *args: Any, **kwargs: Any) -> Any:
+    def method(self: socket, *args: Any, **kwargs: Any) -> Any:
         deadline = None
         while True:
             try:
@@ -90,7 +90,7 @@ _sendto = _cooperative("sendto", _core.WRITE, 1)
 _sendmsg = _cooperative("sendmsg", _core.WRITE, 2)
 
 
-class socket(_std.socket):  # noqa: N801
+class socket(_std.socket):
     """``socket.socket``. Waits can be cancelled; a socket may be used from any thread."""
 
     __slots__ = ("_timeout",)
@@ -122,7 +122,7 @@ class socket(_std.socket):  # noqa: N801
     def setblocking(self, flag: bool, /) -> None:
         self._timeout = None if flag else 0.0
 
-    timeout = property(gettimeout, doc="The socket timeout in seconds, None: no limit.")  # type: ignore[assignment]
+    timeout = property(gettimeout, doc="The socket timeout in seconds, None: no limit.")
 
     def _wait(self, events: int, deadline: Deadline, message: str = "timed out") -> None:
         if not _core.wait_fd(self.fileno(), events, deadline.left()):
@@ -140,8 +140,10 @@ class socket(_std.socket):  # noqa: N801
 
     def _receives_all(self, flags: int) -> bool:
         """Whether MSG_WAITALL must be done here, the kernel not waiting for us."""
-        return bool(flags & _WAITALL) and self._timeout is None and not flags & (
-            _DONTWAIT | _std.MSG_PEEK
+        return (
+            bool(flags & _WAITALL)
+            and self._timeout is None
+            and not flags & (_DONTWAIT | _std.MSG_PEEK)
         )
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:

@@ -19,7 +19,6 @@ import sys
 import threading as _std
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -27,8 +26,8 @@ import greenlet
 
 import greenletio
 from greenletio import _core
-from greenletio.green._local import local
-from greenletio.green._std import Deadline, adopt, public
+from greenletio.green._local import local  # noqa: F401  (re-exported)
+from greenletio.green._std import adopt, public
 
 __all__ = public(_std)
 
@@ -212,10 +211,11 @@ class RLock:
 class Condition(_std.Condition):
     """``threading.Condition``. A cancelled ``wait`` takes the lock back before it raises."""
 
-    _waiters: _Waiters  # type: ignore[assignment]
+    _waiters: _Waiters
 
     def __init__(self, lock: Any = None) -> None:
-        super().__init__(RLock() if lock is None else lock)
+        lock = RLock() if lock is None else lock
+        super().__init__(lock)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a notification; False after ``timeout`` seconds. Can be cancelled."""
@@ -320,7 +320,7 @@ class Event(_std.Event):
             return True
         waiter: _core.Waiter[bool] = _core.Waiter()
         self._waiters.append(waiter)
-        if self._flag:  # raised before we stood in the queue
+        if self.is_set():  # raised before we stood in the queue
             _withdraw(waiter, self._waiters)
             return True
         limit = None if timeout is None else max(timeout, 0)
@@ -333,7 +333,7 @@ class Barrier(_std.Barrier):
     def __init__(
         self,
         parties: int,
-        action: Callable[[], object] | None = None,
+        action: Callable[[], None] | None = None,
         timeout: float | None = None,
     ) -> None:
         super().__init__(parties, action, timeout)
@@ -342,7 +342,7 @@ class Barrier(_std.Barrier):
 
 # Threads.
 
-_threads: "WeakKeyDictionary[_core.AsyncCall[Any], _std.Thread]" = WeakKeyDictionary()
+_threads: WeakKeyDictionary[_core.AsyncCall[Any], _std.Thread] = WeakKeyDictionary()
 _dummies = itertools.count(1)
 
 
@@ -358,11 +358,14 @@ def _report(thread: _std.Thread) -> None:
     try:
         excepthook(_std.ExceptHookArgs((*sys.exc_info(), thread)))
     except Exception:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
 
 
 class Thread(_std.Thread):
     """``threading.Thread``: a greenlet if a loop runs where it is started, else a real thread."""
+
+    _initialized: bool
+    _started: _std.Event
 
     def __init__(
         self,
@@ -389,7 +392,7 @@ class Thread(_std.Thread):
         self._native_id = _std.get_native_id()
         self._is_green = True
         task = greenletio.spawn(self._run_green).task
-        call = task.get_coro()
+        call: Any = task.get_coro()
         self._ident = id(call)
         _threads[call] = self
         task.add_done_callback(lambda _: self._ended.set())
@@ -435,7 +438,7 @@ class Thread(_std.Thread):
 class _GreenDummy(Thread):
     """Stands for a call of ``async_`` or ``spawn`` that no ``Thread`` object started."""
 
-    def __init__(self, call: "_core.AsyncCall[Any]") -> None:
+    def __init__(self, call: _core.AsyncCall[Any]) -> None:
         super().__init__(name=f"Dummy-green-{next(_dummies)}", daemon=True)
         self._started.set()
         self._ident = id(call)

@@ -68,9 +68,9 @@ _real_import = builtins.__import__
 class _Extent:
     """While it is entered, imports here (in this task or thread) belong to ``scope``."""
 
-    _current: "ContextVar[_Extent | None]" = ContextVar("greenletio_patch_blocking", default=None)
+    _current: ContextVar[_Extent | None] = ContextVar("greenletio_patch_blocking", default=None)
 
-    def __init__(self, scope: "_Scope | None") -> None:
+    def __init__(self, scope: _Scope | None) -> None:
         self._scope = scope
 
     def __enter__(self) -> None:
@@ -82,7 +82,7 @@ class _Extent:
         self._current.set(self._outer)
 
     @classmethod
-    def scope(cls) -> "_Scope | None":
+    def scope(cls) -> _Scope | None:
         """The scope of the imports made here and now."""
         extent = cls._current.get()
         return None if extent is None else extent._scope
@@ -175,7 +175,7 @@ class _PackageFinder(MetaPathFinder):
             scope = _Extent.scope()  # a top-level name, or below a namespace package
         else:
             scope = _scope_of(parent)
-        if scope is None:
+        if scope is None and _Extent.scope() is None:
             return None
         for finder in sys.meta_path:
             if finder is not self and hasattr(finder, "find_spec"):
@@ -191,9 +191,9 @@ class _PackageFinder(MetaPathFinder):
 
 
 class _PackageLoader(Loader):
-    """Puts a scope's builtins into a module; the rest is done by the loader it stands before."""
+    """Executes a module in a scope, or out of any; the rest does the loader it stands before."""
 
-    def __init__(self, loader: Any, scope: _Scope) -> None:
+    def __init__(self, loader: Any, scope: _Scope | None) -> None:
         self._loader = loader
         self._scope = scope
 
@@ -208,8 +208,10 @@ class _PackageLoader(Loader):
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
-        vars(module)["__builtins__"] = self._scope.builtins
-        self._loader.exec_module(module)
+        if self._scope is not None:
+            vars(module)["__builtins__"] = self._scope.builtins
+        with _Extent(self._scope):
+            self._loader.exec_module(module)
 
 
 class _TwinFinder(MetaPathFinder):

@@ -49,7 +49,7 @@ class Green:
 
 @pytest.fixture
 def green(run: Run) -> Green:
-    """green(fn, *args) runs the sync function under async_; green.ticker.steps are others' steps."""
+    """green(fn, *args) runs fn under async_; green.ticker.steps counts what others did."""
     return Green(run)
 
 

@@ -156,9 +156,7 @@ def test_types_are_subtypes_where_the_standard_ones_are_python_classes() -> None
     assert issubclass(green_selectors.DefaultSelector, selectors.BaseSelector)
 
 
-def test_the_checkout_is_not_importable_twice(
-    python: Any, request: pytest.FixtureRequest
-) -> None:
+def test_the_checkout_is_not_importable_twice(python: Any, request: pytest.FixtureRequest) -> None:
     root = str(request.config.rootpath)
     out = python(
         f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select as std
 import socket as std_socket
 from typing import Any
@@ -151,9 +152,9 @@ def test_epoll_objects(green: Any) -> None:
         with a, b:
             epoll = select.epoll()
             epoll.register(a, select.EPOLLIN | select.EPOLLET)
-            twin = select.epoll.fromfd(epoll.fileno())
             b.send(b"x")
-            assert twin.poll() == [(a.fileno(), select.EPOLLIN)]
+            with select.epoll.fromfd(os.dup(epoll.fileno())) as twin:
+                assert twin.poll() == [(a.fileno(), select.EPOLLIN)]
             assert epoll.poll(0.001) == []
             epoll.modify(a, select.EPOLLOUT)
             assert epoll.poll(maxevents=1) == [(a.fileno(), select.EPOLLOUT)]

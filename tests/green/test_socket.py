@@ -241,14 +241,14 @@ def test_waitall(green: Any) -> None:
                 time.sleep(0)
 
         with a, b:
-            for receive in (
-                lambda: a.recv(10, socket.MSG_WAITALL),
-                lambda: bytes(buffer) if a.recv_into(buffer, 0, socket.MSG_WAITALL) else b"",
-            ):
-                buffer = bytearray(10)
-                writing = spawn(dribble)
-                assert receive() == b"0123456789"
-                writing.get()
+            writing = spawn(dribble)
+            assert a.recv(10, socket.MSG_WAITALL) == b"0123456789"
+            writing.get()
+            writing = spawn(dribble)
+            buffer = bytearray(10)
+            assert a.recv_into(buffer, 0, socket.MSG_WAITALL) == 10
+            assert buffer == b"0123456789"
+            writing.get()
             b.send(b"end")
             b.close()
             assert a.recv(10, socket.MSG_WAITALL) == b"end"

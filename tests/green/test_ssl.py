@@ -87,9 +87,7 @@ def test_wrapping_before_connecting_and_a_wrapped_listener(green: Any, tls: Any)
                     connection.sendall(connection.recv(10).upper())
 
             serving = spawn(answer)
-            with client_context.wrap_socket(
-                socket.socket(), server_hostname="localhost"
-            ) as client:
+            with client_context.wrap_socket(socket.socket(), server_hostname="localhost") as client:
                 client.connect(("localhost", listener.getsockname()[1]))
                 client.write(b"hello")
                 assert client.read(10) == b"HELLO"

@@ -700,9 +700,10 @@ def test_local_lets_go_of_what_it_holds(green: Any) -> None:
     gc.collect()
     assert [ref() for ref in values] == [None] * 6
 
-    local.value = Value()
-    ref = weakref.ref(local.value)
-    del local
+    short_lived = threading.local()
+    short_lived.value = Value()
+    ref = weakref.ref(short_lived.value)
+    del short_lived
     gc.collect()
     assert ref() is None
 
