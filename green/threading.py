@@ -138,6 +138,10 @@ class Lock:
         state = "locked" if self.locked() else "unlocked"
         return f"<{state} {type(self).__module__}.{type(self).__qualname__} at {id(self):#x}>"
 
+    acquire_lock = acquire
+    release_lock = release
+    locked_lock = locked
+
 
 class RLock:
     """``threading.RLock``: its owner, a greenlet's call or a thread, may take it again."""

@@ -43,7 +43,7 @@ def parameters(function: Any) -> list[inspect.Parameter] | None:
     """The parameters but for self; None where the signature is not known."""
     try:
         found = list(inspect.signature(function).parameters.values())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):  # the last: C defaults it cannot evaluate
         return None
     return [p for p in found if p.name != "self"]
 

@@ -325,7 +325,7 @@ def test_many_waits_leave_no_descriptor(green: Any) -> None:
                     before = len(os.listdir("/dev/fd"))
                 with pytest.raises(TimeoutError):
                     a.recv(1)
-            assert len(os.listdir("/dev/fd")) == before
+            assert len(os.listdir("/dev/fd")) <= before
 
     green(main)
 
