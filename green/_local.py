@@ -6,6 +6,7 @@ values go when the call does. A thread of the system, where no call runs, counts
 
 from __future__ import annotations
 
+import asyncio
 import threading as _std
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,9 +21,12 @@ class _Key:
 
     __slots__ = ("__weakref__", "args", "kwargs")
 
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args, self.kwargs = args, kwargs
+
 
 _Store = WeakKeyDictionary[_Key, dict[str, Any]]
-_stores: "WeakKeyDictionary[_core.AsyncCall[Any], _Store]" = WeakKeyDictionary()
+_stores: WeakKeyDictionary[_core.AsyncCall[Any], _Store] = WeakKeyDictionary()
 
 
 class _ThreadStore(_std.local):
@@ -33,16 +37,28 @@ class _ThreadStore(_std.local):
 _thread = _ThreadStore()
 
 
-def _values(self: "local") -> dict[str, Any]:
-    """The attributes that ``self`` has here, made and initialised at the first use."""
+def _store() -> _Store:
+    """What is held for the call, or the thread, that runs here."""
     call = _core.current_call()
     if call is None:
-        store = _thread.values
-    else:
-        try:
-            store = _stores[call]
-        except KeyError:
-            store = _stores.setdefault(call, WeakKeyDictionary())
+        return _thread.values
+    try:
+        return _stores[call]
+    except KeyError:
+        store = _stores[call] = WeakKeyDictionary()
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return store
+    if task is not None and task.get_coro() is call:
+        # The values go at the end of the job, also if somebody keeps the finished task.
+        task.add_done_callback(lambda _: _stores.pop(call, None))
+    return store
+
+
+def _values(self: local) -> dict[str, Any]:
+    """The attributes that ``self`` has here, made and initialised at the first use."""
+    store = _store()
     key = object.__getattribute__(self, "_local__key")
     try:
         return store[key]
@@ -58,7 +74,7 @@ def _values(self: "local") -> dict[str, Any]:
     return values
 
 
-def _descriptor(self: "local", name: str, special: str) -> Any:
+def _descriptor(self: local, name: str, special: str) -> Any:
     """The class attribute ``name`` if it defines ``special``."""
     for cls in type(self).__mro__:
         if name in vars(cls):
@@ -67,21 +83,18 @@ def _descriptor(self: "local", name: str, special: str) -> Any:
     return None
 
 
-class local:  # noqa: N801
+class local:
     """``threading.local``: what is set in one green call or thread is not seen in another."""
 
     __slots__ = ("_local__key", "__weakref__")
 
-    def __new__(cls, /, *args: Any, **kwargs: Any) -> "local":
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> local:
         if (args or kwargs) and cls.__init__ is object.__init__:
             raise TypeError("Initialization arguments are not supported")
         self = object.__new__(cls)
-        key = _Key()
-        key.args, key.kwargs = args, kwargs
+        key = _Key(args, kwargs)
         object.__setattr__(self, "_local__key", key)
-        call = _core.current_call()  # __init__ runs here right after: no second time for us
-        store = _thread.values if call is None else _stores.setdefault(call, WeakKeyDictionary())
-        store[key] = {}
+        _store()[key] = {}  # __init__ runs here right after: no second time for us
         return self
 
     def __getattribute__(self, name: str) -> Any:
@@ -95,7 +108,9 @@ class local:  # noqa: N801
     def __setattr__(self, name: str, value: Any) -> None:
         values = _values(self)
         if name == "__dict__":
-            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+            raise AttributeError(
+                f"{type(self).__name__!r} object attribute '__dict__' is read-only"
+            )
         if _descriptor(self, name, "__set__") is not None:
             object.__setattr__(self, name, value)
         else:
@@ -104,7 +119,9 @@ class local:  # noqa: N801
     def __delattr__(self, name: str) -> None:
         values = _values(self)
         if name == "__dict__":
-            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+            raise AttributeError(
+                f"{type(self).__name__!r} object attribute '__dict__' is read-only"
+            )
         if _descriptor(self, name, "__delete__") is not None:
             object.__delattr__(self, name)
             return

@@ -35,7 +35,7 @@ class LifoQueue(Queue[_T], _std.LifoQueue[_T]):
     """``queue.LifoQueue``."""
 
 
-class PriorityQueue(Queue[_T], _std.PriorityQueue[_T]):
+class PriorityQueue(Queue[Any], _std.PriorityQueue[Any]):
     """``queue.PriorityQueue``."""
 
 
@@ -44,7 +44,7 @@ class SimpleQueue:
 
     def __init__(self) -> None:
         self._items: deque[Any] = deque()
-        self._waiters: deque[_core.Waiter[None]] = deque()
+        self._waiters: deque[_core.Waiter[bool]] = deque()
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Append ``item`` and wake one that waits. The other arguments are for compatibility."""
@@ -67,7 +67,7 @@ class SimpleQueue:
                 left = deadline.left()
             if left == 0:
                 raise _std.Empty
-            waiter: _core.Waiter[None] = _core.Waiter()
+            waiter: _core.Waiter[bool] = _core.Waiter()
             self._waiters.append(waiter)
             if self._items:  # put before we stood in the queue
                 if not _threading._withdraw(waiter, self._waiters):

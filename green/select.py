@@ -119,7 +119,7 @@ if hasattr(_std, "poll"):
 
 if hasattr(_std, "epoll"):
 
-    class epoll:  # noqa: N801
+    class epoll:
         """``select.epoll`` (which cannot be subclassed) whose ``poll`` suspends the greenlet."""
 
         def __init__(self, sizehint: int = -1, flags: int = 0) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import socket as _std
-from collections.abc import Callable
 from operator import index
 from typing import Any
 
@@ -23,16 +22,8 @@ from greenletio.green._std import Deadline, adopt, public, rebind
 
 __all__ = public(_std)
 
-_PLAIN = 0  # _core.place(): no loop runs in this thread
 _DONTWAIT = getattr(_std, "MSG_DONTWAIT", 0)
 _WAITALL = getattr(_std, "MSG_WAITALL", 0)
-
-
-def _unless_plain(function: Callable[..., Any], *args: Any) -> Any:
-    """Call what looks a name up: off the loop if one runs in this thread."""
-    if _core.place() == _PLAIN:
-        return function(*args)
-    return run_in_thread(function, *args)
 
 
 def getaddrinfo(
@@ -44,35 +35,35 @@ def getaddrinfo(
     except _std.gaierror:
         if host is None or flags & _std.AI_NUMERICHOST:
             raise
-    return _unless_plain(_std.getaddrinfo, host, port, family, type, proto, flags)
+    return run_in_thread(_std.getaddrinfo, host, port, family, type, proto, flags)
 
 
 def gethostbyname(hostname: Any, /) -> str:
     """``socket.gethostbyname``, waiting for the name service in a thread."""
-    address: str = _unless_plain(_std.gethostbyname, hostname)
+    address: str = run_in_thread(_std.gethostbyname, hostname)
     return address
 
 
 def gethostbyname_ex(hostname: Any, /) -> Any:
     """``socket.gethostbyname_ex``, waiting for the name service in a thread."""
-    return _unless_plain(_std.gethostbyname_ex, hostname)
+    return run_in_thread(_std.gethostbyname_ex, hostname)
 
 
 def gethostbyaddr(address: Any, /) -> Any:
     """``socket.gethostbyaddr``, waiting for the name service in a thread."""
-    return _unless_plain(_std.gethostbyaddr, address)
+    return run_in_thread(_std.gethostbyaddr, address)
 
 
 def getnameinfo(sockaddr: Any, flags: int, /) -> Any:
     """``socket.getnameinfo``, waiting for the name service in a thread."""
-    return _unless_plain(_std.getnameinfo, sockaddr, flags)
+    return run_in_thread(_std.getnameinfo, sockaddr, flags)
 
 
 def _cooperative(name: str, events: int, flags_at: int | None) -> Any:
     """The method ``name`` of a nonblocking socket, waiting as its timeout says."""
     plain = getattr(_std.socket, name)
 
-    def method(self: "socket", *args: Any, **kwargs: Any) -> Any:
+    def method(self: socket, *args: Any, **kwargs: Any) -> Any:
         deadline = None
         while True:
             try:
@@ -99,7 +90,7 @@ _sendto = _cooperative("sendto", _core.WRITE, 1)
 _sendmsg = _cooperative("sendmsg", _core.WRITE, 2)
 
 
-class socket(_std.socket):  # noqa: N801
+class socket(_std.socket):
     """``socket.socket``. Waits can be cancelled; a socket may be used from any thread."""
 
     __slots__ = ("_timeout",)
@@ -131,7 +122,7 @@ class socket(_std.socket):  # noqa: N801
     def setblocking(self, flag: bool, /) -> None:
         self._timeout = None if flag else 0.0
 
-    timeout = property(gettimeout, doc="The socket timeout in seconds, None: no limit.")  # type: ignore[assignment]
+    timeout = property(gettimeout, doc="The socket timeout in seconds, None: no limit.")
 
     def _wait(self, events: int, deadline: Deadline, message: str = "timed out") -> None:
         if not _core.wait_fd(self.fileno(), events, deadline.left()):
@@ -149,8 +140,10 @@ class socket(_std.socket):  # noqa: N801
 
     def _receives_all(self, flags: int) -> bool:
         """Whether MSG_WAITALL must be done here, the kernel not waiting for us."""
-        return bool(flags & _WAITALL) and self._timeout is None and not flags & (
-            _DONTWAIT | _std.MSG_PEEK
+        return (
+            bool(flags & _WAITALL)
+            and self._timeout is None
+            and not flags & (_DONTWAIT | _std.MSG_PEEK)
         )
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
@@ -214,7 +207,7 @@ class socket(_std.socket):  # noqa: N801
         try:
             _std.getaddrinfo(host, None, self.family, flags=_std.AI_NUMERICHOST)
         except _std.gaierror:
-            found = _unless_plain(_std.getaddrinfo, host, None, self.family)[0][4]
+            found = run_in_thread(_std.getaddrinfo, host, None, self.family)[0][4]
             return (found[0], *address[1:2], *(address[2:] or found[2:]))
         return address
 

@@ -17,7 +17,7 @@ from greenletio.green.socket import create_connection, socket  # noqa: F401
 __all__ = public(_std)
 
 
-class SSLSocket(_std.SSLSocket, socket):
+class SSLSocket(_std.SSLSocket, socket):  # type: ignore[misc]
     """``ssl.SSLSocket``. Waits can be cancelled; close it then, for TLS cannot resume midway."""
 
     def _until_done(

@@ -19,7 +19,6 @@ import sys
 import threading as _std
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -27,15 +26,16 @@ import greenlet
 
 import greenletio
 from greenletio import _core
-from greenletio.green._local import local
-from greenletio.green._std import Deadline, adopt, public
+from greenletio.green._local import local  # noqa: F401  (re-exported)
+from greenletio.green._std import adopt, public
 
 __all__ = public(_std)
 
 _PLAIN = 0  # _core.place(): no loop runs in this thread
 _allocate = _std.Lock  # a real lock: held for a few instructions, never across a wait
 
-_Waiters: TypeAlias = "deque[_core.Waiter[None]]"
+# Waiters are set to True by whoever wakes them; one that withdraws sets itself to False.
+_Waiters: TypeAlias = "deque[_core.Waiter[bool]]"
 
 
 def _wake(waiters: _Waiters, n: int = 1) -> int:
@@ -46,36 +46,33 @@ def _wake(waiters: _Waiters, n: int = 1) -> int:
             waiter = waiters.popleft()
         except IndexError:
             break
-        woken += waiter.set()
+        woken += waiter.set(True)
     return woken
 
 
-def _withdraw(waiter: _core.Waiter[None], waiters: _Waiters) -> bool:
+def _withdraw(waiter: _core.Waiter[bool], waiters: _Waiters) -> bool:
     """Stop waiting. False: too late, it has been woken and owns what it was woken for."""
-    if not waiter.cancelled() and not waiter.set():
-        return False
+    waiter.set(False)
     try:
         waiters.remove(waiter)
     except ValueError:
         pass
-    return True
+    return waiter.cancelled() or not waiter.result()
 
 
 def _await_turn(
-    waiter: _core.Waiter[None],
+    waiter: _core.Waiter[bool],
     waiters: _Waiters,
     timeout: float | None,
     pass_on: Callable[[], object],
 ) -> bool:
     """Wait until woken. False at the timeout; on an exception a turn that came is passed on."""
     try:
-        if waiter.wait(timeout):
-            return True
+        return waiter.wait(timeout) or not _withdraw(waiter, waiters)
     except BaseException:
         if not _withdraw(waiter, waiters):
             pass_on()
         raise
-    return not _withdraw(waiter, waiters)
 
 
 def get_ident() -> int:
@@ -112,7 +109,7 @@ class Lock:
             return True
         if not blocking or timeout == 0:
             return False
-        waiter: _core.Waiter[None] = _core.Waiter()
+        waiter: _core.Waiter[bool] = _core.Waiter()
         self._waiters.append(waiter)
         if self._state.acquire(False):  # released before we stood in the queue
             _withdraw(waiter, self._waiters)
@@ -140,6 +137,10 @@ class Lock:
     def __repr__(self) -> str:
         state = "locked" if self.locked() else "unlocked"
         return f"<{state} {type(self).__module__}.{type(self).__qualname__} at {id(self):#x}>"
+
+    acquire_lock = acquire
+    release_lock = release
+    locked_lock = locked
 
 
 class RLock:
@@ -214,16 +215,17 @@ class RLock:
 class Condition(_std.Condition):
     """``threading.Condition``. A cancelled ``wait`` takes the lock back before it raises."""
 
-    _waiters: _Waiters  # type: ignore[assignment]
+    _waiters: _Waiters
 
     def __init__(self, lock: Any = None) -> None:
-        super().__init__(RLock() if lock is None else lock)
+        lock = RLock() if lock is None else lock
+        super().__init__(lock)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a notification; False after ``timeout`` seconds. Can be cancelled."""
         if not self._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("cannot wait on un-acquired lock")
-        waiter: _core.Waiter[None] = _core.Waiter()
+        waiter: _core.Waiter[bool] = _core.Waiter()
         waiters = self._waiters
         waiters.append(waiter)
         saved = self._release_save()  # type: ignore[attr-defined]
@@ -263,7 +265,7 @@ class Semaphore(_std.Semaphore):
         """Take one; False if there is none, after ``timeout`` seconds. Can be cancelled."""
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
-        waiter: _core.Waiter[None] = _core.Waiter()
+        waiter: _core.Waiter[bool] = _core.Waiter()
         with self._mutex:
             if self._value > 0:
                 self._value -= 1
@@ -320,9 +322,9 @@ class Event(_std.Event):
         """Wait for the flag; False after ``timeout`` seconds. Can be cancelled."""
         if self._flag:
             return True
-        waiter: _core.Waiter[None] = _core.Waiter()
+        waiter: _core.Waiter[bool] = _core.Waiter()
         self._waiters.append(waiter)
-        if self._flag:  # raised before we stood in the queue
+        if self.is_set():  # raised before we stood in the queue
             _withdraw(waiter, self._waiters)
             return True
         limit = None if timeout is None else max(timeout, 0)
@@ -335,7 +337,7 @@ class Barrier(_std.Barrier):
     def __init__(
         self,
         parties: int,
-        action: Callable[[], object] | None = None,
+        action: Callable[[], None] | None = None,
         timeout: float | None = None,
     ) -> None:
         super().__init__(parties, action, timeout)
@@ -344,7 +346,7 @@ class Barrier(_std.Barrier):
 
 # Threads.
 
-_threads: "WeakKeyDictionary[_core.AsyncCall[Any], _std.Thread]" = WeakKeyDictionary()
+_threads: WeakKeyDictionary[_core.AsyncCall[Any], _std.Thread] = WeakKeyDictionary()
 _dummies = itertools.count(1)
 
 
@@ -360,11 +362,14 @@ def _report(thread: _std.Thread) -> None:
     try:
         excepthook(_std.ExceptHookArgs((*sys.exc_info(), thread)))
     except Exception:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
 
 
 class Thread(_std.Thread):
     """``threading.Thread``: a greenlet if a loop runs where it is started, else a real thread."""
+
+    _initialized: bool
+    _started: _std.Event
 
     def __init__(
         self,
@@ -379,7 +384,7 @@ class Thread(_std.Thread):
     ) -> None:
         super().__init__(group, target, name, args, kwargs, daemon=daemon, **context)
         self._ended = Event()
-        self._green: greenletio.Green[None] | None = None
+        self._is_green = False
         self._invoke_excepthook = _report
 
     def start(self) -> None:
@@ -389,14 +394,14 @@ class Thread(_std.Thread):
             return
         self._started.set()
         self._native_id = _std.get_native_id()
-        self._green = greenletio.spawn(self._run_green)
-        self._green.link(lambda _: self._ended.set())
-
-    def _run_green(self) -> None:
-        call = _core.current_call()
-        assert call is not None
+        self._is_green = True
+        task = greenletio.spawn(self._run_green).task
+        call: Any = task.get_coro()
         self._ident = id(call)
         _threads[call] = self
+        task.add_done_callback(lambda _: self._ended.set())
+
+    def _run_green(self) -> None:
         try:
             self.run()
         except (asyncio.CancelledError, greenlet.GreenletExit):
@@ -411,14 +416,14 @@ class Thread(_std.Thread):
             self._ended.set()
 
     def __repr__(self) -> str:
-        if not self._started.is_set() or self._green is None:
+        if not self._started.is_set() or not self._is_green:
             return super().__repr__()
         status = "started" if self.is_alive() else "stopped"
         return f"<{type(self).__name__}({self.name}, {status} green {self._ident})>"
 
     def is_alive(self) -> bool:
         """Whether it has been started and has not ended."""
-        if self._green is None:
+        if not self._is_green:
             return super().is_alive()
         return not self._ended.is_set()
 
@@ -430,14 +435,14 @@ class Thread(_std.Thread):
             raise RuntimeError("cannot join thread before it is started")
         if self is current_thread():
             raise RuntimeError("cannot join current thread")
-        if self._ended.wait(timeout) and self._green is None:
+        if self._ended.wait(timeout) and not self._is_green:
             super().join()  # its last instructions
 
 
 class _GreenDummy(Thread):
     """Stands for a call of ``async_`` or ``spawn`` that no ``Thread`` object started."""
 
-    def __init__(self, call: "_core.AsyncCall[Any]") -> None:
+    def __init__(self, call: _core.AsyncCall[Any]) -> None:
         super().__init__(name=f"Dummy-green-{next(_dummies)}", daemon=True)
         self._started.set()
         self._ident = id(call)
