@@ -1,0 +1,67 @@
+"""What a mode's process observes of itself: stalls of its loop, its memory, its threads."""
+
+import asyncio
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import psutil
+
+__all__ = ("Watch", "peak_rss_mb")
+
+TICK_S = 0.002
+SLOT_S = 0.1
+
+
+class Watch:
+    """A ticker: a task that wants to run every 2 ms, and notes how late it was.
+
+    What makes it late is whatever else the loop did instead: the longest lateness
+    is the longest time the loop was blocked. ``slots`` holds the worst of each
+    tenth of a second since the start, in ms.
+    """
+
+    def __init__(self, each_slot: Callable[[], None]) -> None:
+        self.threads = 1
+        self.slots: list[float] = []
+        self._each_slot = each_slot
+        self._process = psutil.Process()
+        self.start = perf_counter()
+
+    @property
+    def longest_ms(self) -> float:
+        return max(self.slots, default=0.0)
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        due = perf_counter() + TICK_S
+        while True:
+            await asyncio.sleep(due - perf_counter())
+            now = perf_counter()
+            self._note((now - due) * 1e3, now)
+            due = perf_counter() + TICK_S
+
+    def _note(self, late_ms: float, now: float) -> None:
+        slot = int((now - self.start) / SLOT_S)
+        if slot >= len(self.slots):
+            self.slots += [0.0] * (slot + 1 - len(self.slots))
+            self.threads = max(self.threads, self._process.num_threads())
+            self._each_slot()
+        self.slots[slot] = max(self.slots[slot], late_ms)
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process ever held.
+
+    On Linux ru_maxrss begins with the size of the process that started this one,
+    so the kernel's own figure for this program is preferred.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
