@@ -33,6 +33,7 @@ NEEDED = {
     "rich": "rich",
     "pygal": "pygal",
 }
+PACKAGES = ("greenletio", "greenlet", *NEEDED.values(), "psycopg2", "httptools")
 DESCRIPTION = """\
 A synchronous program (SQLAlchemy's ORM on psycopg2) indexes the source files of this
 Python's standard library in PostgreSQL, then answers full-text searches through an ASGI
@@ -214,10 +215,8 @@ def _plan(args: argparse.Namespace) -> "Plan":
 
 def _facts(args: argparse.Namespace, plan: "Plan", server: str) -> dict[str, Any]:
     """What the figures depend on."""
-    packages = ("greenletio", "greenlet", "SQLAlchemy", "psycopg2", "psycopg2-binary", "starlette")
-    packages += ("uvicorn", "httptools")
     versions = {"python": platform.python_version(), "postgresql": server}
-    for name in packages:
+    for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

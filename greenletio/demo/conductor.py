@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import psycopg2
 from psycopg2 import sql
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from greenletio.demo.corpus import entries, module_name
 from greenletio.errors import GreenletioError
@@ -101,11 +102,16 @@ class Schemas:
     """
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url).set(drivername="postgresql")
+        try:
+            parsed = make_url(url).set(drivername="postgresql")
+        except ArgumentError:
+            raise DemoError(
+                "DATABASE_URL is not a URL: postgresql://user:password@host:port/database is meant"
+            ) from None
         try:
             self.connection = psycopg2.connect(parsed.render_as_string(hide_password=False))
         except psycopg2.OperationalError as error:
-            reason = str(error).strip().replace("\n", " ")
+            reason = str(error).strip().replace("\n\t", " ")
             raise DemoError(
                 f"no PostgreSQL answers at {parsed.render_as_string()}: {reason}"
             ) from None

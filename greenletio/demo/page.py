@@ -4,11 +4,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import pygal
-from pygal.style import CleanStyle
+import pygal  # type: ignore[import-untyped]
+from pygal.style import CleanStyle  # type: ignore[import-untyped]
 
 from greenletio.demo.conductor import Results
-from greenletio.demo.report import COLUMNS
+from greenletio.demo.report import COLUMNS, heading
 from greenletio.demo.watch import SLOT_S
 
 __all__ = ("write_page",)
@@ -33,9 +33,7 @@ def write_page(path: Path, results: Results, facts: dict[str, Any]) -> None:
         for mode, figures in results.items()
     )
     bars = "".join(
-        _bars(
-            results, key, f"{title}{unit and ', '}{unit} ({'more' if more else 'less'} is better)"
-        )
+        _bars(results, key, f"{heading(title, unit)} ({'more' if more else 'less'} is better)")
         for key, title, unit, _, more in COLUMNS
     )
     first = next(iter(results.values()))

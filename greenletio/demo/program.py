@@ -37,7 +37,7 @@ HITS = 10
 
 @dataclass(frozen=True)
 class Courtesy:
-    """How computing shares the loop: ``turn()`` surrounds it, ``rest()`` stands between its steps."""
+    """How computing shares the loop: ``turn()`` surrounds it, ``rest()`` parts its steps."""
 
     turn: Callable[[], AbstractContextManager[object]]
     rest: Callable[[], object]

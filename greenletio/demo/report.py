@@ -7,7 +7,6 @@ but plain text is written.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from greenletio.demo.conductor import Display, Figures, Results
 
-__all__ = ("COLUMNS", "display", "show")
+__all__ = ("COLUMNS", "display", "heading", "show")
 
 # key, title, unit, format, whether more is better
 COLUMNS = (
@@ -91,13 +90,17 @@ def display(console: Console) -> Iterator[Display]:
         yield Live(progress)
 
 
+def heading(title: str, unit: str) -> str:
+    return f"{title}, {unit}" if unit and unit != "per s" else f"{title} {unit}".strip()
+
+
 def show(console: Console, results: Results) -> None:
     console.print()
     console.print(_table(results))
     blocks = console.encoding.startswith("utf")
     for key, title, unit, form, more in COLUMNS:
         better = "more" if more else "less"
-        console.print(f"\n{title}{unit and ', '}{unit} [dim]({better} is better)[/]")
+        console.print(f"\n{heading(title, unit)} [dim]({better} is better)[/]")
         console.print(_bars(results, key, form, "█" if blocks else "#"))
     if blocks:
         console.print("\nthe loop's stalls over time [dim](log scale, 1 ms to 1 s)[/]")
@@ -105,7 +108,7 @@ def show(console: Console, results: Results) -> None:
 
 
 def _table(results: Results) -> Table:
-    table = Table(title="The same work, done three ways")
+    table = Table(title="The same work", pad_edge=False)
     table.add_column("mode")
     for _, title, unit, _, _ in COLUMNS:
         table.add_column(f"{title}\n{unit}", justify="right")

@@ -65,9 +65,8 @@ async def work(settings: dict[str, Any]) -> dict[str, Any]:
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     app = make_app(partial(way.call, program.search, engine))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-    )
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+    server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     tell(event="serving", port=listener.getsockname()[1])
     await stop.wait()
