@@ -59,7 +59,7 @@ async def work(settings: dict[str, Any]) -> dict[str, Any]:
 
     await way.call(program.create_tables, engine)
     await asyncio.gather(*(indexer() for _ in range(settings["tasks"])))
-    await way.call(program.statistics, engine)
+    await way.call(program.tidy, engine)
     index_s = perf_counter() - began
     tell(event="indexed", files=indexed)
 
