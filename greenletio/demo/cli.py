@@ -38,8 +38,9 @@ DESCRIPTION = """\
 A synchronous program (SQLAlchemy's ORM on psycopg2) indexes the source files of this
 Python's standard library in PostgreSQL, then answers full-text searches through an ASGI
 application. The same work is done in three modes: called straight from async handlers,
-in a pool of 40 threads, and with greenletio. They run one after the other, each in a
-fresh process and schema; the HTTP clients are a process of their own."""
+in a pool of 40 threads, and with greenletio; each in a fresh process and schema. They
+index one after the other and then take turns in answering the same searches, in six
+rounds; the HTTP clients are a process of their own."""
 EPILOG = """\
 The server is the one in DATABASE_URL, or an embedded PostgreSQL that is stopped at the
 end. Ctrl-C stops everything at any moment (exit status 130)."""

@@ -1,8 +1,8 @@
 """The load: HTTP clients in a process of their own, the same for every mode.
 
 Each client is a thread with a kept-alive connection that takes the next search
-from the common list, so the server always has that many requests at hand. Reads
-one JSON line of settings, writes JSON lines.
+from the common list, so the server always has that many requests at hand. Each JSON
+line that is read is a load to make; what is written are JSON lines.
 """
 
 import json
@@ -50,11 +50,11 @@ class Load:
                 thread.join(0.1)
                 tell(event="answered", requests=len(self.samples))
         return {
-            "start": self.start,
-            "samples": self.samples,
+            "seconds": max((at for at, _ in self.samples), default=0.0) - self.start,
+            "samples": sorted(self.samples),
             "hits": self.hits,
-            "digest": f"{self.digest:08x}",
-            "failures": self.failures[:5],
+            "digest": self.digest,
+            "failures": self.failures,
         }
 
     def _client(self, ready: threading.Barrier) -> None:
@@ -84,16 +84,16 @@ class Load:
             raise RuntimeError(f"HTTP {response.status} for {words!r}: {body[:200]!r}")
         hits = len(json.loads(body))
         with self.lock:
-            self.samples.append((ended - self.start, ended - began))
+            self.samples.append((ended, ended - began))
             self.hits += hits
             # The order of the answers differs from run to run, their sum must not.
-            self.digest = (self.digest + zlib.crc32(body, number)) & 0xFFFFFFFF
+            self.digest += zlib.crc32(body, number)
 
 
 def main() -> None:
-    settings = json.loads(sys.stdin.readline())
-    load = Load(settings["port"], settings["searches"], settings["clients"])
-    tell(event="result", **load.run())
+    for line in sys.stdin:
+        order = json.loads(line)
+        tell(event="result", **Load(order["port"], order["searches"], order["clients"]).run())
 
 
 if __name__ == "__main__":

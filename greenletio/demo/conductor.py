@@ -1,4 +1,4 @@
-"""Runs the modes one after the other, each in a process and a schema of its own.
+"""Runs the modes, each in a process and a schema of its own.
 
 Everything that is started here is stopped here, whatever is raised: the processes
 (they run in sessions of their own, so Ctrl-C in a terminal reaches only us), the
@@ -7,6 +7,7 @@ schemas, and, in ``database``, the server.
 
 import asyncio
 import json
+import math
 import os
 import random
 import re
@@ -14,7 +15,7 @@ import secrets
 import sys
 import tokenize
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,9 @@ from greenletio.errors import GreenletioError
 __all__ = ("DemoError", "Display", "Plan", "Results", "conduct", "database", "searches")
 
 SCHEMAS = "greenletio_demo_"
+WORKER = "greenletio.demo.worker"
+CLIENT = "greenletio.demo.client"
+ROUNDS = 6
 
 Figures = dict[str, Any]
 Results = dict[str, Figures]
@@ -51,9 +55,8 @@ class Display(Protocol):
     """What the conductor tells while it works."""
 
     def begin(self, mode: str, files: int, requests: int) -> None: ...
-    def indexed(self, files: int) -> None: ...
-    def answered(self, requests: int) -> None: ...
-    def finish(self, figures: Figures) -> None: ...
+    def indexed(self, mode: str, files: int) -> None: ...
+    def answered(self, mode: str, requests: int) -> None: ...
 
 
 def searches(files: list[Path], count: int) -> list[str]:
@@ -161,7 +164,7 @@ class Schemas:
 
 
 class Child:
-    """A Python process that is given one JSON line and answers with JSON lines."""
+    """A Python process that is told JSON lines and says JSON lines."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
@@ -169,20 +172,19 @@ class Child:
         assert process.stderr is not None
         self._errors = asyncio.ensure_future(process.stderr.read())
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """What it says, up to and with its result."""
+    async def hear(self) -> dict[str, Any]:
+        """The next thing it says."""
         assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            event = json.loads(line)
-            yield event
-            if event["event"] == "result":
-                return
-        errors = (await self._errors).decode(errors="replace").strip()
-        raise DemoError(f"the {self.name} process failed:\n{errors[-3000:]}")
+        line = await self.process.stdout.readline()
+        if not line:
+            errors = (await self._errors).decode(errors="replace").strip()
+            raise DemoError(f"the {self.name} process failed:\n{errors[-3000:]}")
+        event: dict[str, Any] = json.loads(line)
+        return event
 
-    def tell(self, text: str) -> None:
+    def tell(self, **order: Any) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(text.encode() + b"\n")
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
 
     async def end(self) -> None:
         if self.process.returncode is None:
@@ -192,7 +194,7 @@ class Child:
 
 
 @asynccontextmanager
-async def started(name: str, module: str, settings: dict[str, Any]) -> AsyncIterator[Child]:
+async def started(name: str, module: str) -> AsyncIterator[Child]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -205,95 +207,125 @@ async def started(name: str, module: str, settings: dict[str, Any]) -> AsyncIter
     )
     child = Child(name, process)
     try:
-        child.tell(json.dumps(settings))
         yield child
     finally:
         await child.end()
 
 
 async def conduct(url: str, plan: Plan, display: Display) -> tuple[Results, str]:
-    """Run the modes of the plan; returns their figures and the server's version."""
+    """Run the modes of the plan; returns their figures and the server's version.
+
+    They index one after the other. Then they take turns: in each round each mode answers the
+    same searches while the others are idle, so a machine's mood does not favour one of them.
+    """
     schemas = Schemas(url)
     try:
-        results: Results = {}
-        for mode in plan.modes:
-            schema = schemas.create(mode)
-            try:
-                results[mode] = await _run_mode(mode, url, schema, plan, display)
-            finally:
-                schemas.drop(schema)
-        return results, str(schemas.server_version)
+        async with AsyncExitStack() as stack:
+            runs = [
+                Run(mode, await stack.enter_async_context(_worker(mode, url, schemas, plan)))
+                for mode in plan.modes
+            ]
+            for run in runs:
+                display.begin(run.mode, len(plan.files), len(plan.searches))
+                await run.index(plan, display)
+            client = await stack.enter_async_context(started("clients'", CLIENT))
+            size = math.ceil(len(plan.searches) / ROUNDS)
+            for number in range(ROUNDS):
+                searches = plan.searches[number * size : (number + 1) * size]
+                first = number % len(runs)
+                for run in runs[first:] + runs[:first]:
+                    await run.search(client, searches, plan.tasks, display)
+            for run in runs:
+                await run.finish()
+            return {run.mode: run.figures() for run in runs}, str(schemas.server_version)
     finally:
         schemas.close()
 
 
-async def _run_mode(mode: str, url: str, schema: str, plan: Plan, display: Display) -> Figures:
-    display.begin(mode, len(plan.files), len(plan.searches))
-    settings = {
-        "mode": mode,
-        "url": url,
-        "schema": schema,
-        "tasks": plan.tasks,
-        "files": [str(path) for path in plan.files],
-    }
-    load: dict[str, Any] = {}
-    work: dict[str, Any] = {}
-    async with started(mode, "greenletio.demo.worker", settings) as worker:
-        async for event in worker.events():
-            if event["event"] == "indexed":
-                display.indexed(event["files"])
-            elif event["event"] == "serving":
-                load = await _run_clients(event["port"], plan, display)
-                worker.tell("stop")
-            else:
-                work = event
-        await worker.process.wait()
-    figures = _figures(work, load)
-    display.finish(figures)
-    return figures
+@asynccontextmanager
+async def _worker(mode: str, url: str, schemas: Schemas, plan: Plan) -> AsyncIterator[Child]:
+    schema = schemas.create(mode)
+    try:
+        async with started(mode, WORKER) as worker:
+            worker.tell(
+                mode=mode,
+                url=url,
+                schema=schema,
+                tasks=plan.tasks,
+                files=[str(path) for path in plan.files],
+            )
+            yield worker
+    finally:
+        schemas.drop(schema)
 
 
-async def _run_clients(port: int, plan: Plan, display: Display) -> dict[str, Any]:
-    settings = {"port": port, "searches": plan.searches, "clients": plan.tasks}
-    load: dict[str, Any] = {}
-    async with started("clients'", "greenletio.demo.client", settings) as client:
-        async for event in client.events():
-            if event["event"] == "answered":
-                display.answered(event["requests"])
-            else:
-                load = event
-    if load["failures"]:
-        raise DemoError(f"a search failed: {load['failures'][0]}")
-    return load
+class Run:
+    """One mode: its process, and what is known of it so far."""
 
+    def __init__(self, mode: str, worker: Child) -> None:
+        self.mode = mode
+        self.worker = worker
+        self.port = 0
+        self.search_s = 0.0
+        self.samples: list[tuple[float, float]] = []
+        self.hits = self.digest = 0
+        self.result: dict[str, Any] = {}
 
-def _figures(work: dict[str, Any], load: dict[str, Any]) -> Figures:
-    samples = sorted(load["samples"])
-    latencies = sorted(latency * 1e3 for _, latency in samples)
-    search_s = samples[-1][0]
-    return {
-        "wall_s": round(work["index_s"] + search_s, 3),
-        "requests_per_s": round(len(samples) / search_s, 1),
-        "p99_ms": round(_percentile(latencies, 0.99), 2),
-        "peak_rss_mb": round(work["peak_rss_mb"], 1),
-        "longest_stall_ms": round(work["longest_stall_ms"], 2),
-        "threads": work["threads"],
-        "p50_ms": round(_percentile(latencies, 0.50), 2),
-        "index_s": round(work["index_s"], 3),
-        "search_s": round(search_s, 3),
-        "cpu_s": round(work["cpu_s"], 3),
-        "files": work["files"],
-        "definitions": work["definitions"],
-        "requests": len(samples),
-        "hits": load["hits"],
-        "digest": load["digest"],
-        # Since the mode's start: the worst of each tenth of a second; [seconds, ms] of each answer.
-        "stalls_ms": [round(late, 2) for late in work["stalls_ms"]],
-        "latencies": [
-            [round(at + load["start"] - work["start"], 3), round(latency * 1e3, 2)]
-            for at, latency in samples
-        ],
-    }
+    async def index(self, plan: Plan, display: Display) -> None:
+        self.worker.tell(order="index")
+        while (event := await self.worker.hear())["event"] == "indexed":
+            display.indexed(self.mode, event["files"])
+        self.port = event["port"]
+
+    async def search(
+        self, client: Child, searches: list[str], clients: int, display: Display
+    ) -> None:
+        self.worker.tell(order="serve")
+        serving = await self.worker.hear()
+        client.tell(port=self.port, searches=searches, clients=clients)
+        while (event := await client.hear())["event"] == "answered":
+            display.answered(self.mode, len(self.samples) + event["requests"])
+        if event["failures"]:
+            raise DemoError(f"a search failed: {event['failures'][0]}")
+        self.worker.tell(order="rest")
+        self.search_s += event["seconds"]
+        self.hits += event["hits"]
+        self.digest += event["digest"]
+        # From the common clock to the mode's own, which stands still while it rests.
+        self.samples += [
+            (at - serving["clock"] + serving["active_s"], took) for at, took in event["samples"]
+        ]
+        display.answered(self.mode, len(self.samples))
+
+    async def finish(self) -> None:
+        self.worker.tell(order="stop")
+        self.result = await self.worker.hear()
+
+    def figures(self) -> Figures:
+        latencies = sorted(took * 1e3 for _, took in self.samples)
+        result = self.result
+        return {
+            "wall_s": round(result["index_s"] + self.search_s, 3),
+            "requests_per_s": round(len(latencies) / self.search_s, 1),
+            "p99_ms": round(_percentile(latencies, 0.99), 2),
+            "peak_rss_mb": round(result["peak_rss_mb"], 1),
+            "longest_stall_ms": round(max(result["stalls_ms"]), 2),
+            "threads": result["threads"],
+            "p50_ms": round(_percentile(latencies, 0.50), 2),
+            "index_s": round(result["index_s"], 3),
+            "search_s": round(self.search_s, 3),
+            "index_cpu_s": round(result["index_cpu_s"], 3),
+            "search_cpu_s": round(result["cpu_s"] - result["index_cpu_s"], 3),
+            "files": result["files"],
+            "definitions": result["definitions"],
+            "requests": len(latencies),
+            "hits": self.hits,
+            "digest": f"{self.digest:x}",
+            # Over the time in which the mode was at work: the worst of each tenth of a second,
+            # and [second, ms] of each answer.
+            "stalls_ms": [round(late, 2) for late in result["stalls_ms"]],
+            "latencies": [[round(at, 3), round(took * 1e3, 2)] for at, took in self.samples],
+        }
 
 
 def _percentile(ordered: list[float], share: float) -> float:

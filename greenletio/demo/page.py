@@ -44,7 +44,8 @@ def write_page(path: Path, results: Results, facts: dict[str, Any]) -> None:
 <h1>One program, three ways to run it</h1>
 <p>{options["files"]} source files of Python's standard library ({first["definitions"]} modules,
 classes and functions) indexed in PostgreSQL, then {options["requests"]} full-text searches answered
-over HTTP, {options["tasks"]} at once; modes in the order of the table, each in a fresh process.</p>
+over HTTP, {options["tasks"]} at once; each mode in a process
+of its own. They indexed in the order of the table, and took turns in answering.</p>
 <table><tr><th>mode</th>{header}</tr>{body}</table>
 <div class="bars">{bars}</div>
 {_over_time(results, "The loop's longest stall in each tenth of a second, ms", _stalls(results))}
@@ -79,7 +80,7 @@ def _over_time(results: Results, title: str, lines: dict[str, list[tuple[float, 
         **_config(
             results,
             title=title,
-            x_title="seconds since the mode's start",
+            x_title="seconds in which the mode was at work",
             logarithmic=True,
             dots_size=1.5,
             height=420,

@@ -30,7 +30,7 @@ from greenletio.demo.corpus import entries, module_name
 
 __all__ = ("Courtesy", "create_tables", "index", "open_engine", "search", "tidy")
 
-CONNECTIONS = 20
+CONNECTIONS = 10
 FLUSH_EVERY = 40
 HITS = 10
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from greenletio.demo.conductor import Display, Figures, Results
+from greenletio.demo.conductor import Display, Results
 
 __all__ = ("COLUMNS", "display", "heading", "show")
 
@@ -31,33 +31,24 @@ BAR = 40
 STEPS = " ▁▂▃▄▅▆▇█"
 
 
-def summary(figures: Figures) -> str:
-    return (
-        f"{figures['files']} files indexed in {figures['index_s']:.1f} s, "
-        f"{figures['requests']} searches answered in {figures['search_s']:.1f} s"
-    )
-
-
-class Live:
+class Bars:
     """Two progress bars for each mode."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
+        self.indexing: dict[str, TaskID] = {}
+        self.searching: dict[str, TaskID] = {}
 
     def begin(self, mode: str, files: int, requests: int) -> None:
-        style = STYLES[mode]
-        self.files = self.progress.add_task(f"[{style}]{mode:11}[/]indexing ", total=files)
-        self.requests = self.progress.add_task(f"{'':11}searching", total=requests, start=False)
+        add, title = self.progress.add_task, f"[{STYLES[mode]}]{mode:11}[/]"
+        self.indexing[mode] = add(f"{title}indexing ", total=files)
+        self.searching[mode] = add(f"{title}searching", total=requests, visible=False)
 
-    def indexed(self, files: int) -> None:
-        self.progress.update(self.files, completed=files)
+    def indexed(self, mode: str, files: int) -> None:
+        self.progress.update(self.indexing[mode], completed=files)
 
-    def answered(self, requests: int) -> None:
-        self.progress.start_task(self.requests)
-        self.progress.update(self.requests, completed=requests)
-
-    def finish(self, figures: Figures) -> None:
-        self.progress.update(self.requests, completed=figures["requests"])
+    def answered(self, mode: str, requests: int) -> None:
+        self.progress.update(self.searching[mode], completed=requests, visible=True)
 
 
 class Lines:
@@ -65,19 +56,21 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.left: dict[str, set[tuple[str, int]]] = {}
 
     def begin(self, mode: str, files: int, requests: int) -> None:
-        self.mode = mode
-        self.console.print(f"{mode}: {files} files to index, {requests} searches to answer")
+        self.left[mode] = {("files indexed", files), ("searches answered", requests)}
 
-    def indexed(self, files: int) -> None:
-        pass
+    def indexed(self, mode: str, files: int) -> None:
+        self._done(mode, "files indexed", files)
 
-    def answered(self, requests: int) -> None:
-        pass
+    def answered(self, mode: str, requests: int) -> None:
+        self._done(mode, "searches answered", requests)
 
-    def finish(self, figures: Figures) -> None:
-        self.console.print(f"{self.mode}: {summary(figures)}")
+    def _done(self, mode: str, what: str, count: int) -> None:
+        if (what, count) in self.left[mode]:
+            self.left[mode].remove((what, count))
+            self.console.print(f"{mode}: {count} {what}")
 
 
 @contextmanager
@@ -86,8 +79,8 @@ def display(console: Console) -> Iterator[Display]:
         yield Lines(console)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        yield Live(progress)
+    with Progress(*columns, console=console) as progress:
+        yield Bars(progress)
 
 
 def heading(title: str, unit: str) -> str:

@@ -20,36 +20,45 @@ class Watch:
 
     What makes it late is whatever else the loop did instead: the longest lateness
     is the longest time the loop was blocked. ``slots`` holds the worst of each
-    tenth of a second since the start, in ms.
+    tenth of a second, in ms. It stands still between ``pause`` and ``resume``.
     """
 
     def __init__(self, each_slot: Callable[[], None]) -> None:
         self.threads = 1
-        self.slots: list[float] = []
+        self.slots: list[float] = [0.0]
         self._each_slot = each_slot
         self._process = psutil.Process()
-        self.start = perf_counter()
+        self._active_s = 0.0
+        self._since = 0.0
+        self._ticker: asyncio.Task[None] | None = None
 
-    @property
-    def longest_ms(self) -> float:
-        return max(self.slots, default=0.0)
+    def resume(self) -> tuple[float, float]:
+        """Begin to tick; returns the clock, and for how long this has ticked before."""
+        self._since = perf_counter()
+        self._ticker = asyncio.create_task(self._tick())
+        return self._since, self._active_s
 
-    async def run(self) -> None:
-        """Tick until cancelled."""
-        due = perf_counter() + TICK_S
+    def pause(self) -> None:
+        # A stall that is under way ends here, and counts.
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+            self._note(perf_counter() - self._due)
+            self._active_s += perf_counter() - self._since
+
+    async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(due - perf_counter())
-            now = perf_counter()
-            self._note((now - due) * 1e3, now)
-            due = perf_counter() + TICK_S
+            self._due = perf_counter() + TICK_S
+            await asyncio.sleep(TICK_S)
+            self._note(perf_counter() - self._due)
 
-    def _note(self, late_ms: float, now: float) -> None:
-        slot = int((now - self.start) / SLOT_S)
+    def _note(self, late_s: float) -> None:
+        slot = int((self._active_s + perf_counter() - self._since) / SLOT_S)
         if slot >= len(self.slots):
             self.slots += [0.0] * (slot + 1 - len(self.slots))
             self.threads = max(self.threads, self._process.num_threads())
             self._each_slot()
-        self.slots[slot] = max(self.slots[slot], late_ms)
+        self.slots[slot] = max(self.slots[slot], late_s * 1e3)
 
 
 def peak_rss_mb() -> float:

@@ -42,9 +42,8 @@ def _threads() -> Way:
 
 def _greenletio() -> Way:
     """Call it in a greenlet: where it waits for PostgreSQL, the loop goes on."""
-    from greenletio.integrations.sqlalchemy import GreenQueuePool
-
     from greenletio import async_, await_, patch_psycopg2, sleep
+    from greenletio.integrations.sqlalchemy import GreenQueuePool
 
     patch_psycopg2()
     computing = asyncio.Lock()

@@ -1,7 +1,6 @@
-"""The process of one mode: index the files, then serve searches until told to stop.
+"""The process of one mode: index the files, then serve searches, when and for as long as told.
 
-It reads one JSON line of settings and, later, the end of its input: "stop" means
-finish and report, no "stop" means that the conductor is gone. It writes JSON lines.
+It reads JSON lines, the settings and then one order after the other, and writes JSON lines.
 """
 
 import asyncio
@@ -30,7 +29,35 @@ def tell(**event: Any) -> None:
     sys.stdout.flush()
 
 
-async def work(settings: dict[str, Any]) -> dict[str, Any]:
+class Orders:
+    """The lines of standard input, read without a thread and without blocking the loop.
+
+    Once there are no more, the conductor is gone: the process ends on the spot.
+    """
+
+    def __init__(self) -> None:
+        self._lines: asyncio.Queue[bytes] = asyncio.Queue()
+        self._partial = b""
+        os.set_blocking(0, False)
+        asyncio.get_running_loop().add_reader(0, self._read)
+
+    async def next_line(self) -> dict[str, Any]:
+        line: dict[str, Any] = json.loads(await self._lines.get())
+        return line
+
+    async def next(self) -> str:
+        return str((await self.next_line())["order"])
+
+    def _read(self) -> None:
+        data = os.read(0, 1 << 16)
+        if not data:
+            os._exit(1)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._lines.put_nowait(line)
+
+
+async def work(settings: dict[str, Any], orders: Orders) -> None:
     way = WAYS[settings["mode"]]()
     engine = program.open_engine(settings["url"], settings["schema"], way.poolclass)
     files = [Path(name) for name in settings["files"]]
@@ -40,14 +67,6 @@ async def work(settings: dict[str, Any]) -> dict[str, Any]:
         if indexed < len(files):
             tell(event="indexed", files=indexed)
 
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_reader(0, _read_order, stop)
-    gc.collect()
-    gc.freeze()
-
-    watch = Watch(progress)
-    ticker = asyncio.create_task(watch.run())
-    began, cpu = perf_counter(), process_time()
     waiting = iter(files)
 
     async def indexer() -> None:
@@ -57,10 +76,17 @@ async def work(settings: dict[str, Any]) -> dict[str, Any]:
             definitions += found
             indexed += 1
 
+    watch = Watch(progress)
+    assert await orders.next() == "index"
+    gc.collect()
+    gc.freeze()
+    watch.resume()
+    began, cpu = perf_counter(), process_time()
     await way.call(program.create_tables, engine)
     await asyncio.gather(*(indexer() for _ in range(settings["tasks"])))
     await way.call(program.tidy, engine)
-    index_s = perf_counter() - began
+    index_s, index_cpu_s = perf_counter() - began, process_time() - cpu
+    watch.pause()
     tell(event="indexed", files=indexed)
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -68,40 +94,34 @@ async def work(settings: dict[str, Any]) -> dict[str, Any]:
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    tell(event="serving", port=listener.getsockname()[1])
-    await stop.wait()
+    tell(event="ready", port=listener.getsockname()[1])
+    while (order := await orders.next()) != "stop":
+        if order == "serve":
+            clock, active_s = watch.resume()
+            tell(event="serving", clock=clock, active_s=active_s)
+        else:
+            watch.pause()
+    cpu_s = process_time() - cpu
     server.should_exit = True
     await serving
-    ticker.cancel()
     await way.call(engine.dispose)
-    return {
-        "start": watch.start,
-        "index_s": index_s,
-        "cpu_s": process_time() - cpu,
-        "files": indexed,
-        "definitions": definitions,
-        "longest_stall_ms": watch.longest_ms,
-        "stalls_ms": watch.slots,
-        "threads": watch.threads,
-        "peak_rss_mb": peak_rss_mb(),
-    }
+    tell(
+        event="result",
+        index_s=index_s,
+        index_cpu_s=index_cpu_s,
+        cpu_s=cpu_s,
+        files=indexed,
+        definitions=definitions,
+        stalls_ms=watch.slots,
+        threads=watch.threads,
+        peak_rss_mb=peak_rss_mb(),
+    )
 
 
-def _read_order(stop: asyncio.Event) -> None:
-    if not os.read(0, 64):
-        os._exit(1)
-    asyncio.get_running_loop().remove_reader(0)
-    stop.set()
-
-
-def main() -> None:
-    with open(0, "rb", buffering=0, closefd=False) as orders:
-        line = orders.readline()
-    if not line:
-        return
-    settings = json.loads(line)
-    tell(event="result", **asyncio.run(work(settings)))
+async def main() -> None:
+    orders = Orders()
+    await work(await orders.next_line(), orders)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

@@ -90,7 +90,8 @@ def test_plain_output_is_readable(quick: tuple[str, dict[str, Any], str]) -> Non
     assert "\x1b" not in out
     assert "\r" not in out
     for mode in MODES:
-        assert re.search(rf"^{mode}: \d+ files indexed in .* searches answered in", out, re.M)
+        assert re.search(rf"^{mode}: \d+ files indexed$", out, re.M)
+        assert re.search(rf"^{mode}: \d+ searches answered$", out, re.M)
         assert f"<td>{mode}</td>" in page
         assert f"{data['modes'][mode]['requests_per_s']:.0f}" in page
     assert "page.html" in out
@@ -98,7 +99,7 @@ def test_plain_output_is_readable(quick: tuple[str, dict[str, Any], str]) -> Non
     assert "<script" not in page
 
 
-@pytest.mark.parametrize("moment", ["at once", "server", "indexing", "searching", "second mode"])
+@pytest.mark.parametrize("moment", ["at once", "server", "indexing", "searching"])
 def test_ctrl_c_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
     needs_embedded()
     process = start(
@@ -133,14 +134,11 @@ def test_ctrl_c_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
 def wait_for(moment: str, process: "subprocess.Popen[str]") -> None:
     """Return when the run has come to that point."""
     assert process.stdout is not None
-    for _ in range({"indexing": 1, "second mode": 2}.get(moment, 0)):
-        assert process.stdout.readline().startswith("threads:")
     wanted = {
         "at once": "",
         "server": "greenletio-guard",
         "indexing": "greenletio.demo.worker",
         "searching": "greenletio.demo.client",
-        "second mode": "greenletio.demo.worker",
     }[moment]
     parent = psutil.Process(process.pid)
     limit = time.monotonic() + LIMIT_S
