@@ -9,8 +9,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,8 +50,8 @@ def _tasks(text: str) -> int:
         number = int(text)
     except ValueError:
         number = 0
-    if not 1 <= number <= 1000:
-        raise argparse.ArgumentTypeError(f"a number from 1 to 1000 is needed, not {text!r}")
+    if not 1 <= number <= 500:
+        raise argparse.ArgumentTypeError(f"a number from 1 to 500 is needed, not {text!r}")
     return number
 
 
@@ -105,14 +104,14 @@ class _Interrupted(BaseException):
 
 
 class _Interrupts:
-    """The first SIGINT or SIGTERM unwinds the run; what unwinding does is not disturbed by more.
+    """The first SIGINT or SIGTERM ends the run at the next ``check``, or cancels what ``run`` runs.
 
-    Outside the event loop it is raised where it arrives, unless ``held``: then once that is done.
+    A handler that raised could do so in the middle of an import or of the server's start. Later
+    signals do not disturb the clean-up.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        self._holds = False
         self._cancel: Callable[[], object] | None = None
 
     def __enter__(self) -> "_Interrupts":
@@ -125,40 +124,33 @@ class _Interrupts:
             signal.signal(each, handler)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if not self.number:
+            self.number = number
+            if self._cancel is not None:
+                self._cancel()
+
+    def check(self) -> None:
         if self.number:
-            return
-        self.number = number
-        if self._cancel is not None:
-            self._cancel()
-        elif not self._holds:
             raise _Interrupted
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        self._holds = True
-        try:
-            yield
-        finally:
-            self._holds = False
-            if self.number:
-                raise _Interrupted
-
     def run(self, main: Coroutine[Any, Any, T]) -> T:
-        """asyncio.run, whose main task is cancelled by an interrupt."""
+        """asyncio.run, whose main task an interrupt cancels."""
 
         async def cancellable() -> T:
             loop = asyncio.get_running_loop()
             task = asyncio.ensure_future(main)
             self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
-            if self.number:
-                task.cancel()
             try:
+                if self.number:
+                    task.cancel()
                 return await task
             finally:
                 self._cancel = None
 
-        with self.held():
+        try:
             return asyncio.run(cancellable())
+        finally:
+            self.check()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -186,18 +178,24 @@ def _run(args: argparse.Namespace, interrupts: _Interrupts) -> int:
     from greenletio.demo.page import write_page
     from greenletio.errors import GreenletioError
 
+    interrupts.check()
     console = Console(highlight=False)
     try:
         plan = _plan(args)
-        with database(interrupts.held) as url, report.display(console) as display:
-            results, server = interrupts.run(conduct(url, plan, display))
+        interrupts.check()
+        with database() as url:
+            interrupts.check()
+            with report.display(console) as display:
+                results, server = interrupts.run(conduct(url, plan, display))
     except GreenletioError as error:
+        interrupts.check()
         sys.stderr.write(f"greenletio demo: {error}\n")
         return 1
     facts = _facts(args, plan, server)
     report.show(console, results)
     write_page(args.html, results, facts)
     console.print(f"\nThe picture: {args.html.absolute().as_uri()}", soft_wrap=True)
+    interrupts.check()
     if args.json:
         args.json.write_text(json.dumps({"modes": results, **facts}) + "\n")
     if len({figures["digest"] for figures in results.values()}) > 1:

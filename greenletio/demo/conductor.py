@@ -14,8 +14,8 @@ import re
 import secrets
 import sys
 import tokenize
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,25 +76,16 @@ def searches(files: list[Path], count: int) -> list[str]:
 
 
 @contextmanager
-def database(held: Callable[[], AbstractContextManager[object]]) -> Iterator[str]:
-    """The URL of a server: DATABASE_URL's, or an embedded one that lives as long as the block.
-
-    Its start and its stop are not interrupted: both happen inside ``held()``.
-    """
+def database() -> Iterator[str]:
+    """The URL of a server: DATABASE_URL's, or an embedded one that lives as long as the block."""
     url = os.environ.get("DATABASE_URL")
     if url:
         yield url
         return
     from greenletio._embedded import EmbeddedServer
 
-    with held():
-        server = EmbeddedServer()
-        server.start()
-    try:
+    with EmbeddedServer() as server:
         yield server.url
-    finally:
-        with held():
-            server.stop()
 
 
 class Schemas:

@@ -1,4 +1,4 @@
-"""The picture: one HTML file that needs nothing else, neither scripts nor a network."""
+"""The picture: one HTML file that fetches nothing."""
 
 from html import escape
 from pathlib import Path

@@ -89,7 +89,9 @@ async def work(settings: dict[str, Any], orders: Orders) -> None:
     watch.pause()
     tell(event="indexed", files=indexed)
 
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    # asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     app = make_app(partial(way.call, program.search, engine))
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
     server = uvicorn.Server(config)

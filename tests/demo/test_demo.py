@@ -96,7 +96,7 @@ def test_plain_output_is_readable(quick: tuple[str, dict[str, Any], str]) -> Non
         assert f"{data['modes'][mode]['requests_per_s']:.0f}" in page
     assert "page.html" in out
     assert page.count("<svg") == 8
-    assert "<script" not in page
+    assert not re.search(r"\b(src|href)\s*=", page)  # it fetches nothing
 
 
 @pytest.mark.parametrize("moment", ["at once", "server", "indexing", "searching"])
@@ -182,8 +182,8 @@ def data_folders(family: list[psutil.Process]) -> list[Path]:
     [
         (["nonsense"], "invalid choice: 'nonsense'"),
         ([], "required"),
-        (["demo", "--tasks", "0"], "1 to 1000"),
-        (["demo", "--tasks", "many"], "1 to 1000"),
+        (["demo", "--tasks", "0"], "1 to 500"),
+        (["demo", "--tasks", "many"], "1 to 500"),
         (["demo", "--modes", "fast"], "unknown mode 'fast'"),
         (["demo", "--json", "/nowhere/at/all.json"], "cannot write"),
         (["demo", "--speed"], "unrecognized arguments: --speed"),
