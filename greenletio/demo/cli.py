@@ -192,12 +192,12 @@ def _run(args: argparse.Namespace, interrupts: _Interrupts) -> int:
         sys.stderr.write(f"greenletio demo: {error}\n")
         return 1
     facts = _facts(args, plan, server)
+    if args.json:
+        args.json.write_text(json.dumps({"modes": results, **facts}) + "\n")
     report.show(console, results)
     write_page(args.html, results, facts)
     console.print(f"\nThe picture: {args.html.absolute().as_uri()}", soft_wrap=True)
     interrupts.check()
-    if args.json:
-        args.json.write_text(json.dumps({"modes": results, **facts}) + "\n")
     if len({figures["digest"] for figures in results.values()}) > 1:
         sys.stderr.write("greenletio demo: the modes gave different answers: this is a defect\n")
         return 1

@@ -14,6 +14,7 @@ from greenletio.demo.watch import SLOT_S
 __all__ = ("write_page",)
 
 COLOURS = {"blocking": "#c0392b", "threads": "#d68910", "greenletio": "#1e8449"}
+Slots = list[float | None]
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; }
 table { border-collapse: collapse; } td, th { padding: .3em 1em; text-align: right; }
@@ -33,8 +34,8 @@ def write_page(path: Path, results: Results, facts: dict[str, Any]) -> None:
         for mode, figures in results.items()
     )
     bars = "".join(
-        _bars(results, key, f"{heading(title, unit)} ({'more' if more else 'less'} is better)")
-        for key, title, unit, _, more in COLUMNS
+        _bars(results, key, heading(title, unit, more), form)
+        for key, title, unit, form, more in COLUMNS
     )
     first = next(iter(results.values()))
     path.write_text(
@@ -49,7 +50,7 @@ of its own. They indexed in the order of the table, and took turns in answering.
 <table><tr><th>mode</th>{header}</tr>{body}</table>
 <div class="bars">{bars}</div>
 {_over_time(results, "The loop's longest stall in each tenth of a second, ms", _stalls(results))}
-{_over_time(results, "Latency of the searches, ms", _latencies(results))}
+{_over_time(results, "The slowest answer in each tenth of a second, ms", _latencies(results))}
 <p><small>{escape(", ".join(f"{name} {version}" for name, version in versions.items()))};
 {escape(machine["system"])}, {machine["cpus"]} CPUs</small></p>
 </html>
@@ -64,10 +65,17 @@ def _config(results: Results, **more: Any) -> dict[str, Any]:
     return {"js": (), "style": style, "disable_xml_declaration": True, **more}
 
 
-def _bars(results: Results, key: str, title: str) -> str:
+def _bars(results: Results, key: str, title: str, form: str) -> str:
     chart = pygal.HorizontalBar(
         **_config(
-            results, title=title, height=260, width=480, print_values=True, include_x_axis=True
+            results,
+            title=title,
+            height=260,
+            width=480,
+            print_values=True,
+            include_x_axis=True,
+            max_scale=6,
+            formatter=form.format,
         )
     )
     for mode, figures in results.items():
@@ -75,12 +83,17 @@ def _bars(results: Results, key: str, title: str) -> str:
     return str(chart.render(is_unicode=True))
 
 
-def _over_time(results: Results, title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
-    chart = pygal.XY(
+def _over_time(results: Results, title: str, lines: dict[str, Slots]) -> str:
+    length = max(map(len, lines.values()))
+    chart = pygal.Line(
         **_config(
             results,
             title=title,
             x_title="seconds in which the mode was at work",
+            x_labels=[f"{i * SLOT_S:.1f}" for i in range(length)],
+            x_labels_major_every=max(1, round(length / 12 * SLOT_S)) * round(1 / SLOT_S),
+            show_minor_x_labels=False,
+            truncate_label=-1,
             logarithmic=True,
             dots_size=1.5,
             height=420,
@@ -92,20 +105,20 @@ def _over_time(results: Results, title: str, lines: dict[str, list[tuple[float, 
     return str(chart.render(is_unicode=True))
 
 
-def _stalls(results: Results) -> dict[str, list[tuple[float, float]]]:
-    # A logarithmic axis has no zero.
+def _stalls(results: Results) -> dict[str, Slots]:
+    # A logarithmic axis has no zero, and below 1 ms nobody minds.
     return {
-        mode: [(i * SLOT_S, max(late, 0.1)) for i, late in enumerate(figures["stalls_ms"])]
-        for mode, figures in results.items()
+        mode: [max(late, 1.0) for late in figures["stalls_ms"]] for mode, figures in results.items()
     }
 
 
-def _latencies(results: Results) -> dict[str, list[tuple[float, float]]]:
-    """The worst of each hundredth of the searches: what p99 is made of, and few enough to draw."""
-    lines = {}
+def _latencies(results: Results) -> dict[str, Slots]:
+    """The worst in each slot of time."""
+    lines: dict[str, Slots] = {}
     for mode, figures in results.items():
-        samples = figures["latencies"]
-        size = max(1, len(samples) // 100)
-        groups = [samples[i : i + size] for i in range(0, len(samples), size)]
-        lines[mode] = [(group[0][0], max(late for _, late in group)) for group in groups]
+        slots: Slots = [None] * (1 + int(max(at for at, _ in figures["latencies"]) / SLOT_S))
+        for at, took in figures["latencies"]:
+            slot = int(at / SLOT_S)
+            slots[slot] = max(slots[slot] or 0.0, took)
+        lines[mode] = slots
     return lines

@@ -83,8 +83,9 @@ def display(console: Console) -> Iterator[Display]:
         yield Bars(progress)
 
 
-def heading(title: str, unit: str) -> str:
-    return f"{title}, {unit}" if unit and unit != "per s" else f"{title} {unit}".strip()
+def heading(title: str, unit: str, more: bool) -> str:
+    comma = "," if unit in ("s", "ms", "MB") else ""
+    return f"{title}{comma} {unit} ({'more' if more else 'less'} is better)".replace("  ", " ")
 
 
 def show(console: Console, results: Results) -> None:
@@ -92,8 +93,7 @@ def show(console: Console, results: Results) -> None:
     console.print(_table(results))
     blocks = console.encoding.startswith("utf")
     for key, title, unit, form, more in COLUMNS:
-        better = "more" if more else "less"
-        console.print(f"\n{heading(title, unit)} [dim]({better} is better)[/]")
+        console.print(f"\n{heading(title, unit, more)}")
         console.print(_bars(results, key, form, "█" if blocks else "#"))
     if blocks:
         console.print("\nthe loop's stalls over time [dim](log scale, 1 ms to 1 s)[/]")

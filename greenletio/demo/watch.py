@@ -55,7 +55,8 @@ class Watch:
     def _note(self, late_s: float) -> None:
         slot = int((self._active_s + perf_counter() - self._since) / SLOT_S)
         if slot >= len(self.slots):
-            self.slots += [0.0] * (slot + 1 - len(self.slots))
+            # It was late for all of the slots that it did not see.
+            self.slots += [late_s * 1e3] * (slot + 1 - len(self.slots))
             self.threads = max(self.threads, self._process.num_threads())
             self._each_slot()
         self.slots[slot] = max(self.slots[slot], late_s * 1e3)
