@@ -58,16 +58,20 @@ def _name(frame: FrameType) -> str:
 
 def would_block(what: str) -> WouldBlockError:
     """The error for a wait in a running loop; it names the frame that lacks ``async_``."""
+    caller: FrameType | None = None  # the innermost function that is not ours
     called: FrameType | None = None  # the outermost sync function below the async one
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # whatever called into the core
     while frame is not None:
         if frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
             break
         if not frame.f_code.co_filename.startswith(_PACKAGE):
             called = frame
+            caller = caller or frame
+        elif caller is None:
+            what = frame.f_code.co_name  # the public function that was called
         frame = frame.f_back
     if frame is None:
-        where = f" by {_name(called)} ({_place(called)})" if called is not None else ""
+        where = f" by {_name(caller)} ({_place(caller)})" if caller is not None else ""
         return WouldBlockError(
             f"{what} would block the running event loop: it was called{where} in a callback of the "
             "loop, outside of any greenlet. Start the function with greenletio.spawn() instead."

@@ -210,11 +210,11 @@ limit_in_trio(GioState *st, GioHere *here, PyObject *it)
 
 /* Not run at all: spare the user the second warning, "never awaited". */
 GIO_COLD static void
-close_unstarted(PyObject *x)
+close_unstarted(GioState *st, PyObject *x)
 {
-    if (PyCoro_CheckExact(x)) {
+    if (PyCoro_CheckExact(x) || Py_IS_TYPE(x, st->call_type)) {
         PyObject *exc = gio_err_take();
-        PyObject *r = PyObject_CallMethod(x, "close", NULL);
+        PyObject *r = PyObject_CallMethodNoArgs(x, st->str_close);
         if (r == NULL) {
             PyErr_Clear();
         }
@@ -271,7 +271,7 @@ await_elsewhere(GioState *st, PyObject *x)
     }
     if (here.place == GIO_PLACE_FORBIDDEN) {
         gio_would_block(st, "await_");
-        close_unstarted(x);
+        close_unstarted(st, x);
     }
     else {
         result = await_plain(st, &here, x);

@@ -132,6 +132,9 @@ call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
             Py_DECREF(fresh);
         }
         w->context = Py_NewRef(ts->context);
+        if (c->status == GIO_CALL_NEW) {
+            w->handled = gio_handled_get();
+        }
         w->driver = gio_greenlet_current();
         if (w->driver == NULL) {
             Py_CLEAR(w->context);
@@ -149,12 +152,19 @@ call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
             /* Neither a yield nor an end: somebody switched to the driver, or threw
              * into it, while the function was running. */
             Py_CLEAR(w->driver);
+            c->status = GIO_CALL_SUSPENDED;
             if (w->in_kind != GIO_IN_NONE) { /* not even entered */
                 w->in_kind = GIO_IN_NONE;
                 Py_CLEAR(w->in);
                 Py_CLEAR(w->context);
+                Py_CLEAR(w->handled);
             }
-            c->status = GIO_CALL_SUSPENDED;
+            if (r < 0 && !gio_greenlet_active((PyObject *)w)) { /* out of stack or memory */
+                call_end(c);
+                call_drop_job(c);
+                Py_DECREF(w);
+                return PYGEN_ERROR;
+            }
             if (r == 0) {
                 PyErr_SetString(PyExc_RuntimeError,
                                 "a greenlet that drives an async_ function was switched to from "
@@ -528,10 +538,22 @@ call_clear(GioCall *c)
 static void
 call_finalize(GioCall *c)
 {
-    if (c->status != GIO_CALL_SUSPENDED || gio_is_finalizing()) {
+    if ((c->status != GIO_CALL_SUSPENDED && c->status != GIO_CALL_NEW) || gio_is_finalizing()) {
         return;
     }
     PyObject *exc = gio_err_take();
+    if (c->status == GIO_CALL_NEW) {
+        PyObject *name = call_get_qualname(c, NULL);
+        if (name == NULL || PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                                             "async_ call of '%U' was never awaited", name) < 0) {
+            PyErr_WriteUnraisable((PyObject *)c);
+        }
+        Py_XDECREF(name);
+        if (exc != NULL) {
+            gio_err_give(exc);
+        }
+        return;
+    }
     GioThread *t = c->thread;
     if (t == NULL) { /* its thread has gone, and the stack with it */
         call_abandon(c);
@@ -557,8 +579,8 @@ call_finalize(GioCall *c)
 static void
 call_dealloc(GioCall *c)
 {
-    if (c->worker != NULL && PyObject_CallFinalizerFromDealloc((PyObject *)c) < 0) {
-        return; /* alive again, in its thread's list of orphans */
+    if (c->status != GIO_CALL_DONE && PyObject_CallFinalizerFromDealloc((PyObject *)c) < 0) {
+        return; /* alive again: in its thread's list of orphans, or shown to a warning filter */
     }
     PyTypeObject *type = Py_TYPE(c);
     PyObject_GC_UnTrack(c);

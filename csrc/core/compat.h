@@ -47,6 +47,41 @@ gio_err_give(PyObject *exc)
 #endif
 }
 
+/* The exception being handled (sys.exc_info), a new reference or NULL; and its setter, which
+ * steals. */
+static inline PyObject *
+gio_handled_get(void)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+    return PyErr_GetHandledException();
+#else
+    PyObject *type, *value, *tb;
+    PyErr_GetExcInfo(&type, &value, &tb);
+    Py_XDECREF(type);
+    Py_XDECREF(tb);
+    if (value == Py_None) {
+        Py_CLEAR(value);
+    }
+    return value;
+#endif
+}
+
+static inline void
+gio_handled_set(PyObject *exc)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+    PyErr_SetHandledException(exc);
+    Py_XDECREF(exc);
+#else
+    if (exc == NULL) {
+        PyErr_SetExcInfo(NULL, NULL, NULL);
+    }
+    else {
+        PyErr_SetExcInfo(Py_NewRef((PyObject *)Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
+    }
+#endif
+}
+
 /* The referent of a weak reference as a new reference, NULL when it has gone. */
 static inline PyObject *
 gio_weakref_get(PyObject *ref)

@@ -123,6 +123,7 @@ struct GioWorker {
     PyObject *driver;   /* the greenlet inside call_step; set exactly while it is there */
     PyObject *inner;    /* the greenlet that waits, if not the worker itself */
     PyObject *context;  /* the driver's, shared while the worker runs */
+    PyObject *handled;  /* what the driver is handling as the job starts: sys.exc_info() there */
     PyObject *awaiting; /* what it was last suspended on, for debuggers */
     PyObject *in, *out;
     GioIn in_kind;

@@ -103,6 +103,34 @@ function_descr_get(GioFunction *f, PyObject *obj, PyObject *type)
     return result;
 }
 
+/* fn's code, flagged as the wrapper is to be called: inspect.iscoroutinefunction looks at
+ * the flags of whatever looks like a function, and frameworks ask it. */
+static PyObject *
+flagged_code(GioFunction *f, PyObject *name)
+{
+    PyObject *code = PyObject_GetAttr(f->fn, name);
+    if (code == NULL || !PyCode_Check(code)) {
+        return code;
+    }
+    int flags = ((PyCodeObject *)code)->co_flags;
+    int wanted = Py_IS_TYPE(f, GIO_STATE(f)->async_function_type) ? flags | CO_COROUTINE
+                                                                  : flags & ~CO_COROUTINE;
+    if (flags == wanted) {
+        return code;
+    }
+    PyObject *replaced = NULL, *replace = PyObject_GetAttrString(code, "replace");
+    PyObject *kwargs = replace == NULL ? NULL : Py_BuildValue("{si}", "co_flags", wanted);
+    PyObject *none = kwargs == NULL ? NULL : PyTuple_New(0);
+    if (none != NULL) {
+        replaced = PyObject_Call(replace, none, kwargs);
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(replace);
+    Py_DECREF(code);
+    return replaced;
+}
+
 /* Attributes that belong to the wrapper itself even where object has them. */
 static PyObject *
 function_getattro(GioFunction *f, PyObject *name)
@@ -122,6 +150,9 @@ function_getattro(GioFunction *f, PyObject *name)
         if (value != NULL || PyErr_Occurred()) {
             return Py_XNewRef(value);
         }
+    }
+    if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "__code__") == 0) {
+        return flagged_code(f, name);
     }
     return PyObject_GetAttr(f->fn, name);
 }

@@ -453,6 +453,13 @@ gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n,
     }
     int r = -1, one_ready = 0;
     struct pollfd *pfds = NULL, one;
+    for (int i = 0; i < n; i++) {
+        if (fds[i] < 0) { /* poll(2) would pass over it */
+            errno = EBADF;
+            PyErr_SetFromErrno(PyExc_OSError);
+            goto done;
+        }
+    }
     if (here.place == GIO_PLACE_FORBIDDEN) {
         gio_would_block(st, n == 1 ? "waiting for a file descriptor"
                                    : "waiting for file descriptors");

@@ -37,11 +37,18 @@ job_run(GioWorker *w, PyThreadState *ts)
         w->out = in;
         w->out_kind = GIO_OUT_ERROR;
         Py_CLEAR(w->context);
+        Py_CLEAR(w->handled);
         return;
     }
     Py_DECREF(in);
     gio_recursion_set(ts, w->recursion);
     gio_context_install(ts, w->context);
+    PyObject *handled = w->handled;
+    bool handling = handled != NULL;
+    if (handling) { /* as in any function that is called in an except block */
+        w->handled = NULL;
+        gio_handled_set(handled);
+    }
     PyObject *result = PyObject_Vectorcall(
         c->fn, c->argv + 1, (size_t)c->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, c->kwnames);
     if (result != NULL) {
@@ -51,6 +58,9 @@ job_run(GioWorker *w, PyThreadState *ts)
     else {
         w->out = gio_err_take();
         w->out_kind = GIO_OUT_ERROR;
+    }
+    if (handling) {
+        gio_handled_set(NULL);
     }
     gio_context_install(ts, NULL);
     Py_CLEAR(w->context);
@@ -63,6 +73,11 @@ worker_run(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args))
 {
     PyThreadState *ts = PyThreadState_Get();
     GioWorker *w = (GioWorker *)gio_greenlet_current();
+    if (w != NULL && w->thread != NULL &&
+        gio_greenlet_set_parent((PyObject *)w, w->thread->main) < 0) {
+        Py_DECREF(w);
+        return NULL;
+    }
     while (w != NULL && !w->quit) {
         PyObject *back;
         if (w->call != NULL && w->in_kind != GIO_IN_NONE) {
@@ -218,7 +233,8 @@ worker_new(GioThread *t)
      * tp_init make it. */
     PyTypeObject *type = t->state->worker_type;
     PyTypeObject *greenlet = type->tp_base;
-    PyObject *args = PyTuple_Pack(2, t->state->worker_run, t->main);
+    /* Born as the driver's child: should it fail to start, the driver hears of it. */
+    PyObject *args = PyTuple_Pack(1, t->state->worker_run);
     if (args == NULL) {
         return NULL;
     }
