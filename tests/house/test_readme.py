@@ -19,7 +19,7 @@ def test_a_block_runs_as_a_program(number: int, pg_dsn: str, tmp_path: Path) -> 
     script = tmp_path / "example.py"
     script.write_text(BLOCKS[number])
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", str(script)],
+        [sys.executable, "-W", "error", str(script)],
         env={**os.environ, "DATABASE_URL": pg_dsn},
         capture_output=True,
         text=True,
