@@ -34,7 +34,7 @@ asan: ## the tests on a build with AddressSanitizer and UBSan
 
 leaks: ## repeat the tests marked `leaks`: nothing may grow
 	@$(BOOTSTRAP) test
-	$(PYTEST) --leaks -m leaks $(ARGS)
+	GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 $(PYTEST) --leaks -m leaks $(ARGS)
 
 test-pythons: ## the tests on every Python from 3.10 to 3.14 that is found
 	scripts/test-pythons.sh $(ARGS)

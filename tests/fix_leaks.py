@@ -33,7 +33,12 @@ class _MallInfo(ctypes.Structure):
 
 
 def _malloc_bytes() -> int:
-    """Bytes in use of the C heap; 0 where the C library (not glibc >= 2.33) does not tell."""
+    """Bytes in use of the C heap; 0 where the C library (not glibc >= 2.33) does not tell.
+
+    glibc counts what its caches of freed chunks hold as in use, so they have to be off.
+    """
+    if "tcache_count=0" not in os.environ.get("GLIBC_TUNABLES", ""):
+        return 0
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
     except AttributeError:

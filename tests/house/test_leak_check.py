@@ -1,5 +1,6 @@
 """The leak check itself: it must find each kind of leak, and nothing in a clean test."""
 
+import re
 from pathlib import Path
 
 import fix_leaks
@@ -26,6 +27,10 @@ def test_clean(fixture):
 
 @pytest.fixture
 def outcome(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.RunResult:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    tunables = re.search(r"GLIBC_TUNABLES=(\S+)", makefile)
+    assert tunables is not None
+    monkeypatch.setenv("GLIBC_TUNABLES", tunables[1])
     monkeypatch.setenv("PYTHONPATH", str(Path(fix_leaks.__file__).parent))
     pytester.makepyfile(LEAKS, test_other="def test_not_marked(): assert False")
     return pytester.runpytest_subprocess("-p", "fix_leaks", "--leaks", "-p", "no:cacheprovider")
