@@ -16,9 +16,10 @@ required(GioLibpq *pq, const char *name)
 {
     void *symbol = dlsym(pq->handle, name);
     if (symbol == NULL)
-        PyErr_Format(PyExc_ImportError,
-                     "the libpq that psycopg2 has loaded lacks %s: greenletio needs libpq 12 or later",
-                     name);
+        PyErr_Format(
+            PyExc_ImportError,
+            "the libpq that psycopg2 has loaded lacks %s: greenletio needs libpq 12 or later",
+            name);
     return symbol;
 }
 

@@ -254,7 +254,7 @@ def frozen_query(connection_url, fetch):
 
 @pytest.mark.parametrize("how", ["freeze", "kill"])
 def test_a_server_that_does_not_answer(run, patched, own_server, fetch, ticking, how):
-    """The cancel has a deadline: the connection is closed, CancelledError comes, with the reason."""
+    """The cancel has a deadline: then the connection is closed, and CancelledError says why."""
     greenletio.patch_psycopg2(cancel_timeout=0.5)
 
     async def main():
