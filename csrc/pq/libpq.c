@@ -4,8 +4,7 @@
  * loads a library that was not loaded: a second libpq would not know psycopg2's
  * connections.
  */
-#define _GNU_SOURCE
-#include <Python.h>
+#include <Python.h> /* defines _GNU_SOURCE, which RTLD_NOLOAD needs */
 
 #include <dlfcn.h>
 
