@@ -24,8 +24,8 @@ _undo: list[Callable[[], object]] = []
 def patch_psycopg2(*, cancel_timeout: float | None = None) -> None:
     """Make psycopg2 cooperative, in the whole process and for connections that exist already.
 
-    Where a connection waits is decided at each wait. In a greenlet under ``async_`` or ``spawn`` the
-    greenlet is suspended and the loop goes on. Where no loop runs in the thread (scripts,
+    Where a connection waits is decided at each wait. In a greenlet under ``async_`` or ``spawn``
+    the greenlet is suspended and the loop goes on. Where no loop runs in the thread (scripts,
     migrations, worker threads) the thread blocks, as without the patch. Directly in a running loop
     ``WouldBlockError`` is raised before anything is sent, and the connection stays usable.
 
@@ -53,7 +53,8 @@ def patch_psycopg2(*, cancel_timeout: float | None = None) -> None:
         _pq.set_cancel_timeout(cancel_timeout)
     if _undo:
         return
-    before, connect = ext.get_wait_callback(), psycopg2._connect
+    driver: Any = psycopg2  # _connect is not in its stubs
+    before, connect = ext.get_wait_callback(), driver._connect
     _pq.patch(
         {
             ext.cursor: {"copy_from": copy_from, "copy_to": copy_to, "copy_expert": copy_expert},
@@ -63,8 +64,8 @@ def patch_psycopg2(*, cancel_timeout: float | None = None) -> None:
     _undo.append(_pq.unpatch)
     ext.set_wait_callback(_pq.wait)
     _undo.append(lambda: ext.set_wait_callback(before))
-    psycopg2._connect = connector(connect)
-    _undo.append(lambda: setattr(psycopg2, "_connect", connect))
+    driver._connect = connector(connect)
+    _undo.append(lambda: setattr(driver, "_connect", connect))
 
 
 def unpatch_psycopg2() -> None:

@@ -1,4 +1,4 @@
-"""``psycopg2.connect`` that never holds the loop: one attempt per address, names resolved elsewhere.
+"""``psycopg2.connect`` that never holds the loop: one attempt per address, names in a thread.
 
 libpq resolves names while it starts to connect, blocking, and leaves ``connect_timeout`` to its
 blocking calls. So the hosts are split here, and each address becomes an attempt of its own, whose
@@ -24,7 +24,7 @@ __all__ = ("connector",)
 
 
 class _Host(NamedTuple):
-    """One entry of a connection string's list of hosts; an empty field stands for libpq's default."""
+    """One entry of a connection string's list of hosts; "" stands for libpq's default."""
 
     host: str
     hostaddr: str
@@ -93,19 +93,14 @@ def _options(dsn: str) -> dict[str, str]:
 
 def _hosts(options: dict[str, str]) -> list[_Host] | None:
     """The hosts in order; None when the lists do not match, which libpq can tell best itself."""
-    host, hostaddr, port = (
-        options.get(key, "").split(",") for key in ("host", "hostaddr", "port")
-    )
-    count = max(len(host), len(hostaddr))
+    lists = [value.split(",") if (value := options.get(key)) else [] for key in _Host._fields]
+    host, hostaddr, port = lists
+    count = len(hostaddr) or len(host) or 1
     if len(port) == 1:
         port *= count
-    if len(port) != count or {len(host), len(hostaddr)} - {count} not in (set(), {1}):
+    if any(len(values) not in (0, count) for values in lists):
         return None
-    if any(
-        len(names) == 1 and count > 1 and names[0] for names in (host, hostaddr)
-    ):
-        return None
-    return [_Host(*fields) for fields in zip_longest(host, hostaddr, port, fillvalue="")]
+    return [_Host(*fields) for fields in zip_longest(*lists, fillvalue="")]
 
 
 def _needs_resolving(host: _Host) -> bool:
@@ -120,11 +115,6 @@ def _needs_resolving(host: _Host) -> bool:
 
 def _resolve(host: _Host) -> list[str]:
     """A name's addresses, as libpq would try them. Waits as the caller's place says."""
-    found = run_in_thread(
-        socket.getaddrinfo, host.host, None, socket.AF_UNSPEC, socket.SOCK_STREAM
-    )
-    addresses = []
-    for family, _, _, _, address in found:
-        scope = f"%{address[3]}" if family == socket.AF_INET6 and address[3] else ""
-        addresses.append(f"{address[0]}{scope}")
-    return list(dict.fromkeys(addresses))
+    found = run_in_thread(socket.getaddrinfo, host.host, None, socket.AF_UNSPEC, socket.SOCK_STREAM)
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    return list(dict.fromkeys(socket.getnameinfo(entry[4], numeric)[0] for entry in found))

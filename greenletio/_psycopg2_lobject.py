@@ -6,7 +6,7 @@ time through ordinary queries, which wait as all queries do.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import psycopg2
@@ -94,7 +94,7 @@ class LargeObject(ext.lobject):
         self._check()
         return int(self._ask("SELECT lo_tell64(%s)", self._fd))
 
-    def truncate(self, len: int = 0) -> None:  # noqa: A002 (psycopg2's name)
+    def truncate(self, len: int = 0) -> None:
         """Cut the object to ``len`` bytes."""
         self._check()
         self._ask("SELECT lo_truncate64(%s, %s)", self._fd, len)
@@ -155,7 +155,7 @@ class LargeObject(ext.lobject):
     def _ask(self, sql: str, *args: object) -> Any:
         """Run one function and return what it returns; its errors become OperationalError."""
         cursor = ext.cursor(self._conn)
-        ext.register_type(psycopg2.BINARY, cursor)  # type: ignore[arg-type]
+        ext.register_type(psycopg2.BINARY, cursor)
         try:
             cursor.execute(sql, args)
         except psycopg2.InterfaceError:
@@ -190,7 +190,7 @@ def _parse_mode(mode: str) -> tuple[bool, bool, bool]:
     return access in ("", "r", "rw"), access in ("w", "rw"), rest == "b"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _with_base(factory: type[ext.lobject]) -> type[ext.lobject]:
     """A user's subclass of psycopg2's lobject, with ours between the two."""
     return type(factory.__name__, (factory, LargeObject), {"__module__": factory.__module__})
@@ -204,7 +204,7 @@ def lobject(
     new_file: str | None = None,
     lobject_factory: Any = None,
 ) -> Any:
-    """Open or create a large object, as ``connection.lobject`` of psycopg2 does; waits for the server."""
+    """Open or create a large object, as psycopg2's method does; waits for the server."""
     if self.closed:
         raise psycopg2.InterfaceError("connection already closed")
     if self.async_:
@@ -213,12 +213,12 @@ def lobject(
         raise psycopg2.ProgrammingError(
             "lobject cannot be used with a prepared two-phase transaction"
         )
-    factory = LargeObject if lobject_factory is None else lobject_factory
-    if isinstance(factory, type) and issubclass(factory, ext.lobject):
-        if not issubclass(factory, LargeObject):
-            factory = LargeObject if factory is ext.lobject else _with_base(factory)
-    arguments = (self, oid, mode, new_oid) + (() if new_file is None else (new_file,))
-    result = factory(*arguments)
+    factory: Any = LargeObject
+    if lobject_factory not in (None, ext.lobject):
+        factory = lobject_factory
+        if isinstance(factory, type) and issubclass(factory, ext.lobject):
+            factory = _with_base(lobject_factory)
+    result = factory(self, oid, mode, new_oid, *(() if new_file is None else (new_file,)))
     if not isinstance(result, ext.lobject):
         raise TypeError("lobject factory must be subclass of psycopg2.extensions.lobject")
     return result

@@ -281,6 +281,7 @@ waiter_cancel(GioWaiter *w, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     }
     PyObject *msg = n == 1 ? args[0] : Py_None;
     if (w->status == GIO_PENDING && w->shielded != NULL) {
+        w->shielded->cancels++; /* a timeout that ended meanwhile must not claim it */
         if (w->shielded->kept == NULL) {
             w->shielded->kept = make_cancelled(GIO_STATE(w), msg);
             if (w->shielded->kept == NULL) {

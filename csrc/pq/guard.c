@@ -378,10 +378,14 @@ static PyType_Spec guard_spec = {
 };
 
 static PyType_Slot property_slots[] = {
-    {Py_tp_dealloc, guard_dealloc},     {Py_tp_traverse, guard_traverse},
-    {Py_tp_repr, guard_repr},           {Py_tp_descr_get, property_get},
-    {Py_tp_descr_set, property_set},    {Py_tp_getattro, guard_getattro},
-    {Py_tp_members, property_members},  {Py_tp_getset, guard_getset},
+    {Py_tp_dealloc, guard_dealloc},
+    {Py_tp_traverse, guard_traverse},
+    {Py_tp_repr, guard_repr},
+    {Py_tp_descr_get, property_get},
+    {Py_tp_descr_set, property_set},
+    {Py_tp_getattro, guard_getattro},
+    {Py_tp_members, property_members},
+    {Py_tp_getset, guard_getset},
     {0, NULL},
 };
 

@@ -4,8 +4,7 @@
  * loads a library that was not loaded: a second libpq would not know psycopg2's
  * connections.
  */
-#define _GNU_SOURCE
-#include <Python.h>
+#include <Python.h> /* defines _GNU_SOURCE, which RTLD_NOLOAD needs */
 
 #include <dlfcn.h>
 
@@ -16,9 +15,10 @@ required(GioLibpq *pq, const char *name)
 {
     void *symbol = dlsym(pq->handle, name);
     if (symbol == NULL)
-        PyErr_Format(PyExc_ImportError,
-                     "the libpq that psycopg2 has loaded lacks %s: greenletio needs libpq 12 or later",
-                     name);
+        PyErr_Format(
+            PyExc_ImportError,
+            "the libpq that psycopg2 has loaded lacks %s: greenletio needs libpq 12 or later",
+            name);
     return symbol;
 }
 

@@ -104,7 +104,8 @@ swap_iternext(PyTypeObject *type, iternextfunc before, iternextfunc after)
 {
     if (type->tp_iternext == before)
         type->tp_iternext = after;
-    PyObject *subclasses = PyObject_CallMethod((PyObject *)&PyType_Type, "__subclasses__", "O", type);
+    PyObject *subclasses =
+        PyObject_CallMethod((PyObject *)&PyType_Type, "__subclasses__", "O", type);
     if (subclasses == NULL)
         return -1;
     int rc = 0;

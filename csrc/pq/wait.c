@@ -31,18 +31,16 @@ block(GioPqState *st, const int *fds, const int *events, int *ready, int n, int6
     int count;
     for (int i = 0; i < n; i++) {
         polled[i].fd = fds[i];
-        polled[i].events = (short)((events[i] & GIO_READ ? POLLIN : 0) |
-                                   (events[i] & GIO_WRITE ? POLLOUT : 0));
+        polled[i].events =
+            (short)((events[i] & GIO_READ ? POLLIN : 0) | (events[i] & GIO_WRITE ? POLLOUT : 0));
     }
     for (;;) {
         int timeout = poll_timeout(deadline, st->api->now());
         int error;
-        Py_BEGIN_ALLOW_THREADS
-        count = poll(polled, (nfds_t)n, timeout);
+        Py_BEGIN_ALLOW_THREADS count = poll(polled, (nfds_t)n, timeout);
         error = errno;
-        Py_END_ALLOW_THREADS
-        if (count > 0 || (count == 0 && (timeout == 0 || st->api->now() >= deadline)))
-            break;
+        Py_END_ALLOW_THREADS if (count > 0 || (count == 0 &&
+                                               (timeout == 0 || st->api->now() >= deadline))) break;
         if (PyErr_CheckSignals() < 0)
             return -1;
         if (count < 0 && error != EINTR) {
@@ -54,8 +52,8 @@ block(GioPqState *st, const int *fds, const int *events, int *ready, int n, int6
     for (int i = 0; i < n; i++) {
         short got = polled[i].revents;
         bool broken = (got & (POLLERR | POLLHUP | POLLNVAL)) != 0;
-        ready[i] = broken ? events[i]
-                          : (got & POLLIN ? GIO_READ : 0) | (got & POLLOUT ? GIO_WRITE : 0);
+        ready[i] =
+            broken ? events[i] : (got & POLLIN ? GIO_READ : 0) | (got & POLLOUT ? GIO_WRITE : 0);
     }
     return count;
 }

@@ -48,11 +48,7 @@ def names(monkeypatch):
                 return original(host, *args, **kwargs)
             if not self[host]:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            return [
-                info
-                for address in self[host]
-                for info in original(address, *args, **kwargs)
-            ]
+            return [info for address in self[host] for info in original(address, *args, **kwargs)]
 
     names = Names()
     names.threads = []

@@ -27,7 +27,9 @@ def test_queries_of_many_tasks_wait_at_once(run, connect, fetch, ticking):
 
     async def main():
         async with ticking() as ticker:
-            assert await asyncio.gather(*(async_(query)(n) for n in range(tasks))) == [*range(tasks)]
+            assert await asyncio.gather(*(async_(query)(n) for n in range(tasks))) == [
+                *range(tasks)
+            ]
         return ticker.steps
 
     assert run(main()) > 5
