@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading as std
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -121,3 +122,67 @@ def test_an_item_is_got_or_stays(run: Any, make: Any) -> None:
     while not items.empty():
         got.append(items.get_nowait())
     assert sorted(got) == sorted(put)
+
+
+# The interleavings of two threads that chance hardly ever finds, made to happen.
+
+
+class Interrupted(deque[Any]):
+    """A queue of waiters in which something happens just before one enters it."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__()
+        self._happens = happens
+
+    def append(self, waiter: Any) -> None:
+        self._happens()
+        super().append(waiter)
+
+
+def test_a_lock_released_just_before_the_waiter_stands_in_the_queue() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock._waiters = Interrupted(lock.release)
+    assert lock.acquire(timeout=5)
+    assert not lock._waiters and lock.locked()
+
+
+def test_an_event_set_just_before_the_waiter_stands_in_the_queue() -> None:
+    event = threading.Event()
+    event._waiters = Interrupted(event.set)
+    assert event.wait(5)
+    assert not event._waiters
+
+
+def test_an_item_put_just_before_the_waiter_stands_in_the_queue() -> None:
+    items = queue.SimpleQueue()
+    items._waiters = Interrupted(lambda: items.put("item"))
+
+    async def main() -> object:
+        return items.get()  # a wait would be refused here
+
+    assert asyncio.run(main()) == "item"
+    assert not items._waiters
+
+
+def test_a_waiter_that_comes_while_the_lock_is_being_released() -> None:
+    lock = threading.Lock()
+    taken: list[bool] = []
+
+    class Latecomer(deque[Any]):
+        def popleft(self) -> Any:
+            if not self and not threads:
+                thread = std.Thread(target=lambda: taken.append(lock.acquire(timeout=5)))
+                threads.append(thread)
+                thread.start()
+                while not self:
+                    time.sleep(0.001)
+                raise IndexError  # the release had looked just before
+            return super().popleft()
+
+    threads: list[std.Thread] = []
+    lock.acquire()
+    lock._waiters = Latecomer()
+    lock.release()
+    threads[0].join()
+    assert taken == [True]
