@@ -1,0 +1,188 @@
+"""Random cancellations, timeouts and threads against the primitives: nothing is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading as std
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from greenletio import async_
+from greenletio.green import queue, threading, time
+
+Step = Callable[[random.Random], None]
+
+
+def lock_step(lock: Any) -> Step:
+    def step(dice: random.Random) -> None:
+        if lock.acquire(timeout=dice.choice((0, 0.0005, 0.002, 30))):
+            try:
+                time.sleep(dice.choice((0, 0, 0.0005)))
+            finally:
+                lock.release()
+
+    return step
+
+
+def condition_step(condition: Any) -> Step:
+    def step(dice: random.Random) -> None:
+        with condition:
+            if dice.random() < 0.5:
+                condition.wait(dice.choice((0, 0.0005, 0.002)))
+                assert condition._is_owned()
+            else:
+                condition.notify(dice.randrange(1, 3))
+
+    return step
+
+
+def hammer(run: Any, step: Step, seed: int) -> int:
+    """1000 steps in greenlets, cancelled at random, and 200 in threads; how many were cancelled."""
+    cancelled = 0
+
+    async def one(dice: random.Random) -> None:
+        nonlocal cancelled
+        task = asyncio.ensure_future(async_(step)(dice))
+        for _ in range(dice.randrange(8)):
+            await asyncio.sleep(0)
+        if dice.random() < 0.4:
+            task.cancel()
+        try:
+            await asyncio.wait_for(task, 30)
+        except asyncio.CancelledError:
+            cancelled += 1
+
+    async def worker(n: int) -> None:
+        dice = random.Random(seed * 100 + n)
+        for _ in range(50):
+            await one(dice)
+
+    def thread(n: int) -> None:
+        dice = random.Random(-seed * 100 - n)
+        for _ in range(100):
+            step(dice)
+
+    async def main() -> None:
+        await asyncio.wait_for(asyncio.gather(*(worker(n) for n in range(20))), 60)
+
+    threads = [std.Thread(target=thread, args=(n,)) for n in range(2)]
+    for each in threads:
+        each.start()
+    run(main())
+    for each in threads:
+        each.join(60)
+        assert not each.is_alive()
+    return cancelled
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+def test_a_lock_is_free_at_the_end(run: Any, make: Any, seed: int) -> None:
+    lock = make()
+    assert hammer(run, lock_step(lock), seed) > 0
+    assert not lock.locked() and lock.acquire(False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_semaphore_has_its_value_at_the_end(run: Any, seed: int) -> None:
+    semaphore = threading.BoundedSemaphore(3)
+    assert hammer(run, lock_step(semaphore), seed) > 0
+    assert [semaphore.acquire(False) for _ in range(4)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_condition_and_its_lock_survive(run: Any, seed: int) -> None:
+    condition = threading.Condition()
+    assert hammer(run, condition_step(condition), seed) > 0
+    assert condition.acquire(False)
+    assert not condition._waiters
+
+
+@pytest.mark.parametrize("make", [queue.Queue, queue.SimpleQueue])
+def test_an_item_is_got_or_stays(run: Any, make: Any) -> None:
+    items = make()
+    put, got = [], []
+
+    def step(dice: random.Random) -> None:
+        if dice.random() < 0.5:
+            item = dice.random()
+            put.append(item)
+            items.put(item)
+        else:
+            try:
+                got.append(items.get(timeout=dice.choice((0, 0.0005, 0.002))))
+            except queue.Empty:
+                pass
+
+    assert hammer(run, step, 1) > 0
+    while not items.empty():
+        got.append(items.get_nowait())
+    assert sorted(got) == sorted(put)
+
+
+# The interleavings of two threads that chance hardly ever finds, made to happen.
+
+
+class Interrupted(deque[Any]):
+    """A queue of waiters in which something happens just before one enters it."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__()
+        self._happens = happens
+
+    def append(self, waiter: Any) -> None:
+        self._happens()
+        super().append(waiter)
+
+
+def test_a_lock_released_just_before_the_waiter_stands_in_the_queue() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock._waiters = Interrupted(lock.release)
+    assert lock.acquire(timeout=5)
+    assert not lock._waiters and lock.locked()
+
+
+def test_an_event_set_just_before_the_waiter_stands_in_the_queue() -> None:
+    event = threading.Event()
+    event._waiters = Interrupted(event.set)
+    assert event.wait(5)
+    assert not event._waiters
+
+
+def test_an_item_put_just_before_the_waiter_stands_in_the_queue() -> None:
+    items = queue.SimpleQueue()
+    items._waiters = Interrupted(lambda: items.put("item"))
+
+    async def main() -> object:
+        return items.get()  # a wait would be refused here
+
+    assert asyncio.run(main()) == "item"
+    assert not items._waiters
+
+
+def test_a_waiter_that_comes_while_the_lock_is_being_released() -> None:
+    lock = threading.Lock()
+    taken: list[bool] = []
+
+    class Latecomer(deque[Any]):
+        def popleft(self) -> Any:
+            if not self and not threads:
+                thread = std.Thread(target=lambda: taken.append(lock.acquire(timeout=5)))
+                threads.append(thread)
+                thread.start()
+                while not self:
+                    time.sleep(0.001)
+                raise IndexError  # the release had looked just before
+            return super().popleft()
+
+    threads: list[std.Thread] = []
+    lock.acquire()
+    lock._waiters = Latecomer()
+    lock.release()
+    threads[0].join()
+    assert taken == [True]
