@@ -180,6 +180,12 @@ def _run(args: argparse.Namespace, interrupts: _Interrupts) -> int:
 
     interrupts.check()
     console = Console(highlight=False)
+    load = os.getloadavg()[0]
+    if load > 0.5 * (os.cpu_count() or 1):
+        console.print(
+            f"Other programs keep this machine busy (load average {load:.1f}, {os.cpu_count()} "
+            "CPUs): the figures will say as much about them, and favour the mode with most threads."
+        )
     try:
         plan = _plan(args)
         interrupts.check()
@@ -191,7 +197,7 @@ def _run(args: argparse.Namespace, interrupts: _Interrupts) -> int:
         interrupts.check()
         sys.stderr.write(f"greenletio demo: {error}\n")
         return 1
-    facts = _facts(args, plan, server)
+    facts = _facts(args, plan, server, load)
     if args.json:
         args.json.write_text(json.dumps({"modes": results, **facts}) + "\n")
     report.show(console, results)
@@ -208,11 +214,11 @@ def _plan(args: argparse.Namespace) -> "Plan":
     from greenletio.demo.conductor import Plan, searches
     from greenletio.demo.corpus import source_files
 
-    files = source_files(limit=120 if args.quick else None)
-    return Plan(args.modes, files, searches(files, 1000 if args.quick else 4000), args.tasks)
+    files = source_files(limit=100 if args.quick else None)
+    return Plan(args.modes, files, searches(files, 750 if args.quick else 4000), args.tasks)
 
 
-def _facts(args: argparse.Namespace, plan: "Plan", server: str) -> dict[str, Any]:
+def _facts(args: argparse.Namespace, plan: "Plan", server: str, load: float) -> dict[str, Any]:
     """What the figures depend on."""
     versions = {"python": platform.python_version(), "postgresql": server}
     for name in PACKAGES:
@@ -226,6 +232,7 @@ def _facts(args: argparse.Namespace, plan: "Plan", server: str) -> dict[str, Any
             "system": platform.platform(),
             "processor": platform.processor() or platform.machine(),
             "cpus": os.cpu_count(),
+            "load_before": round(load, 2),
         },
         "options": {
             "quick": args.quick,
