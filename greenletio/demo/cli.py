@@ -38,8 +38,8 @@ A synchronous program (SQLAlchemy's ORM on psycopg2) indexes the source files of
 Python's standard library in PostgreSQL, then answers full-text searches through an ASGI
 application. The same work is done in three modes: called straight from async handlers,
 in a pool of 40 threads, and with greenletio; each in a fresh process and schema. They
-index one after the other and then take turns in answering the same searches, in six
-rounds; the HTTP clients are a process of their own."""
+index one after the other and then take turns in answering the same searches; the HTTP
+clients are a process of their own."""
 EPILOG = """\
 The server is the one in DATABASE_URL, or an embedded PostgreSQL that is stopped at the
 end. Ctrl-C stops everything at any moment (exit status 130)."""
@@ -214,8 +214,9 @@ def _plan(args: argparse.Namespace) -> "Plan":
     from greenletio.demo.conductor import Plan, searches
     from greenletio.demo.corpus import source_files
 
-    files = source_files(limit=100 if args.quick else None)
-    return Plan(args.modes, files, searches(files, 750 if args.quick else 4000), args.tasks)
+    files, requests, rounds = (100, 900, 3) if args.quick else (None, 4000, 6)
+    paths = source_files(limit=files)
+    return Plan(args.modes, paths, searches(paths, requests), args.tasks, rounds)
 
 
 def _facts(args: argparse.Namespace, plan: "Plan", server: str, load: float) -> dict[str, Any]:
