@@ -302,6 +302,7 @@ class Run:
             "peak_rss_mb": round(result["peak_rss_mb"], 1),
             "longest_stall_ms": round(max(result["stalls_ms"]), 2),
             "threads": result["threads"],
+            "longest_stall_own_ms": round(result["own_stall_ms"], 2),
             "p50_ms": round(_percentile(latencies, 0.50), 2),
             "index_s": round(result["index_s"], 3),
             "search_s": round(self.search_s, 3),
