@@ -38,8 +38,8 @@ A synchronous program (SQLAlchemy's ORM on psycopg2) indexes the source files of
 Python's standard library in PostgreSQL, then answers full-text searches through an ASGI
 application. The same work is done in three modes: called straight from async handlers,
 in a pool of 40 threads, and with greenletio; each in a fresh process and schema. They
-index one after the other and then take turns in answering the same searches, in six
-rounds; the HTTP clients are a process of their own."""
+index one after the other and then take turns in answering the same searches; the HTTP
+clients are a process of their own."""
 EPILOG = """\
 The server is the one in DATABASE_URL, or an embedded PostgreSQL that is stopped at the
 end. Ctrl-C stops everything at any moment (exit status 130)."""
@@ -180,6 +180,12 @@ def _run(args: argparse.Namespace, interrupts: _Interrupts) -> int:
 
     interrupts.check()
     console = Console(highlight=False)
+    load = os.getloadavg()[0]
+    if load > 0.5 * (os.cpu_count() or 1):
+        console.print(
+            f"Other programs keep this machine busy (load average {load:.1f}, {os.cpu_count()} "
+            "CPUs): the figures will say as much about them, and favour the mode with most threads."
+        )
     try:
         plan = _plan(args)
         interrupts.check()
@@ -191,7 +197,7 @@ def _run(args: argparse.Namespace, interrupts: _Interrupts) -> int:
         interrupts.check()
         sys.stderr.write(f"greenletio demo: {error}\n")
         return 1
-    facts = _facts(args, plan, server)
+    facts = _facts(args, plan, server, load)
     if args.json:
         args.json.write_text(json.dumps({"modes": results, **facts}) + "\n")
     report.show(console, results)
@@ -208,11 +214,12 @@ def _plan(args: argparse.Namespace) -> "Plan":
     from greenletio.demo.conductor import Plan, searches
     from greenletio.demo.corpus import source_files
 
-    files = source_files(limit=120 if args.quick else None)
-    return Plan(args.modes, files, searches(files, 1000 if args.quick else 4000), args.tasks)
+    files, requests, rounds = (100, 900, 3) if args.quick else (None, 4000, 6)
+    paths = source_files(limit=files)
+    return Plan(args.modes, paths, searches(paths, requests), args.tasks, rounds)
 
 
-def _facts(args: argparse.Namespace, plan: "Plan", server: str) -> dict[str, Any]:
+def _facts(args: argparse.Namespace, plan: "Plan", server: str, load: float) -> dict[str, Any]:
     """What the figures depend on."""
     versions = {"python": platform.python_version(), "postgresql": server}
     for name in PACKAGES:
@@ -226,6 +233,7 @@ def _facts(args: argparse.Namespace, plan: "Plan", server: str) -> dict[str, Any
             "system": platform.platform(),
             "processor": platform.processor() or platform.machine(),
             "cpus": os.cpu_count(),
+            "load_before": round(load, 2),
         },
         "options": {
             "quick": args.quick,

@@ -10,11 +10,13 @@ import sys
 import threading
 import zlib
 from http.client import HTTPConnection
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 from urllib.parse import urlencode
 
 __all__ = ("main",)
+
+ARRIVAL_S = 0.001
 
 
 def tell(**event: Any) -> None:
@@ -36,15 +38,17 @@ class Load:
 
     def run(self) -> dict[str, Any]:
         # All connections stand before the first request is sent.
-        ready = threading.Barrier(self.clients + 1)
-        threads = [
-            threading.Thread(target=self._client, args=(ready,), daemon=True)
-            for _ in range(self.clients)
+        connections = [
+            HTTPConnection("127.0.0.1", self.port, timeout=120) for _ in range(self.clients)
         ]
+        for connection in connections:
+            connection.connect()
+        threads = [threading.Thread(target=self._client, args=(each,)) for each in connections]
+        self.start = perf_counter()
         for thread in threads:
             thread.start()
-        self.start = perf_counter()
-        ready.wait()
+            # People do not come all in the same millisecond.
+            sleep(ARRIVAL_S)
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.1)
@@ -57,11 +61,8 @@ class Load:
             "failures": self.failures,
         }
 
-    def _client(self, ready: threading.Barrier) -> None:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
+    def _client(self, connection: HTTPConnection) -> None:
         try:
-            connection.connect()
-            ready.wait()
             while not self.failures:
                 with self.lock:
                     number, words = next(self.pending, (-1, ""))
@@ -69,7 +70,6 @@ class Load:
                     break
                 self._ask(connection, number, words)
         except Exception as error:
-            ready.abort()
             self.failures.append(f"{type(error).__name__}: {error}")
         finally:
             connection.close()

@@ -33,7 +33,6 @@ __all__ = ("DemoError", "Display", "Plan", "Results", "conduct", "database", "se
 SCHEMAS = "greenletio_demo_"
 WORKER = "greenletio.demo.worker"
 CLIENT = "greenletio.demo.client"
-ROUNDS = 6
 
 Figures = dict[str, Any]
 Results = dict[str, Figures]
@@ -49,6 +48,7 @@ class Plan:
     files: list[Path]
     searches: list[str]
     tasks: int
+    rounds: int
 
 
 class Display(Protocol):
@@ -220,8 +220,8 @@ async def conduct(url: str, plan: Plan, display: Display) -> tuple[Results, str]
                 display.begin(run.mode, len(plan.files), len(plan.searches))
                 await run.index(plan, display)
             client = await stack.enter_async_context(started("clients'", CLIENT))
-            size = math.ceil(len(plan.searches) / ROUNDS)
-            for number in range(ROUNDS):
+            size = math.ceil(len(plan.searches) / plan.rounds)
+            for number in range(plan.rounds):
                 searches = plan.searches[number * size : (number + 1) * size]
                 first = number % len(runs)
                 for run in runs[first:] + runs[:first]:
@@ -302,6 +302,7 @@ class Run:
             "peak_rss_mb": round(result["peak_rss_mb"], 1),
             "longest_stall_ms": round(max(result["stalls_ms"]), 2),
             "threads": result["threads"],
+            "longest_stall_own_ms": round(result["own_stall_ms"], 2),
             "p50_ms": round(_percentile(latencies, 0.50), 2),
             "index_s": round(result["index_s"], 3),
             "search_s": round(self.search_s, 3),

@@ -91,6 +91,8 @@ def heading(title: str, unit: str, more: bool) -> str:
 def show(console: Console, results: Results) -> None:
     console.print()
     console.print(_table(results))
+    own = ", ".join(f"{mode} {f['longest_stall_own_ms']:.0f}" for mode, f in results.items())
+    console.print(f"longest stall without waits for a busy CPU, ms: {own}", soft_wrap=True)
     blocks = console.encoding.startswith("utf")
     for key, title, unit, form, more in COLUMNS:
         console.print(f"\n{heading(title, unit, more)}")

@@ -1,6 +1,7 @@
 """What a mode's process observes of itself: stalls of its loop, its memory, its threads."""
 
 import asyncio
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -21,6 +22,9 @@ class Watch:
     What makes it late is whatever else the loop did instead: the longest lateness
     is the longest time the loop was blocked. ``slots`` holds the worst of each
     tenth of a second, in ms. It stands still between ``pause`` and ``resume``.
+
+    ``own_ms`` is the longest lateness without the time in which this thread could run
+    but the kernel ran others: on a busy machine, that part is not the loop's doing.
     """
 
     def __init__(self, each_slot: Callable[[], None]) -> None:
@@ -28,8 +32,9 @@ class Watch:
         self.slots: list[float] = [0.0]
         self._each_slot = each_slot
         self._process = psutil.Process()
-        self._active_s = 0.0
-        self._since = 0.0
+        self._queue = RunQueue()
+        self.own_ms = 0.0
+        self._active_s = self._since = self._due = self._queued_s = 0.0
         self._ticker: asyncio.Task[None] | None = None
 
     def resume(self) -> tuple[float, float]:
@@ -43,23 +48,40 @@ class Watch:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-            self._note(perf_counter() - self._due)
+            self._note()
             self._active_s += perf_counter() - self._since
 
     async def _tick(self) -> None:
         while True:
             self._due = perf_counter() + TICK_S
+            self._queued_s = self._queue.waited_s()
             await asyncio.sleep(TICK_S)
-            self._note(perf_counter() - self._due)
+            self._note()
 
-    def _note(self, late_s: float) -> None:
-        slot = int((self._active_s + perf_counter() - self._since) / SLOT_S)
+    def _note(self) -> None:
+        now = perf_counter()
+        late_s = now - self._due
+        self.own_ms = max(self.own_ms, (late_s - self._queue.waited_s() + self._queued_s) * 1e3)
+        slot = int((self._active_s + now - self._since) / SLOT_S)
         if slot >= len(self.slots):
             # It was late for all of the slots that it did not see.
             self.slots += [late_s * 1e3] * (slot + 1 - len(self.slots))
             self.threads = max(self.threads, self._process.num_threads())
             self._each_slot()
         self.slots[slot] = max(self.slots[slot], late_s * 1e3)
+
+
+class RunQueue:
+    """For how long this thread has waited for a CPU; 0 where the kernel does not say."""
+
+    def __init__(self) -> None:
+        try:
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1
+
+    def waited_s(self) -> float:
+        return int(os.pread(self._file, 99, 0).split()[1]) / 1e9 if self._file >= 0 else 0.0
 
 
 def peak_rss_mb() -> float:

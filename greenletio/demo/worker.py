@@ -115,6 +115,7 @@ async def work(settings: dict[str, Any], orders: Orders) -> None:
         files=indexed,
         definitions=definitions,
         stalls_ms=watch.slots,
+        own_stall_ms=watch.own_ms,
         threads=watch.threads,
         peak_rss_mb=peak_rss_mb(),
     )

@@ -34,9 +34,12 @@ def in_pieces(name: str, text: str) -> list[Entry]:
 
 
 def test_pieces_find_what_whole_files_hold() -> None:
-    files = source_files()
-    assert len(files) > 300
-    for path in files:
+    everything = source_files()
+    assert len(everything) > 300
+    # The largest are cut most; managers.py ends a class inside an `if`; three have form feeds.
+    largest = sorted(everything, key=lambda path: path.stat().st_size)[-12:]
+    tricky = ("managers.py", "generator.py", "charset.py", "message.py")
+    for path in {*source_files(80), *largest, *(p for p in everything if p.name in tricky)}:
         with tokenize.open(path) as file:
             text = file.read()
         name = module_name(path)
