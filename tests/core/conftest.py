@@ -89,36 +89,3 @@ def ticks():
                 await task
 
     return counting
-
-
-def _new_loop(kind):
-    if kind == "uvloop":
-        import uvloop
-
-        return uvloop.new_event_loop()
-    return asyncio.SelectorEventLoop()
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def loop_kind(request):
-    return request.param
-
-
-@pytest.fixture
-def run(loop_kind):
-    """run(coroutine): run it on a fresh loop of the kind and close the loop."""
-
-    def runner(coro):
-        loop = _new_loop(loop_kind)
-        try:
-            return loop.run_until_complete(coro)
-        finally:
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            if left:
-                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-
-    return runner

@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-import greenletio
 from greenletio import Green, async_, await_, sleep, spawn
 
 

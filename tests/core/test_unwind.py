@@ -208,15 +208,7 @@ def wait(request, pair):
     return lambda: fn(pair)
 
 
-def new_loop(kind):
-    if kind == "uvloop":
-        import uvloop
-
-        return uvloop.new_event_loop()
-    return asyncio.SelectorEventLoop()
-
-
-def test_loop_closed_under_a_task(loop_kind, wait, caplog, unraisable):
+def test_loop_closed_under_a_task(make_loop, wait, caplog, unraisable):
     log = []
 
     def sync():
@@ -225,7 +217,7 @@ def test_loop_closed_under_a_task(loop_kind, wait, caplog, unraisable):
         finally:
             log.append("finally")
 
-    loop = new_loop(loop_kind)
+    loop = make_loop()
     task = loop.create_task(async_(sync)())
     for _ in range(3):
         loop.run_until_complete(asyncio.sleep(0))
@@ -240,7 +232,7 @@ def test_loop_closed_under_a_task(loop_kind, wait, caplog, unraisable):
     assert list(_core.calls()) == []
 
 
-def test_loop_closed_under_a_green(loop_kind, wait, caplog, unraisable):
+def test_loop_closed_under_a_green(make_loop, wait, caplog, unraisable):
     log = []
 
     def sync():
@@ -254,7 +246,7 @@ def test_loop_closed_under_a_green(loop_kind, wait, caplog, unraisable):
         for _ in range(3):
             await asyncio.sleep(0)
 
-    loop = new_loop(loop_kind)
+    loop = make_loop()
     loop.run_until_complete(main())
     loop.close()
     gc.collect()
@@ -264,7 +256,7 @@ def test_loop_closed_under_a_green(loop_kind, wait, caplog, unraisable):
     assert unraisable == []
 
 
-def test_loop_dropped_without_close(loop_kind, wait, caplog, unraisable):
+def test_loop_dropped_without_close(make_loop, wait, caplog, unraisable):
     import warnings
 
     log = []
@@ -276,7 +268,7 @@ def test_loop_dropped_without_close(loop_kind, wait, caplog, unraisable):
             log.append("finally")
 
     def scope():
-        loop = new_loop(loop_kind)
+        loop = make_loop()
         loop.create_task(async_(sync)())
         loop.run_until_complete(asyncio.sleep(0))
 
@@ -310,14 +302,14 @@ def test_asyncio_run_cancels_what_is_left(wait):
     assert log == ["cancelled", "finally"]
 
 
-def test_many_loops_one_after_another(loop_kind, pair):
+def test_many_loops_one_after_another(make_loop, pair):
     """What a loop needs from us goes with it."""
     import os
 
     a, _ = pair
 
     def once():
-        loop = new_loop(loop_kind)
+        loop = make_loop()
         loop.run_until_complete(async_(io.wait_readable)(a, timeout=0.001))
         loop.run_until_complete(async_(greenletio.sleep)(0))
         loop.close()
@@ -332,14 +324,14 @@ def test_many_loops_one_after_another(loop_kind, pair):
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_a_loop_stopped_and_run_again(loop_kind, wait):
+def test_a_loop_stopped_and_run_again(make_loop, wait):
     """stop() is not the end: what waits is still waiting when the loop goes on."""
     waiter = _core.Waiter()
 
     def sync():
         return await_(waiter)
 
-    loop = new_loop(loop_kind)
+    loop = make_loop()
     task = loop.create_task(async_(sync)())
     other = loop.create_task(async_(wait)())
     loop.call_soon(loop.stop)
