@@ -369,9 +369,7 @@ def test_dump_goes_to_standard_error(run, capsys):
         debug.dump()
 
     run(main())
-    assert "in test_dump_goes_to_standard_error.<locals>.main [async]" in capsys.readouterr().err or (
-        sys.version_info < (3, 11)
-    )
+    assert "main [async]" in capsys.readouterr().err
 
 
 def test_a_repr_that_fails(run):
