@@ -142,7 +142,7 @@ def test_call_soon_in_sync_code_captures_the_context(run):
             var.set("later")
 
         await async_(sync)()
-        assert await future == "later"
+        assert await future == "captured"
 
     run(main())
 
@@ -459,7 +459,13 @@ def test_task_group_inside_await(run):
         await_(asyncio.sleep(0))
         return asyncio.current_task().cancelling()
 
-    assert run(async_(sync)()) == 0
+    async def pure():
+        with pytest.raises(BaseExceptionGroup):  # noqa: F821
+            await failing()
+        await asyncio.sleep(0)
+        return asyncio.current_task().cancelling()  # 3.11's TaskGroup leaves 1 behind
+
+    assert run(async_(sync)()) == run(pure())
 
 
 def test_sniffio(run):
