@@ -124,6 +124,7 @@ struct GioWorker {
     PyObject *inner;    /* the greenlet that waits, if not the worker itself */
     PyObject *context;  /* the driver's, shared while the worker runs */
     PyObject *awaiting; /* what it was last suspended on, for debuggers */
+    PyObject *driven; /* borrowed from await_: the awaitable that yielded it, NULL if it is a wait */
     PyObject *in, *out;
     GioIn in_kind;
     GioOut out_kind;
