@@ -192,27 +192,41 @@ def _stands_for(awaitable: object) -> object | None:
 
 def _of_this_thread(root: object, seen: dict[int, object]) -> list[Frame]:
     """The frames from `root` down to our caller; empty if `root` runs in another thread."""
-    frames: list[Frame] = []
+    pieces: list[list[Frame]] = []
     current: greenlet.greenlet | None = greenlet.getcurrent()
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals is globals():
         frame = frame.f_back
+    # Calls run inside each other, each in its greenlet: the one that began last is innermost.
+    running = [call for call in reversed(_core.calls()) if call.cr_running]
+    by_greenlet = {call.greenlet: call for call in running}
     root_frame = getattr(root, "cr_frame", None) or getattr(root, "gi_frame", None)
-    by_greenlet = {call.greenlet: call for call in _core.calls()}
     while current is not None:
+        piece = []
         for f in _back_from(frame):
-            is_async = f.f_code.co_flags & _SUSPENDABLE
-            frames.append(_frame(f, "async" if is_async else "sync"))
+            piece.append(_frame(f, "async" if f.f_code.co_flags & _SUSPENDABLE else "sync"))
             if f is root_frame and not isinstance(root, _core.AsyncCall):
-                return frames[::-1]
+                break
+        else:
+            f = None
+        pieces.insert(0, piece[::-1])
         call = by_greenlet.get(current)
-        if call is not None:
+        if f is not None or (call is not None and call is root):
+            return [frame for piece in pieces for frame in piece]
+        if call is None:
+            current = current.parent  # a greenlet of the user's own, inside the one that began it
+        else:
             seen[id(call)] = call
-            if call is root:
-                return frames[::-1]
-        current = current.parent
+            before = running[: running.index(call)]
+            current = before[-1].greenlet if before else _outermost(current)
         frame = None if current is None else current.gr_frame
     return []
+
+
+def _outermost(current: greenlet.greenlet) -> greenlet.greenlet:
+    while current.parent is not None:
+        current = current.parent
+    return current
 
 
 # co_flags of coroutines, of generators that are awaitable, and of async generators.

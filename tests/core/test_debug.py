@@ -13,6 +13,7 @@ import pytest
 
 import greenletio
 from greenletio import _core, async_, await_, debug, spawn
+from greenletio.io import wait_readable
 
 
 def functions(stack):
@@ -64,7 +65,7 @@ CHAIN = [
 WAITS = {
     "sleep": lambda pair: greenletio.sleep(3600),
     "future": lambda pair: await_(asyncio.get_running_loop().create_future()),
-    "fd": lambda pair: greenletio.io.wait_readable(pair[0]),
+    "fd": lambda pair: wait_readable(pair[0]),
     "waiter": lambda pair: _core.Waiter().wait(),
     "waiter with timeout": lambda pair: _core.Waiter().wait(3600),
 }

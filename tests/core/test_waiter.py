@@ -280,29 +280,39 @@ def test_set_races_timeout_from_a_thread(run):
 
 
 @pytest.mark.parametrize("seconds", [0, 0.001, -1])
-def test_wait_times_out(run, seconds):
+@pytest.mark.parametrize("place", ["green", "plain"])
+def test_wait_times_out(run, seconds, place):
+    """A waiter that timed out is used up: who sets it later learns that nobody took it."""
     waiter = Waiter()
-    assert run(async_(waiter.wait)(seconds)) is False
-    assert waiter.wait(seconds) is False
-    assert not waiter.done()
-    waiter.set()
-    assert waiter.wait(seconds) is True
-    assert run(async_(waiter.wait)(seconds)) is True
+    wait = waiter.wait if place == "plain" else lambda s: run(async_(waiter.wait)(s))
+    assert wait(seconds) is False
+    assert waiter.set("late") is False
+    assert wait(seconds) is False
+    done = Waiter()
+    done.set()
+    wait = done.wait if place == "plain" else lambda s: run(async_(done.wait)(s))
+    assert wait(seconds) is True
 
 
-def test_wait_again_after_a_timeout(run):
+def test_a_hand_over_is_taken_or_given_back(run):
+    """Every set() that says True has been seen by its waiter, whatever it raced with."""
+
     async def main():
-        waiter = Waiter()
+        taken = given = 0
 
-        def sync():
-            assert waiter.wait(0.001) is False
-            assert waiter.wait(0.001) is False
-            assert waiter.wait(60) is True
+        def taker(waiter):
+            return waiter.wait(0.0005)
 
-        task = asyncio.ensure_future(async_(sync)())
-        await asyncio.sleep(0.01)
-        waiter.set()
-        await task
+        for i in range(100):
+            waiter = Waiter()
+            task = asyncio.ensure_future(async_(taker)(waiter))
+            if i % 2:
+                await asyncio.sleep(0.0005)
+            else:
+                await settle()
+            given += waiter.set()
+            taken += await task
+        assert given == taken
 
     run(main())
 
@@ -335,6 +345,23 @@ def test_two_at_once_on_one_waiter(run):
         got = await asyncio.gather(*tasks, return_exceptions=True)
         assert got[0] is True
         assert got[1] is True or isinstance(got[1], RuntimeError)
+
+    run(main())
+
+
+def test_two_at_once_with_different_limits(run):
+    """That the second gives up is nothing to the first."""
+
+    async def main():
+        waiter = Waiter()
+        first = asyncio.ensure_future(async_(waiter.wait)(30))
+        await settle()
+        second = asyncio.ensure_future(async_(waiter.wait)(0.001))
+        await asyncio.wait([second])
+        if second.exception() is not None:
+            assert isinstance(second.exception(), RuntimeError)
+        assert waiter.set() is True
+        assert await asyncio.wait_for(first, 5) is True
 
     run(main())
 

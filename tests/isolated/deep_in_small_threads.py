@@ -27,7 +27,7 @@ def work():
         try:
             assert asyncio.run(up(depth)) == depth
         except RecursionError:
-            assert depth > 5
+            assert depth > 5 or size < 512  # less than any platform gives by default
     ended.append(1)
 
 

@@ -2,9 +2,9 @@
 
 Prints:
     end of main
-    finally 0
-    finally 1
-    finally 2
+    finally 0 | finally 1 | finally 2
+    finally 0 | finally 1 | finally 2
+    finally 0 | finally 1 | finally 2
 """
 
 import types

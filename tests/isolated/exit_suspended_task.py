@@ -15,6 +15,7 @@ from _loop import new_loop
 
 import greenletio
 from greenletio import async_, await_, spawn
+from greenletio.io import wait_readable
 
 
 def sync(wait):
@@ -30,7 +31,7 @@ async def main():
     kept = [
         asyncio.ensure_future(async_(sync)(lambda: greenletio.sleep(3600))),
         asyncio.ensure_future(async_(sync)(lambda: await_(event.wait()))),
-        spawn(sync, lambda: greenletio.io.wait_readable(0)),
+        spawn(sync, lambda: wait_readable(0)),
     ]
     for _ in range(3):
         await asyncio.sleep(0)

@@ -39,10 +39,17 @@ def compute():
 
 
 def in_loop(fn, *args):
-    async def main():
-        await async_(fn)(*args)
-
-    asyncio.run(main())
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(async_(fn)(*args))
+    try:
+        loop.run_until_complete(task)
+    finally:
+        task.cancel()
+        try:
+            loop.run_until_complete(asyncio.wait([task]))
+        except KeyboardInterrupt:
+            pass
+        loop.close()
 
 
 a, b = socket.socketpair()
