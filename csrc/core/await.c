@@ -180,12 +180,14 @@ drive(GioState *st, GioHere *here, PyObject *it)
         if (r == PYGEN_ERROR) {
             return NULL;
         }
+        here->worker->driven = it;
         if (here->job->scopes == NULL || here->job->shield > 0 || result == Py_None) {
             value = gio_worker_yield(here->worker, here->current, result);
         }
         else {
             value = yield_limited(st, here, result);
         }
+        here->worker->driven = NULL;
         if (value == NULL && here->worker->call == NULL) {
             return NULL; /* given up: nothing of ours is left to look at */
         }

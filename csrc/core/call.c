@@ -489,7 +489,7 @@ call_get_await(GioCall *c, void *Py_UNUSED(closure))
     if (c->status != GIO_CALL_SUSPENDED || c->worker->awaiting == NULL) {
         Py_RETURN_NONE;
     }
-    return Py_NewRef(c->worker->awaiting);
+    return Py_NewRef(c->worker->driven != NULL ? c->worker->driven : c->worker->awaiting);
 }
 
 static PyObject *

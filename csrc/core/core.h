@@ -125,6 +125,7 @@ struct GioWorker {
     PyObject *context;  /* the driver's, shared while the worker runs */
     PyObject *handled;  /* what the driver is handling as the job starts: sys.exc_info() there */
     PyObject *awaiting; /* what it was last suspended on, for debuggers */
+    PyObject *driven; /* borrowed from await_: the awaitable that yielded it, NULL if it is a wait */
     PyObject *in, *out;
     GioIn in_kind;
     GioOut out_kind;

@@ -1,0 +1,791 @@
+"""async_: what it accepts, what it keeps, and that its awaitable is as good as a coroutine."""
+
+import asyncio
+import collections.abc
+import functools
+import gc
+import inspect
+import sys
+import threading
+import types
+import warnings
+
+import pytest
+
+import greenletio
+from greenletio import async_, await_
+
+
+@types.coroutine
+def trap(value):
+    """Yield value to whoever drives us and return what is sent back."""
+    return (yield value)
+
+
+def add(a, b=10, *args, c=0, **kwargs):
+    """Add them up."""
+    return (a, b, args, c, kwargs)
+
+
+class Thing:
+    base = 5
+
+    def method(self, x):
+        """A method."""
+        return (self, x)
+
+    @async_
+    def decorated(self, x, *, y=1):
+        await_(asyncio.sleep(0))
+        return (self, x, y)
+
+    @classmethod
+    @async_
+    def made(cls, x):
+        return (cls, x)
+
+    @staticmethod
+    @async_
+    def static(x):
+        return x
+
+    wrapped_class = async_(classmethod(lambda cls, x: (cls, x)))
+    wrapped_static = async_(staticmethod(lambda x: ("static", x)))
+
+    def __call__(self, x):
+        return ("called", x)
+
+
+# -- what it accepts
+
+
+def test_function(run):
+    async def main():
+        assert await async_(add)(1) == (1, 10, (), 0, {})
+        assert await async_(add)(1, 2, 3, 4, c=5, d=6) == (1, 2, (3, 4), 5, {"d": 6})
+        assert await async_(add)(a=1, b=2) == (1, 2, (), 0, {})
+
+    run(main())
+
+
+def test_wrong_arguments_are_a_type_error(run):
+    async def main():
+        with pytest.raises(TypeError, match="add"):
+            await async_(add)()
+        with pytest.raises(TypeError):
+            await async_(len)(1, 2, 3)
+
+    run(main())
+
+
+def test_bound_method(run):
+    async def main():
+        thing = Thing()
+        assert await async_(thing.method)(3) == (thing, 3)
+
+    run(main())
+
+
+def test_builtin_class_partial_and_callable_object(run):
+    async def main():
+        assert await async_(len)([1, 2]) == 2
+        assert await async_([].append)(1) is None
+        assert await async_(dict)(a=1) == {"a": 1}
+        assert isinstance(await async_(Thing)(), Thing)
+        assert await async_(functools.partial(add, 1, c=3))(2, d=4) == (1, 2, (), 3, {"d": 4})
+        assert await async_(Thing())(7) == ("called", 7)
+        assert await async_(lambda: 4)() == 4
+
+    run(main())
+
+
+def test_decorator_in_a_class(run):
+    async def main():
+        thing = Thing()
+        assert await thing.decorated(1) == (thing, 1, 1)
+        assert await thing.decorated(1, y=2) == (thing, 1, 2)
+        assert await Thing.decorated(thing, 1, y=3) == (thing, 1, 3)
+        assert await Thing.made(1) == (Thing, 1)
+        assert await thing.made(1) == (Thing, 1)
+        assert await Thing.static(1) == 1
+        assert await thing.static(1) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["wrapped_class", "wrapped_static"])
+def test_around_classmethod_and_staticmethod_objects(run, name):
+    async def main():
+        expected = (Thing, 1) if name == "wrapped_class" else ("static", 1)
+        assert await getattr(Thing, name)(1) == expected
+        assert await getattr(Thing(), name)(1) == expected
+
+    run(main())
+
+
+def test_with_context_is_accepted(run):
+    @async_(with_context=True)
+    def one():
+        return 1
+
+    @async_(with_context=False)
+    def two():
+        return 2
+
+    @async_()
+    def three():
+        return 3
+
+    async def main():
+        assert await one() == 1
+        assert await two() == 2
+        assert await three() == 3
+        assert await async_(len, with_context=True)("abcd") == 4
+
+    run(main())
+
+
+@pytest.mark.parametrize("bad", [1, None.__class__, "f"])
+def test_not_callable(bad):
+    if callable(bad):
+        assert async_(bad) is not None
+    else:
+        with pytest.raises(TypeError):
+            async_(bad)
+
+
+# -- what it keeps
+
+
+def test_identity_of_the_function_is_kept():
+    wrapped = async_(add)
+    assert wrapped.__name__ == "add"
+    assert wrapped.__qualname__ == "add"
+    assert wrapped.__doc__ == "Add them up."
+    assert wrapped.__module__ == add.__module__
+    assert wrapped.__wrapped__ is add
+    assert inspect.signature(wrapped) == inspect.signature(add)
+    assert "add" in repr(wrapped)
+
+
+def test_identity_of_a_method_is_kept():
+    thing = Thing()
+    assert thing.decorated.__name__ == "decorated"
+    assert thing.decorated.__qualname__ == "Thing.decorated"
+    assert thing.decorated.__self__ is thing
+    assert list(inspect.signature(thing.decorated).parameters) == ["x", "y"]
+    assert list(inspect.signature(Thing.decorated).parameters) == ["self", "x", "y"]
+
+
+def test_function_attributes_annotations_and_defaults_are_reachable():
+    def fn(a: int, b: str = "x") -> bool:
+        return True
+
+    fn.tag = "here"
+    wrapped = async_(fn)
+    assert wrapped.tag == "here"
+    assert wrapped.__annotations__ == fn.__annotations__
+    wrapped.other = 1
+    assert wrapped.other == 1
+
+
+def test_functools_wraps_and_weakref_of_the_wrapper():
+    import weakref
+
+    wrapped = async_(add)
+    again = functools.wraps(wrapped)(lambda *a, **k: wrapped(*a, **k))
+    assert again.__name__ == "add"
+    assert weakref.ref(wrapped)() is wrapped
+
+
+def test_two_wrappers_of_one_function_do_not_disturb_it():
+    first, second = async_(add), async_(add)
+    assert first is not second
+    assert add(1)[0] == 1
+    assert not hasattr(add, "_is_coroutine")
+
+
+def test_is_a_coroutine_function_to_asyncio_and_inspect():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert asyncio.iscoroutinefunction(async_(add))
+        assert asyncio.iscoroutinefunction(Thing().decorated)
+    if sys.version_info >= (3, 12):
+        assert inspect.iscoroutinefunction(async_(add))
+        assert inspect.iscoroutinefunction(Thing().decorated)
+
+
+def test_the_awaitable_is_a_coroutine_to_asyncio_and_inspect():
+    call = async_(add)(1)
+    assert asyncio.iscoroutine(call)
+    assert inspect.isawaitable(call)
+    assert isinstance(call, collections.abc.Coroutine)
+    assert call.__name__ == "add"
+    assert call.__qualname__ == "add"
+    assert "add" in repr(call)
+    call.close()
+
+
+# -- what may be done with the awaitable
+
+
+def work(x):
+    await_(asyncio.sleep(0))
+    return x * 2
+
+
+def fail():
+    await_(asyncio.sleep(0))
+    raise ValueError("failed")
+
+
+def test_create_task_and_ensure_future(run):
+    async def main():
+        task = asyncio.create_task(async_(work)(2), name="green")
+        assert task.get_name() == "green"
+        assert await task == 4
+        assert await asyncio.ensure_future(async_(work)(3)) == 6
+
+    run(main())
+
+
+def test_gather(run):
+    async def main():
+        got = await asyncio.gather(*[async_(work)(i) for i in range(50)])
+        assert got == [i * 2 for i in range(50)]
+        got = await asyncio.gather(async_(fail)(), async_(work)(1), return_exceptions=True)
+        assert isinstance(got[0], ValueError) and got[1] == 2
+
+    run(main())
+
+
+def test_wait_for(run):
+    async def main():
+        assert await asyncio.wait_for(async_(work)(2), 30) == 4
+        ended = []
+
+        def forever():
+            try:
+                await_(asyncio.Event().wait())
+            finally:
+                ended.append(1)
+
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(async_(forever)(), 0.001)
+        assert ended == [1]
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup needs Python 3.11")
+def test_task_group(run):
+    async def main():
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(async_(work)(i)) for i in range(5)]
+        assert [t.result() for t in tasks] == [0, 2, 4, 6, 8]
+        ended = []
+
+        def forever():
+            try:
+                await_(asyncio.Event().wait())
+            finally:
+                ended.append(1)
+
+        with pytest.raises(BaseExceptionGroup) as info:  # noqa: F821
+            async with asyncio.TaskGroup() as group:
+                group.create_task(async_(forever)())
+                group.create_task(async_(fail)())
+        assert [str(e) for e in info.value.exceptions] == ["failed"]
+        assert ended == [1]
+
+    run(main())
+
+
+def test_shield(run):
+    async def main():
+        release = asyncio.Event()
+        done = []
+
+        def inner():
+            await_(release.wait())
+            done.append(1)
+            return "kept"
+
+        inner_task = asyncio.ensure_future(async_(inner)())
+
+        async def outer():
+            await asyncio.shield(inner_task)
+
+        task = asyncio.ensure_future(outer())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        release.set()
+        assert await inner_task == "kept" and done == [1]
+
+    run(main())
+
+
+def test_run_until_complete_takes_the_awaitable(run):
+    assert run(async_(work)(21)) == 42
+
+
+def test_run_coroutine_threadsafe(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        got = []
+
+        def other():
+            got.append(asyncio.run_coroutine_threadsafe(async_(work)(4), loop).result(30))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0.001)
+        assert got == [8]
+
+    run(main())
+
+
+def test_asyncio_debug_mode(run, caplog):
+    async def main():
+        asyncio.get_running_loop().set_debug(True)
+        assert await asyncio.create_task(async_(work)(1)) == 2
+        assert await async_(work)(1) == 2
+
+    run(main())
+    assert "without __name__" not in caplog.text
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks need Python 3.12")
+def test_eager_tasks(loop_kind, run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        outer = asyncio.current_task()
+
+        async def inner():
+            task = asyncio.current_task()
+            assert task is not outer
+            await asyncio.sleep(0)
+            assert asyncio.current_task() is task
+            return task
+
+        def sync():
+            mine = asyncio.current_task()
+            others = [asyncio.ensure_future(async_(lambda: await_(inner()))()) for _ in range(3)]
+            assert asyncio.current_task() is mine
+            found = await_(asyncio.gather(*others))
+            assert asyncio.current_task() is mine
+            assert len({*found, mine}) == 4
+
+        await async_(sync)()
+        assert asyncio.current_task() is outer
+        assert await asyncio.create_task(async_(len)("abc")) == 3
+        assert await asyncio.create_task(async_(work)(1)) == 2
+
+    run(main())
+
+
+def test_never_awaited_warns():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        async_(add)(1)
+        gc.collect()
+    assert [w.category for w in seen] == [RuntimeWarning]
+    assert "add" in str(seen[0].message) and "never awaited" in str(seen[0].message)
+
+
+def test_closed_before_it_started_does_not_run_nor_warn():
+    ran = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call = async_(ran.append)(1)
+        call.close()
+        call.close()
+        del call
+        gc.collect()
+    assert ran == []
+
+
+def test_awaited_twice(run):
+    async def main():
+        call = async_(work)(1)
+        assert await call == 2
+        with pytest.raises(RuntimeError, match="already awaited|reuse"):
+            await call
+
+    run(main())
+
+
+def test_awaited_by_two_tasks_at_once(run):
+    async def main():
+        call = async_(work)(1)
+
+        async def waiter():
+            return await call
+
+        got = await asyncio.gather(waiter(), waiter(), return_exceptions=True)
+        assert 2 in got
+        assert sum(isinstance(x, RuntimeError) for x in got) == 1
+
+    run(main())
+
+
+# -- driven by hand
+
+
+def test_send_by_hand():
+    def fn():
+        first = await_(trap("one"))
+        second = await_(trap("two"))
+        return (first, second)
+
+    call = async_(fn)()
+    assert call.send(None) == "one"
+    assert call.cr_suspended and not call.cr_running
+    assert call.send(1) == "two"
+    with pytest.raises(StopIteration) as info:
+        call.send(2)
+    assert info.value.value == (1, 2)
+    with pytest.raises(RuntimeError, match="already awaited|reuse"):
+        call.send(None)
+
+
+def test_await_iterator_by_hand():
+    def fn():
+        return await_(trap("one"))
+
+    it = async_(fn)().__await__()
+    assert iter(it) is it
+    assert next(it) == "one"
+    with pytest.raises(StopIteration) as info:
+        it.send("x")
+    assert info.value.value == "x"
+
+
+@pytest.mark.parametrize("value", [None, (1, 2), StopIteration(3), ValueError("v"), [1]])
+def test_any_result_by_hand(value):
+    """A tuple or an exception as a result must not be unpacked into StopIteration's arguments."""
+    call = async_(lambda: value)()
+    with pytest.raises(StopIteration) as info:
+        call.send(None)
+    assert info.value.value is value
+
+
+def test_first_send_must_be_none():
+    call = async_(lambda: 1)()
+    with pytest.raises(TypeError):
+        call.send(1)
+    with pytest.raises(StopIteration):
+        call.send(None)
+
+
+def test_throw_by_hand():
+    def fn():
+        try:
+            await_(trap("one"))
+        except ValueError as e:
+            return ("caught", str(e), await_(trap("two")))
+
+    call = async_(fn)()
+    call.send(None)
+    assert call.throw(ValueError("x")) == "two"
+    with pytest.raises(StopIteration) as info:
+        call.send(3)
+    assert info.value.value == ("caught", "x", 3)
+
+
+def test_throw_forms():
+    def fn():
+        await_(trap(1))
+
+    for args in [(KeyError,), (KeyError, "k"), (KeyError, KeyError("k")), (KeyError("k"),)]:
+        call = async_(fn)()
+        call.send(None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            with pytest.raises(KeyError):
+                call.throw(*args)
+    call = async_(fn)()
+    call.send(None)
+    with pytest.raises(TypeError):
+        call.throw("not an exception")
+    call.close()
+
+
+def test_throw_before_the_start_does_not_run_the_function():
+    ran = []
+    call = async_(ran.append)(1)
+    with pytest.raises(KeyError):
+        call.throw(KeyError("x"))
+    with pytest.raises(RuntimeError):
+        call.send(None)
+    assert ran == []
+
+
+def test_throw_after_the_end():
+    call = async_(lambda: 1)()
+    with pytest.raises(StopIteration):
+        call.send(None)
+    with pytest.raises((RuntimeError, KeyError)):
+        call.throw(KeyError("x"))
+
+
+def test_close_runs_finally():
+    log = []
+
+    def fn():
+        try:
+            await_(trap(1))
+        except BaseException as e:
+            assert not isinstance(e, Exception)
+            log.append("unwound")
+            raise
+        finally:
+            log.append("finally")
+
+    call = async_(fn)()
+    call.send(None)
+    call.close()
+    assert log == ["unwound", "finally"]
+    call.close()
+    assert not call.cr_suspended and not call.cr_running
+
+
+def test_close_swallowed_is_a_return():
+    def fn():
+        try:
+            await_(trap(1))
+        except BaseException:
+            return 5
+
+    call = async_(fn)()
+    call.send(None)
+    call.close()
+
+
+def test_close_ignored_is_a_runtime_error():
+    def fn():
+        while True:
+            try:
+                await_(trap(1))
+            except GeneratorExit:
+                if not stubborn:
+                    raise
+
+    stubborn = True
+    call = async_(fn)()
+    call.send(None)
+    with pytest.raises(RuntimeError):
+        call.close()
+    stubborn = False
+    call.close()
+
+
+def test_close_that_fails_raises():
+    def fn():
+        try:
+            await_(trap(1))
+        finally:
+            raise LookupError("in finally")
+
+    call = async_(fn)()
+    call.send(None)
+    with pytest.raises(LookupError):
+        call.close()
+
+
+def test_reentrant_send_throw_and_close():
+    errors = []
+
+    def fn():
+        for act in (
+            lambda: call.send(None),
+            lambda: call.throw(KeyError()),
+            lambda: call.close(),
+        ):
+            try:
+                act()
+            except (ValueError, RuntimeError) as e:
+                errors.append(type(e))
+        return call.cr_running
+
+    call = async_(fn)()
+    with pytest.raises(StopIteration) as info:
+        call.send(None)
+    assert info.value.value is True
+    assert len(errors) == 3
+
+
+def test_cr_attributes():
+    seen = []
+
+    def fn():
+        seen.append((call.cr_running, call.cr_suspended))
+        await_(trap(1))
+
+    call = async_(fn)()
+    assert (call.cr_running, call.cr_suspended) == (False, False)
+    call.send(None)
+    assert seen == [(True, False)]
+    assert (call.cr_running, call.cr_suspended) == (False, True)
+    assert call.cr_frame is not None and call.greenlet is not None
+    names = []
+    frame = call.cr_frame
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    assert "fn" in names
+    with pytest.raises(StopIteration):
+        call.send(None)
+    assert (call.cr_running, call.cr_suspended) == (False, False)
+    assert call.cr_frame is None and call.cr_await is None and call.greenlet is None
+
+
+def test_sending_from_another_thread_is_refused_and_harmless():
+    def fn():
+        return await_(trap(1)), threading.get_ident()
+
+    call = async_(fn)()
+    call.send(None)
+    got = []
+
+    def other():
+        for act in (lambda: call.send(2), lambda: call.throw(KeyError("x")), call.close):
+            try:
+                got.append(act())
+            except BaseException as e:
+                got.append(e)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert [isinstance(x, RuntimeError) for x in got] == [True] * 3, got
+    with pytest.raises(StopIteration) as info:
+        call.send(3)
+    assert info.value.value == (3, threading.get_ident())
+
+
+def test_started_in_another_thread_than_made():
+    def fn():
+        return await_(trap(1)), threading.get_ident()
+
+    call = async_(fn)()
+    got = []
+
+    def other():
+        call.send(None)
+        try:
+            call.send(5)
+        except StopIteration as e:
+            got.append(e.value)
+        got.append(threading.get_ident())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert got[0] == (5, got[1])
+
+
+def test_two_threads_race_to_drive_one_call():
+    """One of them gets it; the other gets an error; nothing crashes."""
+    for _ in range(50):
+        call = async_(lambda: await_(trap(1)))()
+        barrier = threading.Barrier(2)
+        got = []
+
+        def drive():
+            barrier.wait()
+            try:
+                got.append(call.send(None))
+            except (RuntimeError, ValueError) as e:
+                got.append(type(e))
+            barrier.wait()
+            try:
+                call.send(None)
+            except StopIteration:
+                got.append("stop")
+            except (RuntimeError, ValueError):
+                pass
+
+        threads = [threading.Thread(target=drive) for _ in range(2)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        # whoever comes second is refused, or (having come after) resumes in the wrong thread
+        assert got.count(1) == 1, got
+
+
+# -- results and plain calls
+
+
+def test_a_function_that_never_waits_does_not_yield(run, ticks):
+    async def main():
+        async with ticks() as count:
+            await asyncio.sleep(0)
+            before = count[0]
+            for _ in range(100):
+                await async_(add)(1)
+            assert count[0] == before
+
+    run(main())
+
+
+def test_other_tasks_run_while_the_function_waits(run, ticks):
+    async def main():
+        async with ticks() as count:
+
+            def sync():
+                before = count[0]
+                for _ in range(20):
+                    await_(asyncio.sleep(0))
+                return count[0] - before
+
+            assert await async_(sync)() >= 15
+
+    run(main())
+
+
+def test_async_of_a_coroutine_function_gives_its_coroutine(run):
+    """async_ calls the function; what that returns is not awaited in secret."""
+
+    async def coro():
+        return 1
+
+    async def main():
+        got = await async_(coro)()
+        if inspect.iscoroutine(got):
+            got = await got
+        assert got == 1
+
+    run(main())
+
+
+def test_recursion_of_async_function(run):
+    @async_
+    def down(n):
+        return n if n == 0 else await_(down(n - 1)) + 1
+
+    async def main():
+        assert await down(20) == 20
+
+    run(main())
+
+
+def test_subclassing_and_pickling_the_awaitable_is_refused():
+    import copy
+
+    call = async_(add)(1)
+    with pytest.raises(TypeError):
+        copy.copy(call)
+    call.close()
+
+
+def test_public_names():
+    assert greenletio.async_ is async_
+    for name in greenletio.__all__:
+        assert getattr(greenletio, name) is not None
