@@ -89,10 +89,10 @@ def extension(name, folder, include_dirs, **options):
 
 
 def extensions():
-    found = [extension("greenletio._core", "core", [greenlet_include()])]
-    if glob("csrc/pq/*.c"):
-        found.append(extension("greenletio._pq", "pq", [libpq_include()]))
-    return [ext for ext in found if ext.sources]
+    return [
+        extension("greenletio._core", "core", [greenlet_include()]),
+        extension("greenletio._pq", "pq", [libpq_include()]),
+    ]
 
 
 class BuildExt(build_ext):
@@ -144,9 +144,8 @@ SUBPACKAGES = {"greenletio.green": "green", "greenletio.pg": "pg"}
 def packages():
     found = set(find_packages(include=["greenletio", "greenletio.*"]))
     for name, folder in SUBPACKAGES.items():
-        if Path(folder, "__init__.py").is_file():
-            found.add(name)
-            found.update(f"{name}.{sub}" for sub in find_packages(folder))
+        found.add(name)
+        found.update(f"{name}.{sub}" for sub in find_packages(folder))
     return sorted(found)
 
 
