@@ -29,6 +29,7 @@ def connect(patched: None, pg_dsn: str) -> Iterator[Connect]:
         made.append(psycopg2.connect(pg_dsn, **kwargs))
         return made[-1]
 
+    connect.forget = made.pop  # type: ignore[attr-defined]
     yield connect
     for conn in made:
         conn.close()
