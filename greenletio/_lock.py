@@ -1,4 +1,4 @@
-"""A lock that greenlets of any loop and plain threads may contend for, granted first come, first served."""
+"""A lock that greenlets of any loop and plain threads may contend for, first come, first served."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("FairLock",)
 
 
 class FairLock:
-    """What ``threading.Lock`` is, but a greenlet that has to wait is suspended and its loop goes on.
+    """``threading.Lock``, but a greenlet that has to wait is suspended and its loop goes on.
 
     The lock is handed from its holder to the one who has waited longest. It may be acquired by
     one and released by another. Where a wait is forbidden (directly in a running loop) only an

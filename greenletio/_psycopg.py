@@ -121,7 +121,7 @@ def patch_psycopg(*, cancel_timeout: float = 5.0) -> None:
 
 
 def unpatch_psycopg() -> None:
-    """Restore psycopg to what it was before ``patch_psycopg``; nothing happens if it was not patched.
+    """Restore psycopg to what it was before ``patch_psycopg``; without that, do nothing.
 
     Connections stay open and usable. Call it when no greenlet is inside an operation.
     """
@@ -210,9 +210,7 @@ def _close_generator(gen: _Gen[Any], _reason: BaseException) -> None:
 
 
 def _wait(original: Callable[..., Any], ticks: bool) -> Callable[..., Any]:
-    def wait(
-        gen: _Gen[_T], fileno: int, interval: float = 0.0, timeout: float | None = None
-    ) -> _T:
+    def wait(gen: _Gen[_T], fileno: int, interval: float = 0.0, timeout: float | None = None) -> _T:
         if not _green("a psycopg operation"):
             return cast(_T, original(gen, fileno, interval, **_limit(timeout)))
         return _run(gen, fileno, interval if ticks else None, timeout, _close_generator)
@@ -433,9 +431,10 @@ def _blocking_cancel(conn: psycopg.Connection[Any]) -> Callable[[], None]:
     if pq.__impl__ == "python":
         return conn.pgconn.get_cancel().cancel
     # psycopg's C build calls PQcancel with the GIL held; this is the libpq that it has loaded.
-    libpq = ctypes.CDLL(sys.modules[type(conn.pgconn).__module__].__file__)
+    pgconn = cast(Any, conn.pgconn)
+    libpq = ctypes.CDLL(sys.modules[type(pgconn).__module__].__file__)
     libpq.PQgetCancel.restype = ctypes.c_void_p
-    request = ctypes.c_void_p(libpq.PQgetCancel(ctypes.c_void_p(conn.pgconn.pgconn_ptr)))
+    request = ctypes.c_void_p(libpq.PQgetCancel(ctypes.c_void_p(pgconn.pgconn_ptr)))
 
     def cancel() -> None:
         message = ctypes.create_string_buffer(256)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import event, exc
 from sqlalchemy.engine import Dialect, ExceptionContext
@@ -88,7 +88,9 @@ class _Idle(QueueCommon[ConnectionPoolEntry]):
     def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:
         return self.get_nowait()
 
-    def put(self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None) -> None:
+    def put(
+        self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None
+    ) -> None:
         self.put_nowait(item)
 
 
@@ -137,11 +139,11 @@ class GreenQueuePool(QueuePool):
 
     def __init__(self, creator: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(creator, *args, **kwargs)
-        self._overflow_lock = self._pool.mutex
+        self._overflow_lock = cast(Any, self._pool.mutex)  # re-entrant, for the same reason
         # Held while the first connection runs the connect events, which query the server: a
         # thread's lock would block the loop of the second.
         for listeners in (self.dispatch.connect, self.dispatch.first_connect):
-            listeners.for_modify(self.dispatch)._exec_once_mutex = FairLock()
+            cast(Any, listeners.for_modify(self.dispatch))._exec_once_mutex = FairLock()
 
     @property
     def _dialect(self) -> Any:

@@ -29,7 +29,9 @@ ON_SERVER = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'poo
 
 def query(engine: Engine, n: int, seconds: float = 0.01) -> int:
     with engine.connect() as connection:
-        row = connection.execute(text("SELECT CAST(:n AS int), pg_sleep(:s)"), {"n": n, "s": seconds})
+        row = connection.execute(
+            text("SELECT CAST(:n AS int), pg_sleep(:s)"), {"n": n, "s": seconds}
+        )
         return int(row.one()[0])
 
 
@@ -76,7 +78,7 @@ def test_checkouts_wait_without_holding_the_loop(
 
 
 def test_the_first_connections_initialize_at_once(run: Run, make_engine: MakeEngine) -> None:
-    """SQLAlchemy queries the server in its connect event, under a lock that must not be a thread's."""
+    """SQLAlchemy's connect event queries the server, under a lock that must not be a thread's."""
     initialized = 0
     engine = make_engine(pool_size=5)
 
@@ -262,8 +264,9 @@ def test_loops_and_threads_share_one_pool(
         jobs = [executor.submit(in_a_loop, 0), executor.submit(in_a_loop, 100)]
         jobs += [executor.submit(in_a_thread, 200), executor.submit(in_a_thread, 300)]
         results = [job.result(timeout=LIMIT_S * 2) for job in jobs]
-    counts = (30, 30, 15, 15)
-    assert results == [list(range(b, b + n)) for b, n in zip((0, 100, 200, 300), counts)]
+    assert results == [
+        list(range(base, base + n)) for base, n in ((0, 30), (100, 30), (200, 15), (300, 15))
+    ]
     assert most == 3
     check_whole(engine, pg_query)
 
@@ -288,7 +291,7 @@ def test_cancelled_in_the_queue(run: Run, make_engine: MakeEngine, pg_query: Que
         with pytest.raises(asyncio.CancelledError):
             await waiting[1]
         assert not holder.done()
-        assert await asyncio.gather(holder, waiting[0], waiting[2]) == [0, 1, 3]
+        assert [await task for task in (holder, waiting[0], waiting[2])] == [0, 1, 3]
         check_whole(engine, pg_query)
 
     run(main())
@@ -488,12 +491,12 @@ def test_dispose_lets_those_who_wait_connect(run: Run, make_engine: MakeEngine) 
 
 
 def test_recreating_keeps_the_settings(make_engine: MakeEngine) -> None:
-    pool = make_engine(pool_size=3, max_overflow=4, pool_timeout=5, pool_use_lifo=True).pool
+    pool = pool_of(make_engine(pool_size=3, max_overflow=4, pool_timeout=5, pool_use_lifo=True))
     again = pool.recreate()
     assert isinstance(again, GreenQueuePool)
     assert (again.size(), again._max_overflow, again.timeout()) == (3, 4, 5)
     assert again._pool.use_lifo
-    assert again._dialect.dialect is pool._dialect.dialect  # type: ignore[attr-defined]
+    assert again._quiet_dialect.dialect is pool._quiet_dialect.dialect
 
 
 def test_an_asynchronous_engine_is_refused(driver: str) -> None:

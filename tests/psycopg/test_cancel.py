@@ -1,8 +1,7 @@
-"""A cancelled or timed-out operation leaves its connection usable; a dead server is not waited for."""
+"""Cancelled or timed-out work leaves its connection usable; a dead server is not waited for."""
 
 import asyncio
 import random
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -320,6 +319,50 @@ def test_a_frozen_server_costs_the_connection_and_no_hang(
 
     run(main())
     assert "did not answer a cancel request within 0.5 s" in caplog.text
+
+
+@pytest.fixture
+def old_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a libpq before 17, whose only cancel request blocks."""
+    from psycopg._capabilities import capabilities
+
+    monkeypatch.setattr(capabilities, "has_cancel_safe", lambda: False)
+
+
+def test_cancelling_by_an_old_libpq(run: Run, connect: Connect, old_libpq: None) -> None:
+    async def main() -> None:
+        connection = await async_(connect)()
+        pid = connection.info.backend_pid
+        for _ in range(5):
+            async with Ticker() as ticker:
+                task = asyncio.create_task(async_(query)(connection))
+                while ticker.steps < ticker.enough:
+                    await asyncio.sleep(0.001)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.wait_for(task, LIMIT_S)
+            await async_(check_usable)(connection, pid)
+
+    run(main())
+
+
+def test_a_frozen_server_and_an_old_libpq(
+    run: Run, impatient: None, own_server: OwnServer, old_libpq: None
+) -> None:
+    """The request hangs in its thread until the server comes back; neither loop nor GIL do."""
+
+    async def main() -> None:
+        connection = await async_(psycopg.connect)(own_server.url)
+        task = asyncio.create_task(async_(query)(connection))
+        await asyncio.sleep(0.05)
+        own_server.freeze()
+        async with Ticker():
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, LIMIT_S)
+        assert connection.closed
+
+    run(main())
 
 
 def test_a_frozen_server_does_not_hold_a_connect(

@@ -41,7 +41,7 @@ def test_nothing_was_sent_and_the_connection_goes_on(run: Run, connect: Connect)
             connection.cancel_safe,
         ):
             with pytest.raises(WouldBlockError):
-                refused()  # type: ignore[operator]
+                refused()
             assert connection.info.transaction_status == pq.TransactionStatus.IDLE
         count = await async_(connection.execute)("SELECT count(*), pg_backend_pid() FROM t")
         assert count.fetchone() == (0, pid)

@@ -1,4 +1,4 @@
-"""psycopg_pool's sync pool under the patch: its clients wait cooperatively, its workers are threads."""
+"""psycopg_pool's sync pool under the patch: clients wait cooperatively, workers are threads."""
 
 import asyncio
 import random
