@@ -1,6 +1,5 @@
 """SQLAlchemy engines on the drivers that greenletio makes cooperative."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,12 +12,8 @@ from greenletio.integrations.sqlalchemy import GreenQueuePool
 
 MakeEngine = Callable[..., Engine]
 
-DRIVERS = ["psycopg"]
-if importlib.util.find_spec("greenletio._psycopg2") is not None:
-    DRIVERS.append("psycopg2")
 
-
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=["psycopg", "psycopg2"])
 def driver(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a driver, patched for the length of the test."""
     name: str = request.param
