@@ -20,9 +20,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from greenletio import _core
+from greenletio import _core, _loops
 from greenletio._lock import FairLock
-from greenletio._loops import would_block
 from greenletio._threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -72,7 +71,8 @@ def patch_psycopg(*, cancel_timeout: float = 5.0) -> None:
     is called from:
 
     - in a greenlet (``async_``, ``spawn``) it suspends the greenlet, and the loop goes on;
-    - in plain code, with no loop running in the thread, it blocks as psycopg always did;
+    - in plain code, with no loop running in the thread, it blocks as psycopg always did (and
+      ``greenletio.timeout`` does not end it); greenlets that were spawned there go on;
     - directly in a running loop it raises ``WouldBlockError`` before anything is sent, and the
       connection stays as it was.
 
@@ -135,11 +135,17 @@ def unpatch_psycopg() -> None:
 
 
 def _green(what: str) -> bool:
-    """Whether a wait suspends a greenlet here, or else the thread; WouldBlockError in a loop."""
+    """Whether somebody goes on during a wait here: the loop, or what plain code has spawned.
+
+    WouldBlockError where a running loop would be held.
+    """
     place = _core.place()
     if place < 0:
-        raise would_block(what)
-    return place > 0
+        raise _loops.would_block(what)
+    if place > 0:
+        return True
+    own = _loops._own.loop
+    return own is not None and _loops.busy(own)
 
 
 class _Expired(Exception):
@@ -191,15 +197,17 @@ def _run(
     interrupted: Callable[[_Gen[Any], BaseException], None],
 ) -> _T:
     """`_drive`, with the exceptions that psycopg expects of its own wait functions."""
-    from psycopg import errors
-
     try:
         return _drive(gen, fileno, interval, timeout, interrupted)
     except _Expired:
+        from psycopg import errors
+
         raise errors._WaitTimeout("wait timeout expired") from None
     except OSError as ex:
         if ex.errno != errno.EBADF:
             raise
+        from psycopg import errors
+
         raise errors.OperationalError("the connection was closed while it was in use") from ex
 
 
@@ -254,15 +262,14 @@ def _connection_wait(original: Callable[..., Any], ticks: bool) -> Callable[...,
 
 def _needs_no_wait(conn: psycopg.Connection[Any], gen: _Gen[Any]) -> bool:
     """Whether `gen` sends nothing, as some do when the server is idle: allowed in a loop too."""
-    from psycopg import pq
-
     return (
-        getattr(getattr(gen, "gi_code", None), "co_name", None) in _LOCAL_WHEN_IDLE
+        getattr(gen, "__name__", None) in _LOCAL_WHEN_IDLE
         and conn._pipeline is None
-        and conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        and conn.pgconn.transaction_status == _IDLE
     )
 
 
+_IDLE, _ACTIVE = 0, 1  # of libpq's PGTransactionStatusType
 _LOCAL_WHEN_IDLE = frozenset(
     f"_{name}_gen"
     for name in (
@@ -339,9 +346,10 @@ def _settle(conn: psycopg.Connection[Any], gen: _Gen[Any], reason: BaseException
 
     Waits for the server, `cancel_timeout` seconds at most, and is not cancellable itself.
     """
-    from psycopg import errors, pq
+    from psycopg import errors
 
-    if conn.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+    closed = isinstance(reason, OSError) and reason.errno == errno.EBADF  # by someone else
+    if closed or conn.pgconn.transaction_status != _ACTIVE:
         gen.close()
         return
     _core.shield(True)  # further cancellations are one with the first, which goes on after this

@@ -18,7 +18,7 @@ from fix_postgres import Query
 from fix_progress import Ticker
 from psycopg import pq
 
-from greenletio import async_, patch_psycopg, unpatch_psycopg
+from greenletio import async_, patch_psycopg, sleep, spawn, unpatch_psycopg
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
@@ -172,6 +172,22 @@ def test_plain_code_blocks_as_before(connect: Connect) -> None:
     assert connection.execute("SELECT 1").fetchone() == (1,)
     connection.commit()
     assert copy_out(connection) == [str(n) for n in range(1, 21)]
+
+
+def test_what_plain_code_has_spawned_goes_on(connect: Connect) -> None:
+    def count() -> None:
+        nonlocal steps
+        while not done:
+            sleep(0.001)
+            steps += 1
+
+    steps, done = 0, False
+    counter = spawn(count)
+    connection = connect()
+    connection.execute("SELECT pg_sleep(0.2)")
+    done = True
+    counter.join()
+    assert steps >= Ticker.enough
 
 
 def test_threads_block_for_themselves_beside_a_loop(run: Run, connect: Connect) -> None:
