@@ -7,11 +7,11 @@ from types import TracebackType
 class Ticker:
     """`async with Ticker() as ticker`: `ticker.steps` grows while the loop turns.
 
-    `enough` steps are what a loop makes in a small part of a second, on a busy machine too; a
-    loop that is held for the whole of the block makes next to none.
+    `enough` steps are what a loop makes in a small part of a second, even on a machine with ten
+    times the work it can do; one that is held through the block makes none or one.
     """
 
-    enough = 25
+    enough = 5
 
     def __init__(self) -> None:
         self.steps = 0

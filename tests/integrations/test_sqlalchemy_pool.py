@@ -272,9 +272,10 @@ def test_loops_and_threads_share_one_pool(
 
 
 def test_plain_threads_alone(make_engine: MakeEngine) -> None:
-    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0.2)
+    engine = make_engine(pool_size=1, max_overflow=0)
     with ThreadPoolExecutor(3) as executor:
         assert list(executor.map(lambda n: query(engine, n), range(10))) == list(range(10))
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0.2)
     with engine.connect(), ThreadPoolExecutor(1) as executor:
         with pytest.raises(exc.TimeoutError):
             executor.submit(query, engine, 1).result()

@@ -35,7 +35,7 @@ def copy_in_blocked(connection: Connection) -> None:
     )
     connection.execute("CREATE TRIGGER stop BEFORE INSERT ON t EXECUTE FUNCTION pg_temp.stop()")
     with connection.cursor().copy("COPY t FROM STDIN") as copy:
-        while True:
+        for _ in range(100):  # more than the socket holds
             copy.write_row(("x" * 100_000,))
 
 
@@ -120,7 +120,7 @@ def test_cancelled_work_leaves_the_connection_usable(
         pid = connection.info.backend_pid
         async with Ticker() as ticker:
             task = asyncio.create_task(async_(work)(connection))
-            while ticker.steps < 100:
+            while ticker.steps < 20 * ticker.enough:
                 await asyncio.sleep(0.001)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -140,7 +140,7 @@ def test_timed_out_work_leaves_the_connection_usable(
     def limited() -> None:
         connection = connect()
         pid = connection.info.backend_pid
-        with pytest.raises(TimeoutError), timeout(0.1):
+        with pytest.raises(TimeoutError), timeout(0.3):
             work(connection)
         check_usable(connection, pid)
 
