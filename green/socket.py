@@ -2,7 +2,8 @@
 
 The class is a ``socket.socket`` whose descriptor is always nonblocking; ``settimeout``,
 ``setblocking`` and their getters keep their meaning. Names are resolved in a small thread pool.
-Closing a socket wakes whoever waits on it with ``OSError`` (EBADF).
+Closing a socket wakes the greenlets that wait on it with ``OSError`` (EBADF); a thread without a
+loop that waits plainly is not woken, as with the standard class: ``shutdown`` wakes both.
 
 Deviations: ``MSG_WAITALL`` is honoured by ``recv`` and ``recv_into`` alone; ``sendfile`` reads
 the file and sends it; another process that shares the descriptor finds it nonblocking.

@@ -13,7 +13,8 @@ this task or thread is in one; if so the import goes to the block's scope:
   or its submodules import later, wherever they are called from, goes to the scope too.
 
 Only ``import`` statements and ``__import__`` are seen: ``importlib.import_module`` finds new
-packages green, but not the standard library, and compiled modules import past it.
+packages green, but not the standard library, and compiled modules import past it. What blocks
+otherwise (``subprocess``, ``concurrent.futures``, ...) is shared and still blocks.
 """
 
 from __future__ import annotations

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import random
+import sys
 import threading as std
 from collections import deque
 from collections.abc import Callable
@@ -11,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from greenletio import async_
-from greenletio.green import queue, threading, time
+from greenletio import async_, spawn
+from greenletio.green import queue, selectors, socket, threading, time
 
 Step = Callable[[random.Random], None]
 
@@ -122,6 +125,76 @@ def test_an_item_is_got_or_stays(run: Any, make: Any) -> None:
     while not items.empty():
         got.append(items.get_nowait())
     assert sorted(got) == sorted(put)
+
+
+def time_out_on_a_lock() -> None:
+    lock = threading.Lock()
+    with lock:
+        assert not spawn(lock.acquire, timeout=0.0001).get()
+
+
+def close_a_socket_under_its_reader() -> None:
+    a, b = socket.socketpair()
+    with b:
+        reading = spawn(a.recv, 1)
+        time.sleep(0)
+        a.close()
+        with pytest.raises(OSError):
+            reading.get()
+
+
+def select_and_time_out() -> None:
+    a, b = socket.socketpair()
+    with a, b, selectors.DefaultSelector() as selector:
+        selector.register(a, selectors.EVENT_READ)
+        assert selector.select(0.0001) == []
+
+
+def wait_for_an_event() -> None:
+    event = threading.Event()
+    assert not event.wait(0.0001)
+    waiting = spawn(event.wait)
+    time.sleep(0)
+    event.set()
+    assert waiting.get()
+
+
+def run_a_thread() -> None:
+    local = threading.local()
+
+    def work() -> None:
+        local.value = threading.current_thread()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        time_out_on_a_lock,
+        close_a_socket_under_its_reader,
+        select_and_time_out,
+        wait_for_an_event,
+        run_a_thread,
+    ],
+)
+def test_two_thousand_waits_leave_nothing(run: Any, call: Callable[[], None]) -> None:
+    def measure() -> tuple[int, int]:
+        gc.collect()
+        return sys.getallocatedblocks(), len(os.listdir("/dev/fd"))
+
+    async def main() -> None:
+        for turn in range(2000):
+            if turn == 800:  # caches and free-lists are warm
+                before = measure()
+            await async_(call)()
+        after = measure()
+        assert after[0] - before[0] < 400  # a leak of one object a call would be 1200
+        assert after[1] <= before[1]
+
+    run(main())
 
 
 # The interleavings of two threads that chance hardly ever finds, made to happen.
