@@ -197,6 +197,7 @@ def test_cause_and_context_equal_those_of_coroutines(run, suspend, how):
 
 def test_handled_exception_is_the_greenlets_own(run):
     """sys.exc_info() of one greenlet is not seen by another, nor lost over a wait."""
+
     def sync(n):
         for _ in range(3):
             assert sys.exc_info() == (None, None, None)

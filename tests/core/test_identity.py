@@ -15,7 +15,9 @@ from greenletio import _core, async_, await_
 def jobs(run, fn, count=30, at_once=False):
     async def main():
         if at_once:
-            return await asyncio.gather(*[asyncio.ensure_future(async_(fn)()) for _ in range(count)])
+            return await asyncio.gather(
+                *[asyncio.ensure_future(async_(fn)()) for _ in range(count)]
+            )
         return [await asyncio.ensure_future(async_(fn)()) for _ in range(count)]
 
     return run(main())

@@ -119,7 +119,9 @@ PLAIN = {
     "spawn cancelled": lambda: (lambda g: (g.cancel(), g.join()))(spawn(sleep, 3600)),
     "timeout": lambda: timeout(1).__enter__().__exit__(None, None, None),
     "waiter": lambda: _core.Waiter().set([]),
-    "waiter cycle": lambda: (lambda w: (w.add_done_callback(lambda x: w), w.set(w)))(_core.Waiter()),
+    "waiter cycle": lambda: (lambda w: (w.add_done_callback(lambda x: w), w.set(w)))(
+        _core.Waiter()
+    ),
     "waiter fails": lambda: swallow(
         lambda: (lambda w: (w.set_exception(Boom()), w.result()))(_core.Waiter()), Boom
     ),
@@ -197,7 +199,9 @@ LOOP = {
     "sleep a little": green(lambda: sleep(1e-6)),
     "spawn": lambda: spawn(add, 1),
     "spawn joined": green(lambda: spawn(sleep, 0).join()),
-    "join times out": green(lambda: (lambda g: (g.join(0), g.join(1e-6), g.cancel(), g.join()))(spawn(sleep, 3600))),
+    "join times out": green(
+        lambda: (lambda g: (g.join(0), g.join(1e-6), g.cancel(), g.join()))(spawn(sleep, 3600))
+    ),
     "link": green(lambda: (lambda g: (g.link(lambda x: g), g.join()))(spawn(sleep, 0))),
     "group": green(lambda: Group().__enter__().__exit__(None, None, None)),
     "group fails": green(group_fails),

@@ -169,7 +169,7 @@ class WaiterMachine(RuleBasedStateMachine):
 
         async def make():
             wait.call = async_(
-                lambda: record(wait, lambda: (wait.waiter.wait() and (wait.waiter.result(), True)[1]))
+                lambda: record(wait, lambda: wait.waiter.wait() and (wait.waiter.result(), True)[1])
             )()
             wait.call.send(None)
 
