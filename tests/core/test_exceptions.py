@@ -1,4 +1,4 @@
-"""Exceptions across the bridge: as if there were only coroutines, and no frame of ours in between."""
+"""Exceptions across the bridge: as among coroutines, and with no frame of ours in between."""
 
 import asyncio
 import os
