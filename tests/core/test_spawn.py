@@ -547,8 +547,7 @@ def test_sleep(call):
         for bad in ("1", None):
             with pytest.raises(TypeError):
                 sleep(bad)
-        with pytest.raises(ValueError):
-            sleep(-1)
+        sleep(-1)
         with pytest.raises(ValueError):
             sleep(float("nan"))
 
