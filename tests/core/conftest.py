@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import socket
 import sys
@@ -17,7 +18,9 @@ def _snapshot():
 
 def _judge(samples, repeat):
     """A leak grows in every round; noise does not."""
-    steps = [tuple(b - a for a, b in zip(s, t)) for s, t in zip(samples, samples[1:])]
+    steps = [
+        tuple(b - a for a, b in zip(s, t, strict=True)) for s, t in itertools.pairwise(samples)
+    ]
     for i, (what, allowed) in enumerate(
         (("memory blocks", repeat // 8), ("gc objects", repeat // 8), ("file descriptors", 0))
     ):

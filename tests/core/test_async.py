@@ -697,7 +697,7 @@ def test_two_threads_race_to_drive_one_call():
         barrier = threading.Barrier(2)
         got = []
 
-        def drive():
+        def drive(call=call, barrier=barrier, got=got):
             barrier.wait()
             try:
                 got.append(call.send(None))

@@ -18,9 +18,7 @@ from greenletio.io import wait_readable
 
 def functions(stack):
     """The names of the stack's frames in this file, without the test's own scope."""
-    return [
-        (f.kind, f.function.rsplit(".", 1)[-1]) for f in stack.frames if f.filename == __file__
-    ]
+    return [(f.kind, f.function.rsplit(".", 1)[-1]) for f in stack.frames if f.filename == __file__]
 
 
 def of_task(task):
@@ -333,9 +331,9 @@ def test_while_other_threads_run(run):
     for t in threads:
         t.start()
     old = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(1e-4)
     try:
-        for _ in range(50):
+        for _ in range(10):
             debug.dump(io.StringIO())
     finally:
         sys.setswitchinterval(old)

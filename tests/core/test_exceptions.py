@@ -1,4 +1,4 @@
-"""Exceptions across the bridge: as if there were only coroutines, and no frame of ours in between."""
+"""Exceptions across the bridge: as among coroutines, and with no frame of ours in between."""
 
 import asyncio
 import os
@@ -197,6 +197,7 @@ def test_cause_and_context_equal_those_of_coroutines(run, suspend, how):
 
 def test_handled_exception_is_the_greenlets_own(run):
     """sys.exc_info() of one greenlet is not seen by another, nor lost over a wait."""
+
     def sync(n):
         for _ in range(3):
             assert sys.exc_info() == (None, None, None)

@@ -162,6 +162,7 @@ def test_a_cancelled_member_does_not_end_the_group(call):
             member = group.spawn(sleeper, log)
             group.spawn(work, log, "other")
             sleep(0)
+            sleep(0)
             member.cancel()
         assert sorted(log) == ["other", "sleeper"]
 

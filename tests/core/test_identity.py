@@ -15,7 +15,9 @@ from greenletio import _core, async_, await_
 def jobs(run, fn, count=30, at_once=False):
     async def main():
         if at_once:
-            return await asyncio.gather(*[asyncio.ensure_future(async_(fn)()) for _ in range(count)])
+            return await asyncio.gather(
+                *[asyncio.ensure_future(async_(fn)()) for _ in range(count)]
+            )
         return [await asyncio.ensure_future(async_(fn)()) for _ in range(count)]
 
     return run(main())
@@ -42,7 +44,7 @@ def test_a_weak_dictionary_by_greenlet_does_not_leak_between_jobs(run, at_once):
 
 @pytest.mark.parametrize("wait", [False, True])
 def test_a_greenlet_kept_by_someone_stays_the_identity_of_its_job(run, wait):
-    """A scopefunc=getcurrent registry holds on to it: the next job must not find itself in there."""
+    """A scopefunc=getcurrent registry holds on to it: the next job must not find itself there."""
 
     def job():
         if wait:
@@ -363,7 +365,7 @@ def test_the_greenlet_of_a_finished_call_is_switched_to(run):
 
 
 def test_a_greenlet_of_ours_as_parent_of_a_users_greenlet_that_dies(run):
-    """What a dying greenlet returns goes to its parent: a job that is waiting for something else."""
+    """What a dying greenlet returns goes to its parent: a job that waits for something else."""
 
     async def main():
         event = asyncio.Event()
@@ -391,7 +393,7 @@ def test_a_greenlet_of_ours_as_parent_of_a_users_greenlet_that_dies(run):
 
 
 def test_switching_to_the_loops_greenlet_from_green_code(run):
-    """User code that jumps out to the main greenlet by hand: an error, or a detour, never a crash."""
+    """User code jumps out to the main greenlet by hand: an error, or a detour, never a crash."""
 
     async def main():
         root = greenlet.getcurrent()

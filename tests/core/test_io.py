@@ -926,7 +926,7 @@ def test_ten_thousand_waits_with_flat_refcounts_and_fds(run, pair, plain):
         gc.collect()
         after = [sys.getrefcount(x) for x in (a, b, None, io.wait_readable)], fd_count()
         assert after[1] == counts[1]
-        for before, now in zip(counts[0], after[0]):
+        for before, now in zip(counts[0], after[0], strict=True):
             assert abs(now - before) < 50
         assert sys.getallocatedblocks() - blocks < 500
 

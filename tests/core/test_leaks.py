@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import itertools
 import types
 import weakref
 
@@ -57,6 +58,18 @@ async def swallow_async(awaitable, *kinds):
 
 def add(a, b=0, *args, **kwargs):
     return [a, b, args, kwargs]
+
+
+def waiter_cycle(waiter):
+    waiter.add_done_callback(lambda _: waiter)
+    waiter.set(waiter)
+
+
+def join_too_short(green):
+    green.join(0)
+    green.join(1e-6)
+    green.cancel()
+    green.join()
 
 
 def close_suspended():
@@ -119,7 +132,9 @@ PLAIN = {
     "spawn cancelled": lambda: (lambda g: (g.cancel(), g.join()))(spawn(sleep, 3600)),
     "timeout": lambda: timeout(1).__enter__().__exit__(None, None, None),
     "waiter": lambda: _core.Waiter().set([]),
-    "waiter cycle": lambda: (lambda w: (w.add_done_callback(lambda x: w), w.set(w)))(_core.Waiter()),
+    "waiter cycle": lambda: (lambda w: (w.add_done_callback(lambda x: w), w.set(w)))(
+        _core.Waiter()
+    ),
     "waiter fails": lambda: swallow(
         lambda: (lambda w: (w.set_exception(Boom()), w.result()))(_core.Waiter()), Boom
     ),
@@ -133,7 +148,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain(flat, name):
-    flat(PLAIN[name], repeat=20 if name == "run" else 100)
+    flat(PLAIN[name], repeat=10 if name == "run" else 40)
 
 
 def green(fn):
@@ -197,7 +212,7 @@ LOOP = {
     "sleep a little": green(lambda: sleep(1e-6)),
     "spawn": lambda: spawn(add, 1),
     "spawn joined": green(lambda: spawn(sleep, 0).join()),
-    "join times out": green(lambda: (lambda g: (g.join(0), g.join(1e-6), g.cancel(), g.join()))(spawn(sleep, 3600))),
+    "join times out": green(lambda: join_too_short(spawn(sleep, 3600))),
     "link": green(lambda: (lambda g: (g.link(lambda x: g), g.join()))(spawn(sleep, 0))),
     "group": green(lambda: Group().__enter__().__exit__(None, None, None)),
     "group fails": green(group_fails),
@@ -224,7 +239,7 @@ def test_loop(run, aflat, name):
     call = LOOP[name]
 
     async def main():
-        await aflat(call, repeat=50)
+        await aflat(call, repeat=20)
 
     run(main())
 
@@ -264,7 +279,7 @@ def test_fds_in_a_loop(run, aflat, pair, name):
     fn = FDS[name]
 
     async def main():
-        await aflat(lambda: async_(fn)(pair[0]), repeat=50)
+        await aflat(lambda: async_(fn)(pair[0]), repeat=20)
 
     run(main())
 
@@ -272,12 +287,12 @@ def test_fds_in_a_loop(run, aflat, pair, name):
 @pytest.mark.parametrize("name", FDS)
 def test_fds_plain(flat, pair, name):
     fn = FDS[name]
-    flat(lambda: fn(pair[0]), repeat=50)
+    flat(lambda: fn(pair[0]), repeat=20)
 
 
 def test_cancelled_fd_wait(run, aflat, pair):
     async def main():
-        await aflat(lambda: cancelled(lambda: io.wait_readable(pair[0])), repeat=50)
+        await aflat(lambda: cancelled(lambda: io.wait_readable(pair[0])), repeat=20)
 
     run(main())
 
@@ -350,7 +365,7 @@ def test_suspended_greenlets_are_given_back():
             await burst(3000)
             gc.collect()
             sizes.append(process.memory_info().rss)
-        growth = [b - a for a, b in zip(sizes, sizes[1:])]
+        growth = [b - a for a, b in itertools.pairwise(sizes)]
         assert min(growth) < 1 << 20, growth
 
     asyncio.run(main())

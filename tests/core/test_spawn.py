@@ -547,8 +547,7 @@ def test_sleep(call):
         for bad in ("1", None):
             with pytest.raises(TypeError):
                 sleep(bad)
-        with pytest.raises(ValueError):
-            sleep(-1)
+        sleep(-1)
         with pytest.raises(ValueError):
             sleep(float("nan"))
 
@@ -558,9 +557,7 @@ def test_sleep(call):
 def test_sleepers_wake_in_order_of_their_times(call):
     def sync():
         log = []
-        greens = [
-            spawn(lambda n=n: (sleep(n / 200), log.append(n))) for n in (5, 1, 4, 2, 3)
-        ]
+        greens = [spawn(lambda n=n: (sleep(n / 200), log.append(n))) for n in (5, 1, 4, 2, 3)]
         for g in greens:
             g.get()
         assert log == [1, 2, 3, 4, 5]

@@ -39,8 +39,8 @@ def test_ten_thousand_tasks_with_random_cancels(run, count):
                         await_(inner(mine.randrange(3)))
                 return seed
             finally:
-                sleep(0)
                 ended.append(seed)
+                sleep(0)
 
         async def inner(n):
             await asyncio.sleep(0)

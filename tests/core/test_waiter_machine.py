@@ -168,8 +168,13 @@ class WaiterMachine(RuleBasedStateMachine):
         wait = Wait("hand")
 
         async def make():
+            def body():
+                ended = wait.waiter.wait()
+                wait.waiter.result()
+                return ended
+
             wait.call = async_(
-                lambda: record(wait, lambda: (wait.waiter.wait() and (wait.waiter.result(), True)[1]))
+                lambda: record(wait, lambda: wait.waiter.wait() and (wait.waiter.result(), True)[1])
             )()
             wait.call.send(None)
 

@@ -18,11 +18,10 @@ def forbidden(*args, **kwargs):
 
 asyncio.BaseEventLoop.__init__ = forbidden
 asyncio.new_event_loop = forbidden
-import greenletio.debug  # noqa: E402
-import greenletio.io  # noqa: E402
-
 import greenletio  # noqa: E402
+import greenletio.debug  # noqa: E402
 import greenletio.errors  # noqa: E402
+import greenletio.io  # noqa: E402
 
 assert threading.active_count() == 1
 assert len(os.listdir("/proc/self/fd")) == len(fds)

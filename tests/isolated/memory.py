@@ -6,6 +6,7 @@ Prints:
 
 import asyncio
 import gc
+import itertools
 import os
 import types
 
@@ -61,6 +62,6 @@ for _ in range(12):
     run(round_of_jobs())
     gc.collect()
     sizes.append(resident())
-steps = [b - a for a, b in zip(sizes[4:], sizes[5:])]
+steps = [b - a for a, b in itertools.pairwise(sizes[4:])]
 assert min(steps) < 256 * 1024, steps
 print("ok")

@@ -61,11 +61,11 @@ def check(path, code, out, err):
     expected, rest = claims(path)
     said = f"--- stdout\n{out}\n--- stderr\n{err}"
     assert code == int(rest.get("Exits", "0")), f"{path.name} exits with {code}\n{said}"
-    pattern = "\n".join(
-        r"(?:.|\n)*?" if line == "..." else "(?:" + "|".join(map(re.escape, line.split(" | "))) + ")"
+    pattern = "".join(
+        r"(?:.*\n)*?" if line == "..." else f"(?:{'|'.join(map(re.escape, line.split(' | ')))})\n"
         for line in expected
     )
-    assert re.fullmatch(pattern + r"\n?", out.rstrip("\n") + "\n"), f"{path.name} prints\n{said}"
+    assert re.fullmatch(pattern, out.rstrip("\n") + "\n"), f"{path.name} prints\n{said}"
     if "Stderr" in rest:
         assert not err or re.search(rest["Stderr"], err), f"{path.name}\n{said}"
         for bad in ("Fatal Python error", "Segmentation", "AddressSanitizer"):

@@ -1,12 +1,11 @@
-"""pdb in green code: it shows the frame and its variables, steps over a wait, and goes on.
+r"""pdb in green code: it shows the frame and its variables, steps over a wait, and goes on.
 
 Prints:
     ...
-    here: 42
-    ...sync...
+    (Pdb) ('here:', 42)
     ...
-    after the wait: 43
-    result 43
+    (Pdb) ('after the wait:', 43)
+    (Pdb) result 43
 Stdin: p "here:", x\nwhere\nnext\nnext\np "after the wait:", x\ncontinue\n
 """
 

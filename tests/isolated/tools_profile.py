@@ -37,8 +37,8 @@ asyncio.run(main())
 profile.disable()
 stats = pstats.Stats(profile).stats
 for name in ("sync", "helper"):
-    calls = [v[0] for k, v in stats.items() if k[2] == name and "tools_profile" in k[0]]
+    calls = [v[1] for k, v in stats.items() if k[2] == name and "tools_profile" in k[0]]
     print(name, *calls)
 # each suspended coroutine is entered again once it is resumed
-calls = [v[0] for k, v in stats.items() if k[2] == "coro" and "tools_profile" in k[0]]
+calls = [v[1] for k, v in stats.items() if k[2] == "coro" and "tools_profile" in k[0]]
 print("coro", "30 or 60" if calls[0] in (30, 60) else calls)
