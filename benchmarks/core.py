@@ -25,7 +25,7 @@ from benchmarks import envs, plan, report, workers
 
 class Settings:
     def __init__(self, quick: bool, rounds: int | None) -> None:
-        self.rounds = rounds or (3 if quick else 25)
+        self.rounds = rounds or (3 if quick else 15)
         self.memory_rounds = min(self.rounds, 5)
         self.sample_ns = 4_000_000 if quick else 20_000_000
         self.shrink = 10 if quick else 1  # of the benches with a fixed size

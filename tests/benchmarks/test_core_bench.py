@@ -23,8 +23,8 @@ def run(*args: str, url: str = "") -> subprocess.CompletedProcess[str]:
 
 def test_quick_run_of_every_bench_writes_json(tmp_path: Path, pg_url: str) -> None:
     out = tmp_path / "core.json"
-    contenders = ("--contender", "ours", "--contender", "plain")
-    done = run("--quick", "--rounds", "1", *contenders, "--json", str(out), url=pg_url)
+    options = ("--quick", "--rounds", "1", "--contender", "ours", "--json", str(out))
+    done = run(*options, url=pg_url)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(out.read_text())
     assert document["left_out"] == {}
@@ -37,11 +37,7 @@ def test_quick_run_of_every_bench_writes_json(tmp_path: Path, pg_url: str) -> No
         assert len(ours["rounds"]) == 1, name
         assert ours["median"] > 0, name
         assert ours["vs_ours"]["ratio"] == 1, name
-    judged = {(goal["bench"], goal["goal"]) for goal in document["goals"]}
-    assert judged == {
-        ("immediate", "greenletio / plain await <= 1.2"),
-        ("rss", "greenletio <= 7,000"),
-    }
+    assert [goal["goal"] for goal in document["goals"]] == ["greenletio <= 7,000"]
 
 
 def test_an_unknown_bench_is_refused() -> None:

@@ -8,16 +8,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(case: str, out: Path, url: str = "") -> dict[str, Any]:
+def run(case: str, n: int, out: Path, url: str = "") -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", "--only", case, "--json", str(out)],
+        [sys.executable, "-m", "benchmarks.memory"]
+        + ["--only", case, "--number", str(n), "--json", str(out)],
         cwd=ROOT,
         env={**os.environ, "DATABASE_URL": url},
         stdin=subprocess.DEVNULL,
@@ -26,15 +26,17 @@ def run(case: str, out: Path, url: str = "") -> dict[str, Any]:
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    result: dict[str, Any] = json.loads(out.read_text())["cases"][case]
-    return result
+    assert json.loads(out.read_text())["cases"][case]["greenlets"] == n
 
 
-def test_20000_green_tasks_share_20_pooled_connections(tmp_path: Path, pg_url: str) -> None:
-    assert run("pool", tmp_path / "out.json", pg_url)["greenlets"] == 20_000
+slow = (pytest.mark.slow, pytest.mark.timeout(600))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_100000_greenlets_are_suspended_at_once(tmp_path: Path) -> None:
-    assert run("suspended", tmp_path / "out.json")["greenlets"] == 100_000
+@pytest.mark.parametrize("n", [2_000, pytest.param(20_000, marks=slow)])
+def test_green_tasks_share_20_pooled_connections(n: int, tmp_path: Path, pg_url: str) -> None:
+    run("pool", n, tmp_path / "out.json", pg_url)
+
+
+@pytest.mark.parametrize("n", [10_000, pytest.param(100_000, marks=slow)])
+def test_greenlets_are_suspended_at_once(n: int, tmp_path: Path) -> None:
+    run("suspended", n, tmp_path / "out.json")
