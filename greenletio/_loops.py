@@ -60,6 +60,7 @@ def would_block(what: str) -> WouldBlockError:
     """The error for a wait in a running loop; it names the frame that lacks ``async_``."""
     caller: FrameType | None = None  # the innermost function that is not ours
     called: FrameType | None = None  # the outermost sync function below the async one
+    generic = what.startswith("waiting")  # else the caller of the core has named itself
     frame: FrameType | None = sys._getframe(1)  # whatever called into the core
     while frame is not None:
         if frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
@@ -67,7 +68,7 @@ def would_block(what: str) -> WouldBlockError:
         if not frame.f_code.co_filename.startswith(_PACKAGE):
             called = frame
             caller = caller or frame
-        elif caller is None:
+        elif caller is None and generic:
             what = frame.f_code.co_name  # the public function that was called
         frame = frame.f_back
     if frame is None:
