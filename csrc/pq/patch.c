@@ -163,6 +163,8 @@ restore_blocking(GioPqState *st)
     Py_ssize_t i = 0;
     while (PyDict_Next(st->conns, &i, &key, &value)) {
         GioPqConn *c = (GioPqConn *)value;
+        if (c->owner != NULL)
+            continue; /* in the middle of something, which goes on as it began */
         if (c->was_blocking && c->pg != NULL && !gio_pq_is_closed(st, c->conn))
             st->pq.PQsetnonblocking(c->pg, 0);
         c->was_blocking = false;
