@@ -175,10 +175,12 @@ gio_pq_cancel(GioPqState *st, GioPqConn *c)
         if (state < 0) {
             PyErr_SetString(st->operational_error, gio_pq_request_error(request));
             rc = -1;
-        } else if (st->api->now() >= deadline) {
+        }
+        else if (st->api->now() >= deadline) {
             PyErr_SetString(st->operational_error, "the server did not take the cancel request");
             rc = -1;
-        } else if (gio_pq_wait_fds(st, c, &fd, &events, &ready, 1, deadline) < 0) {
+        }
+        else if (gio_pq_wait_fds(st, c, &fd, &events, &ready, 1, deadline) < 0) {
             rc = -1;
         }
     }

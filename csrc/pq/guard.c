@@ -297,7 +297,8 @@ gio_pq_guard_copy(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         answer = PyObject_Vectorcall(st->execute, args, 2, NULL);
         Py_XSETREF(c->copy_file, outer);
         answer = leave(g, c, answer);
-    } else if (!PyErr_Occurred()) {
+    }
+    else if (!PyErr_Occurred()) {
         answer = PyObject_Vectorcall(st->execute, args, 2, NULL);
     }
     Py_DECREF(g);

@@ -113,7 +113,8 @@ gio_pq_request_start(const GioLibpq *pq, PGconn *pg)
         req->conn = pq->PQcancelCreate(pg);
         if (req->conn != NULL)
             pq->PQcancelStart(req->conn); /* a failure shows at the first poll */
-    } else {
+    }
+    else {
         req->job = job_start(pq, pg);
     }
     if (req->conn == NULL && req->job == NULL) {
@@ -176,7 +177,8 @@ gio_pq_request_free(const GioAPI *api, GioPqRequest *req)
         if (fd >= 0)
             api->fd_closing(fd);
         req->pq->PQcancelFinish(req->conn);
-    } else {
+    }
+    else {
         api->fd_closing(req->job->pipe[0]);
         job_drop(req->job);
     }

@@ -37,10 +37,12 @@ block(GioPqState *st, const int *fds, const int *events, int *ready, int n, int6
     for (;;) {
         int timeout = poll_timeout(deadline, st->api->now());
         int error;
-        Py_BEGIN_ALLOW_THREADS count = poll(polled, (nfds_t)n, timeout);
+        Py_BEGIN_ALLOW_THREADS
+        count = poll(polled, (nfds_t)n, timeout);
         error = errno;
-        Py_END_ALLOW_THREADS if (count > 0 || (count == 0 &&
-                                               (timeout == 0 || st->api->now() >= deadline))) break;
+        Py_END_ALLOW_THREADS
+        if (count > 0 || (count == 0 && (timeout == 0 || st->api->now() >= deadline)))
+            break;
         if (PyErr_CheckSignals() < 0)
             return -1;
         if (count < 0 && error != EINTR) {
@@ -137,7 +139,8 @@ name_the_server(GioPqState *st, PQconninfoOption *options)
     const char *message = text != NULL ? PyUnicode_AsUTF8(text) : NULL;
     if (message == NULL || strstr(message, "connection to server") != NULL) {
         PyErr_Restore(type, value, traceback);
-    } else {
+    }
+    else {
         const char *host = option(options, "host");
         PyErr_Format(st->operational_error, "connection to server at \"%s\", port %s failed: %s",
                      *host ? host : option(options, "hostaddr"), option(options, "port"), message);
@@ -158,9 +161,11 @@ run_connecting(GioPqState *st, GioPqConn *c)
     while (rc == GIO_PQ_DONE && (events = gio_pq_step(st, c)) != 0) {
         if (events < 0) {
             rc = GIO_PQ_FAILED;
-        } else if ((ready = gio_pq_wait_socket(st, c, events, deadline)) < 0) {
+        }
+        else if ((ready = gio_pq_wait_socket(st, c, events, deadline)) < 0) {
             rc = GIO_PQ_INTERRUPTED;
-        } else if (ready == 0) {
+        }
+        else if (ready == 0) {
             PyErr_SetString(st->operational_error, "timeout expired\n");
             rc = GIO_PQ_FAILED;
         }
