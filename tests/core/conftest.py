@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-
 ROUNDS = 14
 
 
