@@ -3,42 +3,55 @@
 import asyncio
 import contextlib
 import gc
-import itertools
 import os
 import socket
 import sys
 
 import pytest
 
-
-def _snapshot():
-    gc.collect()
-    return (sys.getallocatedblocks(), len(gc.get_objects()), len(os.listdir("/proc/self/fd")))
+ROUNDS = 14
 
 
-def _judge(samples, repeat):
-    """A leak grows in every round; noise does not."""
-    steps = [
-        tuple(b - a for a, b in zip(s, t, strict=True)) for s, t in itertools.pairwise(samples)
-    ]
-    for i, (what, allowed) in enumerate(
-        (("memory blocks", repeat // 8), ("gc objects", repeat // 8), ("file descriptors", 0))
-    ):
-        growth = [step[i] for step in steps]
-        assert min(growth) <= allowed, f"{what} grow by {growth} in rounds of {repeat} calls"
+class Meter:
+    """Judges growth from round to round: a leak grows in every one, noise dies away."""
+
+    def __init__(self, repeat):
+        self.allowed = {"memory blocks": repeat // 8, "gc objects": repeat // 8, "fds": 0}
+        self.growth = {what: [] for what in self.allowed}
+        self.before = None
+
+    def flat(self):
+        """Note where things stand. True once everything has had a round without growth."""
+        gc.collect()
+        now = {
+            "memory blocks": sys.getallocatedblocks(),
+            "gc objects": len(gc.get_objects()),
+            "fds": len(os.listdir("/proc/self/fd")),
+        }
+        if self.before is not None:
+            for what, steps in self.growth.items():
+                steps.append(now[what] - self.before[what])
+        self.before = now
+        return all(
+            min(steps, default=1 << 30) <= self.allowed[what] for what, steps in self.growth.items()
+        )
+
+    def fail(self):
+        pytest.fail(f"grows in each of {ROUNDS} rounds: {self.growth}", pytrace=False)
 
 
 @pytest.fixture
 def flat():
     """flat(call): repeating the plain call leaves no memory, object or fd behind."""
 
-    def check(call, repeat=200, rounds=5):
-        samples = []
-        for _ in range(rounds + 2):
+    def check(call, repeat=200):
+        meter = Meter(repeat)
+        for _ in range(ROUNDS):
             for _ in range(repeat):
                 call()
-            samples.append(_snapshot())
-        _judge(samples[1:], repeat)
+            if meter.flat():
+                return
+        meter.fail()
 
     return check
 
@@ -47,15 +60,16 @@ def flat():
 def aflat():
     """The same for a call that returns an awaitable: await aflat(call)."""
 
-    async def check(call, repeat=200, rounds=5):
-        samples = []
-        for _ in range(rounds + 2):
+    async def check(call, repeat=200):
+        meter = Meter(repeat)
+        for _ in range(ROUNDS):
             for _ in range(repeat):
                 await call()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            samples.append(_snapshot())
-        _judge(samples[1:], repeat)
+            if meter.flat():
+                return
+        meter.fail()
 
     return check
 
