@@ -13,7 +13,7 @@ Connect = Callable[..., psycopg.Connection[Any]]
 
 @pytest.fixture
 def patched() -> Iterator[None]:
-    """psycopg 3 waits cooperatively for the length of the test; a slow machine is no dead server."""
+    """psycopg 3 waits cooperatively in the test; a slow machine is not taken for a dead server."""
     greenletio.patch_psycopg(cancel_timeout=30)
     try:
         yield
