@@ -13,8 +13,8 @@ Connect = Callable[..., psycopg.Connection[Any]]
 
 @pytest.fixture
 def patched() -> Iterator[None]:
-    """psycopg 3 waits cooperatively for the length of the test."""
-    greenletio.patch_psycopg()
+    """psycopg 3 waits cooperatively in the test; a slow machine is not taken for a dead server."""
+    greenletio.patch_psycopg(cancel_timeout=30)
     try:
         yield
     finally:
