@@ -65,6 +65,8 @@ class Green(Generic[_T]):
         """
         if self.task.done():
             return True
+        if self.task is _loops.current_task():
+            raise RuntimeError(f"{self!r} can't wait for itself")
         waiter: _core.Waiter[None] = _core.Waiter()
         wake = lambda _: waiter.set()  # noqa: E731  (removed by identity)
         self.task.add_done_callback(wake)
@@ -97,6 +99,9 @@ class Green(Generic[_T]):
 
     def link(self, fn: Callable[[Green[_T]], object]) -> None:
         """Call `fn(self)` in a greenlet of its own once this one has ended (at once if it has)."""
+        if self.task.done():
+            spawn(fn, self)
+            return
         self.task.add_done_callback(_Link(self, fn))
 
     def unlink(self, fn: Callable[[Green[_T]], object]) -> None:

@@ -35,12 +35,17 @@ def watch(loop: asyncio.AbstractEventLoop, fd: int, dispatch: Callable[[], objec
     contextvars.Context().run(loop.add_reader, fd, dispatch)
 
 
+def current_task() -> asyncio.Task[Any] | None:
+    """The task that runs, None where no loop does."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
 def cancelling() -> int:
     """How many cancellations of the current task are pending (always 0 before Python 3.11)."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return 0
+    task = current_task()
     return task.cancelling() if task is not None and sys.version_info >= (3, 11) else 0
 
 
@@ -273,7 +278,11 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
-    _own.loop = None
+    # The loop shares its epoll with the parent, and the child has no part in what runs on it.
+    if _own.loop is not None:
+        if _own.loop is _current_loop():
+            asyncio.set_event_loop(None)
+        _own.loop = None
     _core._after_fork()
 
 
