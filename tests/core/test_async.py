@@ -10,6 +10,7 @@ import threading
 import types
 import warnings
 
+import greenlet
 import pytest
 
 import greenletio
