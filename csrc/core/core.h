@@ -42,6 +42,8 @@ struct GioState {
     PyObject *loops;            /* module greenletio._loops: the cold paths */
     PyObject *worker_run;       /* what every worker greenlet runs */
     PyObject *thread_key;       /* of the GioThread in the thread state's dict */
+    GioThread *last_thread;     /* the one that was asked for last, borrowed, */
+    uint64_t last_thread_id;    /* and its thread state's id, which is never used again */
     PyObject *str_add_done_callback;
     PyObject *str_blocking; /* "_asyncio_future_blocking" */
     PyObject *str_call_soon;

@@ -57,14 +57,23 @@ find_main_greenlet(void)
 GioThread *
 gio_thread_get(GioState *st)
 {
+    uint64_t id = PyThreadState_GetID(PyThreadState_Get());
+    if (st->last_thread != NULL && st->last_thread_id == id) {
+        return st->last_thread;
+    }
     PyObject *dict = PyThreadState_GetDict();
     if (dict == NULL || st->thread_type == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "greenletio: the interpreter is shutting down");
         return NULL;
     }
     GioThread *t = (GioThread *)PyDict_GetItemWithError(dict, st->thread_key);
-    if (t != NULL || PyErr_Occurred()) {
+    if (t != NULL) {
+        st->last_thread = t;
+        st->last_thread_id = id;
         return t;
+    }
+    if (PyErr_Occurred()) {
+        return NULL;
     }
     PyTypeObject *type = st->thread_type;
     t = PyObject_GC_New(GioThread, type);
@@ -171,6 +180,9 @@ thread_dealloc(GioThread *t)
 {
     PyTypeObject *type = Py_TYPE(t);
     PyObject_GC_UnTrack(t);
+    if (t->state->last_thread == t) {
+        t->state->last_thread = NULL;
+    }
     bool here = !gio_is_finalizing() && t->ident == PyThread_get_thread_ident();
     if (here) {
         gio_thread_close_calls(t);
