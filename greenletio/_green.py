@@ -50,7 +50,7 @@ class Green(Generic[_T]):
 
     @property
     def exception(self) -> BaseException | None:
-        """What it failed with; None if it did not, or has not ended. CancelledError if cancelled."""
+        """What it failed with (CancelledError if cancelled); None if it did not, or still runs."""
         if not self.task.done():
             return None
         if self.task.cancelled():
@@ -92,7 +92,7 @@ class Green(Generic[_T]):
         return self.task.cancel(msg)
 
     def kill(self, block: bool = True, timeout: float | None = None) -> None:
-        """Cancel it and, unless `block` is false, wait until it has ended, at most `timeout` seconds."""
+        """Cancel it; unless `block` is false, wait for its end, at most `timeout` seconds."""
         self.task.cancel()
         if block:
             self.join(timeout)

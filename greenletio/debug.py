@@ -184,6 +184,7 @@ def _follow(awaitable: object, seen: dict[int, object]) -> tuple[list[Frame], ob
 def _stands_for(awaitable: object) -> object | None:
     if type(awaitable).__name__ not in _STAND_INS:
         return None
+    inner: object
     for inner in gc.get_referents(awaitable):
         if asyncio.isfuture(inner) or any(hasattr(inner, name) for name, _ in _COROUTINE_LIKE):
             return inner
