@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from types import FrameType, TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, final, overload
 
 import greenlet
+from typing_extensions import Self
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -13,6 +14,7 @@ _T = TypeVar("_T")
 READ: int
 WRITE: int
 
+@final
 class AsyncCall(Coroutine[Any, Any, _T], Generic[_T]):
     """The awaitable that one call of an ``async_`` function makes; it runs in a greenlet."""
 
@@ -44,19 +46,21 @@ class AsyncCall(Coroutine[Any, Any, _T], Generic[_T]):
     def close(self) -> None: ...
     def __await__(self) -> Generator[Any, Any, _T]: ...
 
+@final
 class AsyncFunction(Generic[_P, _T]):
     __wrapped__: Callable[_P, _T]
     __name__: str
     __qualname__: str
-    def __init__(self, fn: Callable[_P, _T], /) -> None: ...
+    def __new__(cls, fn: Callable[_P, _T], /) -> Self: ...
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> AsyncCall[_T]: ...
     def __get__(self, obj: object, objtype: type | None = None, /) -> AsyncFunction[..., _T]: ...
 
+@final
 class AwaitFunction(Generic[_P, _T]):
     __wrapped__: Callable[_P, Awaitable[_T]]
     __name__: str
     __qualname__: str
-    def __init__(self, fn: Callable[_P, Awaitable[_T]], /) -> None: ...
+    def __new__(cls, fn: Callable[_P, Awaitable[_T]], /) -> Self: ...
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
     def __get__(self, obj: object, objtype: type | None = None, /) -> AwaitFunction[..., _T]: ...
 
@@ -71,6 +75,7 @@ def await_(awaitable: Awaitable[_T], /) -> _T: ...
 @overload
 def await_(fn: Callable[_P, Awaitable[_T]], /) -> AwaitFunction[_P, _T]: ...
 
+@final
 class Waiter(Generic[_T]):
     """A one-shot event: one greenlet or task waits for it, any thread may set it."""
 
@@ -88,10 +93,11 @@ class Waiter(Generic[_T]):
     def get_loop(self) -> asyncio.AbstractEventLoop: ...
     def __await__(self) -> Generator[Any, None, _T]: ...
 
+@final
 class timeout:
     """Limit the time that the waits of a block may take together."""
 
-    def __init__(self, seconds: float | None, /) -> None: ...
+    def __new__(cls, seconds: float | None, /) -> Self: ...
     @property
     def expired(self) -> bool: ...
     @property

@@ -599,11 +599,11 @@ call_dealloc(GioCall *c)
 
 static PyMethodDef call_methods[] = {
     {"send", (PyCFunction)call_send, METH_O,
-     "send(value, /)\n--\n\nResume the function; return what it waits for, or raise StopIteration."},
+     "send($self, value, /)\n--\n\nResume the function; return what it waits for, or raise StopIteration."},
     {"throw", (PyCFunction)(void (*)(void))call_throw, METH_FASTCALL,
-     "throw(exc, /)\n--\n\nRaise an exception at the function's wait."},
+     "throw($self, typ, val=None, tb=None, /)\n--\n\nRaise an exception at the function's wait."},
     {"close", (PyCFunction)call_close, METH_NOARGS,
-     "close()\n--\n\nRaise GreenletExit at the function's wait and let it finish."},
+     "close($self, /)\n--\n\nRaise GreenletExit at the function's wait and let it finish."},
     {NULL},
 };
 

@@ -226,7 +226,7 @@ hub_dealloc(GioHub *hub)
 
 static PyMethodDef hub_methods[] = {
     {"dispatch", (PyCFunction)hub_dispatch, METH_NOARGS,
-     "dispatch()\n--\n\nWake whoever waited for what is ready now; the loop calls it."},
+     "dispatch($self, /)\n--\n\nWake whoever waited for what is ready now; the loop calls it."},
     {NULL},
 };
 

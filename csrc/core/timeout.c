@@ -185,7 +185,7 @@ static PyMethodDef timeout_methods[] = {
     {"__enter__", (PyCFunction)timeout_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))timeout_exit, METH_FASTCALL, NULL},
     {"reschedule", (PyCFunction)timeout_reschedule, METH_O,
-     "reschedule(seconds, /)\n--\n\nLet it end `seconds` from now; None: never."},
+     "reschedule($self, seconds, /)\n--\n\nLet it end `seconds` from now; None: never."},
     {NULL},
 };
 

@@ -574,29 +574,29 @@ static PyMemberDef waiter_members[] = {
 
 static PyMethodDef waiter_methods[] = {
     {"set", METHOD(waiter_set), METH_FASTCALL,
-     "set(result=None, /)\n--\n\nEnd the wait with a result, from any thread. False if it had ended."},
+     "set($self, result=None, /)\n--\n\nEnd the wait with a result, from any thread. False if it had ended."},
     {"set_exception", METHOD(waiter_set_exception), METH_O,
-     "set_exception(exc, /)\n--\n\nEnd the wait with an exception, from any thread. False if it had "
+     "set_exception($self, exc, /)\n--\n\nEnd the wait with an exception, from any thread. False if it had "
      "ended."},
     {"_wake", METHOD(waiter_foreign_wake), METH_O, NULL},
     {"wait", METHOD(waiter_wait), METH_FASTCALL | METH_KEYWORDS,
-     "wait(timeout=None)\n--\n\nWait in sync code until it is set; False after `timeout` seconds.\n\n"
+     "wait($self, /, timeout=None)\n--\n\nWait in sync code until it is set; False after `timeout` seconds.\n\n"
      "It can be cancelled. A waiter that was set although CancelledError is raised says so by done()\n"
      "and not cancelled()."},
-    {"done", METHOD(waiter_done), METH_NOARGS, "done()\n--\n\nWhether it has ended in any way."},
+    {"done", METHOD(waiter_done), METH_NOARGS, "done($self, /)\n--\n\nWhether it has ended in any way."},
     {"cancelled", METHOD(waiter_cancelled), METH_NOARGS,
-     "cancelled()\n--\n\nWhether whoever waited was cancelled."},
+     "cancelled($self, /)\n--\n\nWhether whoever waited was cancelled."},
     {"cancel", METHOD(waiter_cancel), METH_FASTCALL | METH_KEYWORDS,
-     "cancel(msg=None)\n--\n\nEnd the wait with CancelledError. False if it had ended."},
+     "cancel($self, /, msg=None)\n--\n\nEnd the wait with CancelledError. False if it had ended."},
     {"result", METHOD(waiter_result), METH_NOARGS,
-     "result()\n--\n\nThe result, or the exception raised."},
+     "result($self, /)\n--\n\nThe result, or the exception raised."},
     {"exception", METHOD(waiter_exception), METH_NOARGS,
-     "exception()\n--\n\nThe exception that ended it, or None."},
+     "exception($self, /)\n--\n\nThe exception that ended it, or None."},
     {"add_done_callback", METHOD(waiter_add_done_callback), METH_FASTCALL | METH_KEYWORDS,
-     "add_done_callback(fn, /, *, context=None)\n--\n\nHave the loop call fn(self) when it ends."},
+     "add_done_callback($self, fn, /, *, context=None)\n--\n\nHave the loop call fn(self) when it ends."},
     {"remove_done_callback", METHOD(waiter_remove_done_callback), METH_O,
-     "remove_done_callback(fn, /)\n--\n\nForget a callback; returns how many were removed."},
-    {"get_loop", METHOD(waiter_get_loop), METH_NOARGS, "get_loop()\n--\n\nThe loop it belongs to."},
+     "remove_done_callback($self, fn, /)\n--\n\nForget a callback; returns how many were removed."},
+    {"get_loop", METHOD(waiter_get_loop), METH_NOARGS, "get_loop($self, /)\n--\n\nThe loop it belongs to."},
     {NULL},
 };
 
