@@ -140,8 +140,17 @@ PyObject *gio_greenlet_current(void);                  /* new reference */
 PyObject *gio_greenlet_parent(PyObject *g);            /* new reference, NULL at the top */
 int gio_greenlet_set_parent(PyObject *g, PyObject *p);
 bool gio_greenlet_active(PyObject *g);
+/* greenlet's own switch, from its API table: called without a frame between, since each
+ * suspended greenlet keeps a copy of its C stack. */
+extern PyObject *(*gio_greenlet_switch_raw)(PyObject *g, PyObject *args, PyObject *kwargs);
 /* Switch to g. 0 when somebody switches back, -1 when something is thrown. */
-int gio_greenlet_switch(PyObject *g);
+static inline int
+gio_greenlet_switch(PyObject *g)
+{
+    PyObject *got = gio_greenlet_switch_raw(g, NULL, NULL);
+    Py_XDECREF(got); /* values travel in the worker's mailbox */
+    return got == NULL ? -1 : 0;
+}
 int gio_worker_setup_types(PyObject *module, GioState *st);
 
 /* ---- workers (worker.c) ------------------------------------------------- */

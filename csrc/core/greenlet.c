@@ -13,6 +13,8 @@
 
 _Static_assert(sizeof(GioGreenlet) == sizeof(PyGreenlet), "greenlet's object has another layout");
 
+PyObject *(*gio_greenlet_switch_raw)(PyObject *g, PyObject *args, PyObject *kwargs);
+
 int
 gio_greenlet_import(GioState *st)
 {
@@ -20,6 +22,7 @@ gio_greenlet_import(GioState *st)
     if (_PyGreenlet_API == NULL) {
         return -1;
     }
+    *(void **)&gio_greenlet_switch_raw = _PyGreenlet_API[PyGreenlet_Switch_NUM];
     st->greenlet_exit = Py_NewRef(PyExc_GreenletExit);
     return 0;
 }
@@ -46,17 +49,6 @@ bool
 gio_greenlet_active(PyObject *g)
 {
     return PyGreenlet_ACTIVE((PyGreenlet *)g);
-}
-
-int
-gio_greenlet_switch(PyObject *g)
-{
-    PyObject *got = PyGreenlet_Switch((PyGreenlet *)g, NULL, NULL);
-    if (got == NULL) {
-        return -1;
-    }
-    Py_DECREF(got); /* values travel in the worker's mailbox */
-    return 0;
 }
 
 /* No slots of its own: greenlet's traverse, clear and deallocation serve, and

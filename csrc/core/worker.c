@@ -67,43 +67,56 @@ job_run(GioWorker *w, PyThreadState *ts)
     Py_CLEAR(w->awaiting);
 }
 
+/* Run the job, if there is one: a new reference to the greenlet that is to go on. NULL: this
+ * worker has nothing left to do. Not inlined: its frame would stay with every idle worker. */
+__attribute__((noinline)) static PyObject *
+worker_turn(GioWorker *w)
+{
+    if (w->quit) {
+        return NULL;
+    }
+    if (w->call != NULL && w->in_kind != GIO_IN_NONE) {
+        job_run(w, PyThreadState_Get());
+        w->call = NULL;
+        PyObject *driver = w->driver;
+        w->driver = NULL;
+        if (driver != NULL) {
+            return driver;
+        }
+    }
+    /* Somebody else's switch into an idle worker, or one that left the driver behind. */
+    return gio_greenlet_parent((PyObject *)w);
+}
+
+__attribute__((noinline)) static GioWorker *
+worker_begin(void)
+{
+    GioWorker *w = (GioWorker *)gio_greenlet_current();
+    if (w != NULL && w->thread != NULL &&
+        gio_greenlet_set_parent((PyObject *)w, w->thread->main) < 0) {
+        Py_CLEAR(w);
+    }
+    Py_XDECREF(w); /* not held: the pool counts references, and greenlet keeps the running one */
+    return w;
+}
+
 /* What every worker runs, for all of its life. */
 static PyObject *
 worker_run(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args))
 {
-    PyThreadState *ts = PyThreadState_Get();
-    GioWorker *w = (GioWorker *)gio_greenlet_current();
-    if (w != NULL && w->thread != NULL &&
-        gio_greenlet_set_parent((PyObject *)w, w->thread->main) < 0) {
-        Py_DECREF(w);
+    GioWorker *w = worker_begin();
+    PyObject *next;
+    if (w == NULL) {
         return NULL;
     }
-    while (w != NULL && !w->quit) {
-        PyObject *back;
-        if (w->call != NULL && w->in_kind != GIO_IN_NONE) {
-            job_run(w, ts);
-            w->call = NULL;
-            back = w->driver;
-            w->driver = NULL;
-        }
-        else { /* somebody else's switch into an idle worker */
-            back = NULL;
-        }
-        if (back == NULL) {
-            back = gio_greenlet_parent((PyObject *)w);
-        }
-        /* Not held across the switch: the pool counts references. */
-        GioWorker *self = w;
-        Py_DECREF(w);
-        int r = gio_greenlet_switch(back);
-        Py_DECREF(back);
-        w = (GioWorker *)Py_NewRef(self);
-        if (r < 0) {
-            Py_DECREF(w);
+    while ((next = worker_turn(w)) != NULL) {
+        PyObject *got = gio_greenlet_switch_raw(next, NULL, NULL);
+        Py_DECREF(next);
+        if (got == NULL) {
             return NULL; /* killed while idle */
         }
+        Py_DECREF(got);
     }
-    Py_XDECREF(w);
     Py_RETURN_NONE;
 }
 
