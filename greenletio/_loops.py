@@ -150,10 +150,19 @@ def busy(loop: asyncio.AbstractEventLoop) -> bool:
 
 def run_until(loop: asyncio.AbstractEventLoop, waiter: _core.Waiter[Any]) -> None:
     """Run the own loop until `waiter` has ended, however it ends."""
+    waiting = True
+
+    def wake(_: object) -> None:
+        if waiting:  # else it would end whatever runs the loop next
+            loop.stop()
+
     if not waiter.done():
-        waiter.add_done_callback(lambda _: loop.stop())
-        while not waiter.done():
-            loop.run_forever()
+        waiter.add_done_callback(wake)
+        try:
+            while not waiter.done():
+                loop.run_forever()
+        finally:
+            waiting = False
 
 
 async def _within(awaitable: Awaitable[Any]) -> Any:
@@ -166,7 +175,7 @@ def start(awaitable: Awaitable[Any], waiter: _core.Waiter[Any]) -> asyncio.Futur
     `waiter` is set when the future that is returned is done.
     """
     future: asyncio.Future[Any]
-    if asyncio.isfuture(awaitable):
+    if asyncio.isfuture(awaitable) and not isinstance(awaitable, _core.Waiter):
         future = awaitable
         loop = future.get_loop()
         if loop.is_closed() or loop.is_running():
@@ -211,7 +220,7 @@ async def trio_within(awaitable: Awaitable[Any], seconds: float) -> Any:
     _core.sleep(0)  # past the deadline: raises CancelledError on behalf of the timeout
 
 
-def trio_wait(waiter: _core.Waiter[Any], seconds: float) -> None:
+def trio_wait(waiter: _core.Waiter[Any], seconds: float, shielded: bool) -> None:
     """Suspend the current trio task until `waiter` has ended or `seconds` (< 0: never) are over."""
 
     async def wait() -> None:
@@ -235,13 +244,14 @@ def trio_wait(waiter: _core.Waiter[Any], seconds: float) -> None:
 
         parked = [True]
         waiter.add_done_callback(wake)
-        with trio.move_on_after(seconds if seconds >= 0 else float("inf")):
+        with trio.move_on_after(seconds if seconds >= 0 else float("inf")) as scope:
+            scope.shield = bool(shielded)
             await trio.lowlevel.wait_task_rescheduled(abort)
 
     _core.await_(wait())
 
 
-def trio_wait_fds(fds: list[tuple[int, int]], seconds: float) -> bool:
+def trio_wait_fds(fds: list[tuple[int, int]], seconds: float, shielded: bool) -> bool:
     """Suspend the current trio task until one of `fds` is ready; False after `seconds`."""
 
     async def wait() -> bool:
@@ -256,6 +266,7 @@ def trio_wait_fds(fds: list[tuple[int, int]], seconds: float) -> bool:
             scope.cancel()
 
         with trio.move_on_after(seconds if seconds >= 0 else float("inf")) as scope:
+            scope.shield = bool(shielded)
             async with trio.open_nursery() as nursery:
                 for fd, events in fds:
                     if events & _core.READ:

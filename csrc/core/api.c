@@ -55,11 +55,12 @@ static void
 api_fd_closing(int fd)
 {
     PyObject *exc = gio_err_take();
-    for (GioHub *hub = the_state->hubs, *next; hub != NULL; hub = next) {
-        Py_INCREF(hub);
-        gio_poller_fd_closing(hub, fd);
-        next = hub->next;
+    GioHub *hub = (GioHub *)Py_XNewRef((PyObject *)the_state->hubs);
+    while (hub != NULL) {
+        gio_poller_fd_closing(hub, fd); /* runs Python */
+        GioHub *next = (GioHub *)Py_XNewRef((PyObject *)hub->next);
         Py_DECREF(hub);
+        hub = next;
     }
     if (exc != NULL) {
         gio_err_give(exc);
@@ -97,8 +98,10 @@ api_shield(int on)
         PyErr_Clear();
     }
     else {
-        here.job->shield += on ? 1 : -1;
-        if (here.job->shield == 0) {
+        if (on) {
+            here.job->shield++;
+        }
+        else if (here.job->shield > 0 && --here.job->shield == 0) {
             kept = here.job->kept;
             here.job->kept = NULL;
         }

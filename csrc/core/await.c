@@ -83,17 +83,6 @@ throw_into(GioState *st, PyObject *it, PyObject **result)
     return PYGEN_ERROR;
 }
 
-/* The scope that has just ended a wait on a future: the innermost expired one. */
-static GioTimeout *
-last_expired(GioJob *job)
-{
-    GioTimeout *scope = job->scopes;
-    while (scope != NULL && !scope->expired) {
-        scope = scope->outer;
-    }
-    return scope;
-}
-
 /* Suspend on `y`, which some other code made to be waited for, no longer than the
  * enclosing timeouts allow. When they end or the task is cancelled, `y` is cancelled
  * and waited for until it is done, as asyncio's Task and timeout do. Steals `y`.
@@ -110,12 +99,14 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
         return gio_worker_yield(here->worker, here->current, y);
     }
     PyObject *wake = NULL, *added = NULL, *sent = NULL, *exc = NULL, *cancelled = NULL;
+    GioTimeout *scope = NULL; /* the one that ended the wait */
     GioWaiter *w = gio_waiter_new(st, hub);
     if (w == NULL || (wake = PyObject_GetAttrString((PyObject *)w, "_wake")) == NULL ||
         PyObject_SetAttr(y, st->str_blocking, Py_False) < 0 ||
         (added = PyObject_CallMethodOneArg(y, st->str_add_done_callback, wake)) == NULL) {
         goto done;
     }
+    here->job->expired = NULL;
     if (gio_suspend(st, here, w, GIO_NEVER) == 1) {
         sent = Py_NewRef(Py_None);
         goto done;
@@ -123,7 +114,7 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
     if (here->worker->call == NULL || !PyErr_ExceptionMatches(st->cancelled_error)) {
         goto done; /* thrown in by somebody: it goes into the awaitable as it is */
     }
-    bool timed_out = w->status == GIO_TIMED_OUT;
+    scope = (GioTimeout *)Py_XNewRef((PyObject *)here->job->expired);
     exc = gio_err_take();
     PyObject *removed = PyObject_CallMethodOneArg(y, st->str_remove_done_callback, wake);
     Py_XDECREF(removed);
@@ -132,18 +123,14 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
     }
     if (PyObject_IsTrue(cancelled) == 1) {
         if (PyObject_SetAttr(y, st->str_blocking, Py_True) == 0) {
-            GioTimeout *scope = timed_out ? last_expired(here->job) : NULL;
             if (scope != NULL) {
                 scope->cancels++; /* the CancelledError that comes back is its own */
             }
             sent = gio_worker_yield(here->worker, here->current, Py_NewRef(y));
         }
     }
-    else if (timed_out) { /* done at the same moment: the next wait meets the deadline */
-        GioTimeout *scope = last_expired(here->job);
-        if (scope != NULL) {
-            scope->expired = false;
-        }
+    else if (scope != NULL) { /* done at the same moment: the next wait meets the deadline */
+        scope->expired = false;
         sent = Py_NewRef(Py_None);
     }
     else {
@@ -151,6 +138,7 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
         exc = NULL;
     }
 done:
+    Py_XDECREF(scope);
     Py_XDECREF(cancelled);
     Py_XDECREF(exc);
     Py_XDECREF(added);
@@ -181,7 +169,7 @@ drive(GioState *st, GioHere *here, PyObject *it)
             return NULL;
         }
         here->worker->driven = it;
-        if (here->job->scopes == NULL || here->job->shield > 0 || result == Py_None) {
+        if ((here->job->scopes == NULL && here->job->shield == 0) || result == Py_None) {
             value = gio_worker_yield(here->worker, here->current, result);
         }
         else {
@@ -191,23 +179,26 @@ drive(GioState *st, GioHere *here, PyObject *it)
         if (value == NULL && here->worker->call == NULL) {
             return NULL; /* given up: nothing of ours is left to look at */
         }
+        if (value == NULL && gio_job_keep(st, here->job)) {
+            value = Py_NewRef(Py_None);
+        }
     }
 }
 
-/* Under trio a cancel scope of its own ends what is awaited; elsewhere `it` is returned as
- * it is. Steals and returns a reference. */
+/* What to await for `x`: under trio within a cancel scope of its own; elsewhere as it is. */
 GIO_COLD static PyObject *
-limit_in_trio(GioState *st, GioHere *here, PyObject *it)
+limit_in_trio(GioState *st, GioHere *here, PyObject *x)
 {
     GioTimeout *scope;
     int64_t deadline = gio_job_deadline(here->job, &scope);
-    if (scope == NULL || gio_hub_running(st, here->worker->thread) != NULL || PyErr_Occurred()) {
-        return it;
+    if (scope == NULL || gio_hub_running(st, here->worker->thread) != NULL) {
+        return Py_NewRef(x);
     }
-    PyObject *limited = PyObject_CallMethod(st->loops, "trio_within", "Od", it,
-                                            (double)(deadline - gio_now()) / 1e9);
-    Py_DECREF(it);
-    return limited;
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyObject_CallMethod(st->loops, "trio_within", "Od", x,
+                               (double)(deadline - gio_now()) / 1e9);
 }
 
 /* Not run at all: spare the user the second warning, "never awaited". */
@@ -241,7 +232,7 @@ await_plain(GioState *st, GioHere *here, PyObject *x)
         goto done;
     }
     w->hub = (GioHub *)Py_NewRef((PyObject *)hub);
-    if (gio_run_until(st, here->thread, loop, w, GIO_NEVER) >= 0) {
+    if (gio_run_until(st, here, loop, w, GIO_NEVER) >= 0) {
         result = PyObject_CallMethod(future, "result", NULL);
     }
     else {
@@ -298,10 +289,9 @@ gio_await_object(GioState *st, PyObject *x, bool *handled)
         gio_here_clear(&here);
         return await_elsewhere(st, x);
     }
-    PyObject *it = awaitable_iter(x);
-    if (it != NULL && here.job->scopes != NULL) {
-        it = limit_in_trio(st, &here, it);
-    }
+    PyObject *limited = here.job->scopes == NULL ? Py_NewRef(x) : limit_in_trio(st, &here, x);
+    PyObject *it = limited == NULL ? NULL : awaitable_iter(limited);
+    Py_XDECREF(limited);
     if (it != NULL) {
         result = drive(st, &here, it);
         Py_DECREF(it);

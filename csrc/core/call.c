@@ -64,6 +64,11 @@ call_start(GioState *st, GioCall *c)
     if (w == NULL) {
         return -1;
     }
+    if (c->status != GIO_CALL_NEW) { /* what ran meanwhile has started it */
+        gio_worker_release(t, w);
+        PyErr_SetString(PyExc_ValueError, "async_ call already executing");
+        return -1;
+    }
     w->call = c;
     c->worker = w;
     c->thread = t;
@@ -125,23 +130,20 @@ call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
         if (ts->context == NULL) { /* as contextvars does for the first set() */
             PyObject *fresh = PyContext_New();
             if (fresh == NULL) {
-                Py_DECREF(in);
-                return PYGEN_ERROR;
+                goto not_entered;
             }
             gio_context_install(ts, fresh);
             Py_DECREF(fresh);
         }
-        w->context = Py_NewRef(ts->context);
+        w->driver = gio_greenlet_current();
+        if (w->driver == NULL) {
+            goto not_entered;
+        }
+        Py_XSETREF(w->context, Py_NewRef(ts->context));
         if (c->status == GIO_CALL_NEW) {
             w->handled = gio_handled_get();
         }
-        w->driver = gio_greenlet_current();
-        if (w->driver == NULL) {
-            Py_CLEAR(w->context);
-            Py_DECREF(in);
-            return PYGEN_ERROR;
-        }
-        w->in = in;
+        Py_XSETREF(w->in, in);
         w->in_kind = kind;
         w->recursion = gio_recursion_get(ts);
         c->status = GIO_CALL_RUNNING;
@@ -162,6 +164,7 @@ call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
             if (r < 0 && !gio_greenlet_active((PyObject *)w)) { /* out of stack or memory */
                 call_end(c);
                 call_drop_job(c);
+                w->call = NULL;
                 Py_DECREF(w);
                 return PYGEN_ERROR;
             }
@@ -198,6 +201,10 @@ call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
     *result = NULL;
     guard_stop_iteration(&out);
     gio_err_give(out);
+    return PYGEN_ERROR;
+not_entered: /* it has its worker: the next step is not the start of another */
+    c->status = GIO_CALL_SUSPENDED;
+    Py_DECREF(in);
     return PYGEN_ERROR;
 }
 
@@ -523,15 +530,8 @@ call_traverse(GioCall *c, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-call_clear(GioCall *c)
-{
-    if (c->worker == NULL) {
-        call_drop_job(c);
-    }
-    Py_CLEAR(c->name);
-    return 0;
-}
+/* No tp_clear: what it refers to never changes, so a cycle through it has a member that can be
+ * cleared, and a call that can still be reached meanwhile stays whole. */
 
 /* As a coroutine's: unwind what is suspended. In another thread than its own it is
  * handed over; the owner unwinds it at its next call, or when it ends. */
@@ -584,11 +584,11 @@ call_dealloc(GioCall *c)
     }
     PyTypeObject *type = Py_TYPE(c);
     PyObject_GC_UnTrack(c);
-    if (c->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)c);
-    }
     if (c->worker != NULL) { /* finalized before, or too late for it: leave the stack alone */
         call_abandon(c);
+    }
+    if (c->weakrefs != NULL) { /* runs Python, which must not find it in the thread's list */
+        PyObject_ClearWeakRefs((PyObject *)c);
     }
     call_drop_job(c);
     Py_CLEAR(c->name);
@@ -633,7 +633,6 @@ static PyType_Slot call_slots[] = {
     {Py_am_await, PyObject_SelfIter},
     {Py_am_send, call_am_send},
     {Py_tp_traverse, call_traverse},
-    {Py_tp_clear, call_clear},
     {Py_tp_finalize, call_finalize},
     {Py_tp_dealloc, call_dealloc},
     {0, NULL},

@@ -67,6 +67,7 @@ typedef struct {
     uint64_t cancels;   /* cancellations that were thrown in so far */
     int shield;         /* > 0: cancellation is kept, scopes are not looked at */
     PyObject *kept;     /* the exception kept by the shield */
+    GioTimeout *expired; /* the scope that ended the last wait, borrowed; only valid then */
     GioWaiter *waiting; /* what it is suspended on, borrowed ... */
     int64_t deadline;   /* ... and that wait's own deadline, without the scopes' */
 } GioJob;
@@ -242,10 +243,10 @@ struct GioWaiter {
     GioFdWait one;
     int64_t deadline;
     Py_ssize_t heap;   /* place in the hub's timers, -1 */
+    bool waited;       /* sync code waits on it: it has one deadline, so no other may */
     GioWaiter *ready_next; /* in the hub's ready list, which owns a reference */
     GioWaiterStatus status;
     bool blocking;
-    bool retrieved;
 };
 
 GioWaiter *gio_waiter_new(GioState *st, GioHub *hub);
@@ -274,7 +275,6 @@ typedef struct {
 struct GioHub {
     PyObject_HEAD
     GioState *state;   /* borrowed */
-    PyObject *weakrefs;
     PyObject *loop;    /* weak reference */
     GioHub *prev, *next;
     unsigned long ident; /* the thread that its loop was last seen in */
@@ -285,7 +285,6 @@ struct GioHub {
     Py_ssize_t ntimers, timers_size;
     int64_t armed;     /* what timer_fd is set to */
     GioWaiter *ready, **ready_tail;
-    PyObject *context; /* an empty one, for callbacks of the loop */
 };
 
 /* The hub of the loop that runs in this thread, borrowed. NULL without an
@@ -343,7 +342,9 @@ int gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, in
 int gio_sleep_until(GioState *st, int64_t deadline);
 int gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline);
 /* Plain code: run `loop`, the thread's own, until w (bound to it) ends. As gio_suspend. */
-int gio_run_until(GioState *st, GioThread *t, PyObject *loop, GioWaiter *w, int64_t deadline);
+int gio_run_until(GioState *st, GioHere *here, PyObject *loop, GioWaiter *w, int64_t deadline);
+/* Under a shield, the CancelledError that is raised is kept for its end: true, none is raised. */
+bool gio_job_keep(GioState *st, GioJob *job);
 /* The scopes of a job have changed: so does the end of the wait it is in. */
 int gio_job_rearm(GioJob *job);
 /* The earliest deadline of the scopes, and whose it is; GIO_NEVER if none. */
@@ -356,8 +357,8 @@ struct GioTimeout {
     GioTimeout *outer; /* the enclosing scope, borrowed */
     GioJob *job;       /* set inside the block, borrowed: NULL once the job has gone */
     int64_t deadline;
-    uint64_t cancels;  /* job->cancels when it expired ... */
-    long cancelling;   /* ... and the task's count of cancel requests */
+    uint64_t cancels;  /* job->cancels when it was entered, then when it expired ... */
+    long cancelling;   /* ... and the task's count of cancel requests then */
     bool expired;
 };
 

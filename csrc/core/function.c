@@ -178,7 +178,8 @@ function_traverse(GioFunction *f, visitproc visit, void *arg)
 static int
 function_clear(GioFunction *f)
 {
-    Py_CLEAR(f->fn);
+    /* fn stays: it never changes, so a cycle has another member to clear, and a wrapper that can
+     * still be reached meanwhile can still be called. */
     Py_CLEAR(f->dict);
     return 0;
 }
@@ -192,6 +193,7 @@ function_dealloc(GioFunction *f)
         PyObject_ClearWeakRefs((PyObject *)f);
     }
     function_clear(f);
+    Py_CLEAR(f->fn);
     PyObject_GC_Del(f);
     Py_DECREF(type);
 }

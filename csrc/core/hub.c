@@ -202,9 +202,6 @@ hub_dealloc(GioHub *hub)
 {
     PyTypeObject *type = Py_TYPE(hub);
     PyObject_GC_UnTrack(hub);
-    if (hub->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)hub);
-    }
     if (hub->prev != NULL) {
         hub->prev->next = hub->next;
     }
@@ -231,7 +228,6 @@ static PyMethodDef hub_methods[] = {
 };
 
 static PyMemberDef hub_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(GioHub, weakrefs), READONLY, NULL},
     {"poll_fd", T_INT, offsetof(GioHub, poll_fd), READONLY, "The epoll that the loop watches."},
     {NULL},
 };

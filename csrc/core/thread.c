@@ -87,12 +87,10 @@ gio_thread_get(GioState *st)
     t->stack_low = find_stack_low();
     PyObject_GC_Track(t);
     t->main = find_main_greenlet();
-    if (t->main == NULL || PyDict_SetItem(dict, st->thread_key, (PyObject *)t) < 0) {
-        Py_DECREF(t);
-        return NULL;
-    }
+    /* Making it may have run a finalizer that made one before us. */
+    PyObject *kept = t->main == NULL ? NULL : PyDict_SetDefault(dict, st->thread_key, (PyObject *)t);
     Py_DECREF(t); /* the dict keeps it until the thread ends */
-    return t;
+    return (GioThread *)kept;
 }
 
 int
@@ -129,14 +127,16 @@ gio_thread_close_calls(GioThread *t)
 {
     PyObject *exc = gio_err_take();
     gio_thread_reap(t);
-    for (GioCall *c = t->calls, *next; c != NULL; c = next) {
-        Py_INCREF(c);
+    GioCall *c = (GioCall *)Py_XNewRef((PyObject *)t->calls);
+    while (c != NULL) {
         if (c->status == GIO_CALL_SUSPENDED && gio_call_close(c) < 0) {
             PyErr_WriteUnraisable((PyObject *)c);
         }
         /* It may have unwound others: start again where it left the list. */
-        next = c->thread == NULL ? t->calls : c->next;
+        GioCall *next = c->thread == NULL ? t->calls : c->next;
+        Py_XINCREF(next);
         Py_DECREF(c);
+        c = next;
     }
     if (exc != NULL) {
         gio_err_give(exc);

@@ -23,12 +23,26 @@ task_cancelling(GioState *st)
     return n;
 }
 
+/* Whether CancelledError is being handled: we are in the clean-up after one. */
+static bool
+handling_cancellation(GioState *st)
+{
+    PyObject *exc = gio_handled_get();
+    bool yes = exc != NULL && PyErr_GivenExceptionMatches(exc, st->cancelled_error);
+    Py_XDECREF(exc);
+    return yes;
+}
+
 void
 gio_timeout_expire(GioState *st, GioTimeout *scope)
 {
     scope->expired = true;
-    scope->cancels = scope->job->cancels;
+    scope->job->expired = scope;
     scope->cancelling = task_cancelling(st);
+    /* In the clean-up after a cancellation that came inside the block: that is what ends it. */
+    if (scope->cancels == scope->job->cancels || !handling_cancellation(st)) {
+        scope->cancels = scope->job->cancels;
+    }
     PyErr_SetString(st->cancelled_error, "deadline exceeded");
 }
 
@@ -75,6 +89,7 @@ timeout_enter(GioTimeout *t, PyObject *Py_UNUSED(ignored))
     if (t->deadline != GIO_NEVER) {
         t->deadline += gio_now();
     }
+    t->cancels = here.job->cancels;
     t->job = here.job;
     t->outer = here.job->scopes;
     here.job->scopes = t;
@@ -82,11 +97,12 @@ timeout_enter(GioTimeout *t, PyObject *Py_UNUSED(ignored))
     return Py_NewRef((PyObject *)t);
 }
 
-/* Off the job's stack, wherever in it the scope stands. */
+/* Off the job's stack, wherever in it the scope stands, and whoever does it. */
 static void
 unlink_scope(GioTimeout *t)
 {
-    GioTimeout **at = &t->job->scopes;
+    GioJob *job = t->job;
+    GioTimeout **at = &job->scopes;
     while (*at != NULL && *at != t) {
         at = &(*at)->outer;
     }
@@ -95,6 +111,9 @@ unlink_scope(GioTimeout *t)
     }
     t->outer = NULL;
     t->job = NULL;
+    if (job->waiting != NULL && gio_job_rearm(job) < 0) {
+        PyErr_WriteUnraisable((PyObject *)t);
+    }
 }
 
 static PyObject *
@@ -130,7 +149,8 @@ timeout_reschedule(GioTimeout *t, PyObject *seconds)
     if (gio_deadline(seconds, &deadline) < 0) {
         return NULL;
     }
-    if (t->expired) {
+    GioWaiter *w = t->job == NULL ? NULL : t->job->waiting;
+    if (t->expired || (w != NULL && w->status == GIO_TIMED_OUT && t->deadline <= w->deadline)) {
         PyErr_SetString(PyExc_RuntimeError, "the timeout has expired");
         return NULL;
     }

@@ -149,7 +149,7 @@ gio_job_deadline(GioJob *job, GioTimeout **scope)
 
 /* Under trio there is no hub: trio's own primitives wait. */
 static int
-suspend_in_trio(GioState *st, GioWaiter *w, int64_t deadline)
+suspend_in_trio(GioState *st, GioWaiter *w, int64_t deadline, bool shielded)
 {
     PyObject *r;
     double seconds = deadline == GIO_NEVER ? -1 : (double)(deadline - gio_now()) / 1e9;
@@ -167,13 +167,14 @@ suspend_in_trio(GioState *st, GioWaiter *w, int64_t deadline)
             PyList_SET_ITEM(fds, i, pair);
         }
         r = fds == NULL ? NULL
-                        : PyObject_CallMethod(st->loops, "trio_wait_fds", "Nd", fds, seconds);
+                        : PyObject_CallMethod(st->loops, "trio_wait_fds", "Ndi", fds, seconds,
+                                              shielded);
         if (r == Py_True) {
             gio_waiter_finish(w, GIO_SET, NULL);
         }
     }
     else {
-        r = PyObject_CallMethod(st->loops, "trio_wait", "Od", w, seconds);
+        r = PyObject_CallMethod(st->loops, "trio_wait", "Odi", w, seconds, shielded);
     }
     if (r == NULL) {
         gio_waiter_finish(w, GIO_CANCELLED, NULL);
@@ -235,6 +236,36 @@ job_outcome(GioState *st, GioJob *job, GioWaiter *w)
     return 1;
 }
 
+bool
+gio_job_keep(GioState *st, GioJob *job)
+{
+    if (job->shield == 0 || !PyErr_ExceptionMatches(st->cancelled_error)) {
+        return false;
+    }
+    PyObject *exc = gio_err_take();
+    if (job->kept == NULL) {
+        job->kept = exc;
+    }
+    else {
+        Py_DECREF(exc);
+    }
+    return true;
+}
+
+/* The exception that is raised ends the wait. If it was thrown in by somebody else than
+ * its task, the task is parked on w still: it is told, and comes for the outcome. */
+static void
+give_up(GioWaiter *w)
+{
+    if (gio_waiter_finish(w, GIO_CANCELLED, NULL) && w->callback != NULL) {
+        PyObject *exc = gio_err_take();
+        if (gio_waiter_wake(w, false) < 0) {
+            PyErr_WriteUnraisable((PyObject *)w);
+        }
+        gio_err_give(exc);
+    }
+}
+
 int
 gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
 {
@@ -245,7 +276,11 @@ gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
         GioTimeout *scope;
         int64_t limit = gio_job_deadline(job, &scope);
         job->deadline = deadline;
-        r = suspend_in_trio(st, w, limit < deadline ? limit : deadline);
+        bool shielded = job->shield++ > 0; /* the limits are looked at here, not once more below */
+        r = suspend_in_trio(st, w, limit < deadline ? limit : deadline, shielded);
+        if (worker->call != NULL) {
+            job->shield--;
+        }
         if (r != 0 || worker->call == NULL) {
             return r;
         }
@@ -269,17 +304,15 @@ gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
             gio_waiter_finish(w, GIO_CANCELLED, NULL);
             return -1;
         }
-        if (job->shield == 0 || !PyErr_ExceptionMatches(st->cancelled_error)) {
-            gio_waiter_finish(w, GIO_CANCELLED, NULL);
+        if (!gio_job_keep(st, job)) {
+            if (worker->call->closing) {
+                gio_waiter_finish(w, GIO_CANCELLED, NULL);
+            }
+            else {
+                give_up(w);
+            }
             r = -1;
             break;
-        }
-        PyObject *exc = gio_err_take();
-        if (job->kept == NULL) {
-            job->kept = exc;
-        }
-        else {
-            Py_DECREF(exc);
         }
     }
     job->waiting = NULL;
@@ -301,12 +334,14 @@ own_loop_busy(GioState *st, GioThread *t)
     return busy;
 }
 
-/* poll(2) within the scopes: n ready, 0 at the deadline, -1 with an exception. */
+/* poll(2) within the scopes: n ready, 0 at the deadline, -1 with an exception. Or until a
+ * signal handler has ended w, if there is one: 0. */
 static int
-plain_poll(GioState *st, GioThread *t, struct pollfd *fds, nfds_t n, int64_t deadline)
+plain_poll(GioState *st, GioHere *here, struct pollfd *fds, nfds_t n, GioWaiter *w,
+           int64_t deadline)
 {
     GioTimeout *scope;
-    int64_t limit = gio_job_deadline(&t->job, &scope);
+    int64_t limit = gio_job_deadline(here->job, &scope);
     if (limit < deadline) {
         deadline = limit;
     }
@@ -338,6 +373,9 @@ plain_poll(GioState *st, GioThread *t, struct pollfd *fds, nfds_t n, int64_t dea
         if (r < 0 && PyErr_CheckSignals() < 0) {
             return -1;
         }
+        if (w != NULL && w->status != GIO_PENDING) { /* a wait in the handler took its wake-up */
+            return 0;
+        }
         if (deadline != GIO_NEVER && gio_now() >= deadline) {
             if (scope != NULL) {
                 gio_timeout_expire(st, scope);
@@ -349,12 +387,13 @@ plain_poll(GioState *st, GioThread *t, struct pollfd *fds, nfds_t n, int64_t dea
 }
 
 int
-gio_run_until(GioState *st, GioThread *t, PyObject *loop, GioWaiter *w, int64_t deadline)
+gio_run_until(GioState *st, GioHere *here, PyObject *loop, GioWaiter *w, int64_t deadline)
 {
     PyObject *r = NULL;
-    GioWaiter *outer = t->job.waiting; /* a signal handler's wait inside another */
-    int64_t outer_deadline = t->job.deadline;
-    if (job_arm(&t->job, w, deadline) == 0) {
+    GioJob *job = here->job;
+    GioWaiter *outer = job->waiting; /* a signal handler's wait inside another */
+    int64_t outer_deadline = job->deadline;
+    if (job_arm(job, w, deadline) == 0) {
         r = PyObject_CallMethod(st->loops, "run_until", "OO", loop, w);
     }
     int ret = -1;
@@ -362,21 +401,21 @@ gio_run_until(GioState *st, GioThread *t, PyObject *loop, GioWaiter *w, int64_t 
         gio_waiter_finish(w, GIO_CANCELLED, NULL);
     }
     else {
-        ret = job_outcome(st, &t->job, w);
+        ret = job_outcome(st, job, w);
     }
-    t->job.waiting = outer;
-    t->job.deadline = outer_deadline;
+    job->waiting = outer;
+    job->deadline = outer_deadline;
     Py_XDECREF(r);
     return ret;
 }
 
 /* ---- fds --------------------------------------------------------------------------- */
 
+/* What poll(2) has found: how many are ready for what was asked of them. */
 static int
-poll_now(struct pollfd *fds, const int *events, int *ready, int n)
+read_pollfds(const struct pollfd *fds, const int *events, int *ready, int n)
 {
     int count = 0;
-    poll(fds, (nfds_t)n, 0);
     for (int i = 0; i < n; i++) {
         short got = fds[i].revents;
         ready[i] = 0;
@@ -387,6 +426,16 @@ poll_now(struct pollfd *fds, const int *events, int *ready, int n)
             ready[i] |= GIO_WRITE;
         }
         ready[i] &= events[i];
+        count += ready[i] != 0;
+    }
+    return count;
+}
+
+static int
+count_ready(const int *ready, int n)
+{
+    int count = 0;
+    for (int i = 0; i < n; i++) {
         count += ready[i] != 0;
     }
     return count;
@@ -406,7 +455,7 @@ fill_pollfds(struct pollfd *fds, const int *nums, const int *events, int n)
 
 static int
 suspend_on_fds(GioState *st, GioHere *here, GioHub *hub, const int *fds, const int *events, int n,
-               int64_t deadline, int *one_ready)
+               int64_t deadline, int *ready)
 {
     GioWaiter *w = gio_waiter_new(st, hub);
     if (w == NULL) {
@@ -434,11 +483,12 @@ suspend_on_fds(GioState *st, GioHere *here, GioHub *hub, const int *fds, const i
             goto done;
         }
     }
-    r = here->place == GIO_PLACE_GREEN ? gio_suspend(st, here, w, deadline)
-                                       : gio_run_until(st, here->thread, here->thread->own_loop, w, deadline);
+    r = here->place == GIO_PLACE_GREEN
+            ? gio_suspend(st, here, w, deadline)
+            : gio_run_until(st, here, here->thread->own_loop, w, deadline);
 done:
-    if (r == 1 && n == 1) {
-        *one_ready = w->one.ready;
+    for (int i = 0; i < w->nfds; i++) {
+        ready[i] = w->fds[i].ready;
     }
     Py_DECREF(w);
     return r;
@@ -451,7 +501,7 @@ gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n,
     if (gio_here(st, &here) < 0) {
         return -1;
     }
-    int r = -1, one_ready = 0;
+    int r = -1;
     struct pollfd *pfds = NULL, one;
     for (int i = 0; i < n; i++) {
         if (fds[i] < 0) { /* poll(2) would pass over it */
@@ -483,9 +533,9 @@ gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n,
         fill_pollfds(pfds, fds, events, n);
     }
     if (blocking) {
-        r = plain_poll(st, here.thread, pfds, (nfds_t)n, deadline);
+        r = plain_poll(st, &here, pfds, (nfds_t)n, NULL, deadline);
         if (r > 0) {
-            r = poll_now(pfds, events, ready, n);
+            r = read_pollfds(pfds, events, ready, n);
             for (int i = 0; i < n; i++) {
                 if (pfds[i].revents & POLLNVAL) {
                     errno = EBADF;
@@ -497,12 +547,16 @@ gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n,
         }
         goto done;
     }
-    r = suspend_on_fds(st, &here, hub, fds, events, n, deadline, &one_ready);
+    r = suspend_on_fds(st, &here, hub, fds, events, n, deadline, ready);
     if (n == 1) {
-        ready[0] = r == 1 ? (one_ready ? one_ready : events[0]) : 0;
+        if (r == 1 && ready[0] == 0) { /* trio does not say for what */
+            ready[0] = events[0];
+        }
     }
     else if (r >= 0) {
-        r = poll_now(pfds, events, ready, n);
+        /* All that are ready now; if another took it meanwhile, those that woke us. */
+        int count = poll(pfds, (nfds_t)n, 0) > 0 ? 1 : 0;
+        r = count == 0 && r == 1 ? count_ready(ready, n) : read_pollfds(pfds, events, ready, n);
     }
 done:
     if (pfds != &one) {
@@ -541,7 +595,7 @@ gio_sleep_until(GioState *st, int64_t deadline)
             goto done;
         }
         if (!busy) {
-            r = plain_poll(st, here.thread, NULL, 0, deadline);
+            r = plain_poll(st, &here, NULL, 0, NULL, deadline);
             goto done;
         }
         hub = gio_hub_of_loop(st, here.thread, here.thread->own_loop);
@@ -549,7 +603,8 @@ gio_sleep_until(GioState *st, int64_t deadline)
             goto done;
         }
     }
-    else if (deadline <= gio_now() && here.hub != NULL && here.job->scopes == NULL) {
+    else if (deadline <= gio_now() && here.hub != NULL && here.job->scopes == NULL &&
+             here.job->shield == 0) {
         /* Let the others run once, as asyncio.sleep(0) does. */
         PyObject *sent = gio_worker_yield(here.worker, here.current, Py_NewRef(Py_None));
         r = sent == NULL ? -1 : 0;
@@ -564,8 +619,9 @@ gio_sleep_until(GioState *st, int64_t deadline)
     if (deadline < soon) {
         deadline = soon;
     }
-    r = here.place == GIO_PLACE_GREEN ? gio_suspend(st, &here, w, deadline)
-                                      : gio_run_until(st, here.thread, here.thread->own_loop, w, deadline);
+    r = here.place == GIO_PLACE_GREEN
+            ? gio_suspend(st, &here, w, deadline)
+            : gio_run_until(st, &here, here.thread->own_loop, w, deadline);
     Py_DECREF(w);
 done:
     gio_here_clear(&here);
@@ -574,8 +630,9 @@ done:
 
 /* Nothing else can run in this thread: block it on a fd that set() writes to. */
 static int
-plain_wait(GioState *st, GioThread *t, GioWaiter *w, int64_t deadline)
+plain_wait(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
 {
+    GioThread *t = here->thread;
     int fd = gio_thread_own_wake_fd(t);
     if (fd < 0) {
         return -1;
@@ -583,7 +640,7 @@ plain_wait(GioState *st, GioThread *t, GioWaiter *w, int64_t deadline)
     while (w->status == GIO_PENDING) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         w->plain = t;
-        int r = plain_poll(st, t, &p, 1, deadline);
+        int r = plain_poll(st, here, &p, 1, w, deadline);
         w->plain = NULL;
         if (r > 0) {
             uint64_t count;
@@ -611,8 +668,14 @@ gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
         if (gio_here(st, &here) < 0) {
             return -1;
         }
+        bool mine = !w->waited;
+        w->waited = true;
         if (here.place == GIO_PLACE_FORBIDDEN) {
             gio_would_block(st, "waiting");
+        }
+        else if (!mine) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "another greenlet or thread waits on this Waiter already");
         }
         else if (here.place == GIO_PLACE_GREEN) {
             if (w->hub == NULL) {
@@ -628,15 +691,18 @@ gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
         else {
             int busy = w->hub != NULL ? 0 : own_loop_busy(st, here.thread);
             if (busy == 0) {
-                r = plain_wait(st, here.thread, w, deadline);
+                r = plain_wait(st, &here, w, deadline);
             }
             else if (busy > 0) {
                 GioHub *hub = gio_hub_of_loop(st, here.thread, here.thread->own_loop);
                 if (hub != NULL) {
                     w->hub = (GioHub *)Py_NewRef(hub);
-                    r = gio_run_until(st, here.thread, here.thread->own_loop, w, deadline);
+                    r = gio_run_until(st, &here, here.thread->own_loop, w, deadline);
                 }
             }
+        }
+        if (mine) {
+            w->waited = false;
         }
         gio_here_clear(&here);
         if (r <= 0) {
@@ -644,7 +710,6 @@ gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
         }
     }
     if (w->status == GIO_FAILED) {
-        w->retrieved = true;
         gio_err_give(Py_NewRef(w->value));
         return -1;
     }

@@ -318,7 +318,6 @@ waiter_check(GioWaiter *w)
         return -1;
     }
     case GIO_FAILED:
-        w->retrieved = true;
         gio_err_give(Py_NewRef(w->value));
         return -1;
     case GIO_SET:
@@ -341,7 +340,6 @@ static PyObject *
 waiter_exception(GioWaiter *w, PyObject *Py_UNUSED(ignored))
 {
     if (w->status == GIO_FAILED) {
-        w->retrieved = true;
         return Py_NewRef(w->value);
     }
     if (waiter_check(w) < 0) {

@@ -63,6 +63,8 @@ job_run(GioWorker *w, PyThreadState *ts)
         gio_handled_set(NULL);
     }
     gio_context_install(ts, NULL);
+    w->in_kind = GIO_IN_NONE;
+    Py_CLEAR(w->in); /* of a step that never arrived */
     Py_CLEAR(w->context);
     Py_CLEAR(w->awaiting);
 }
@@ -122,10 +124,36 @@ worker_run(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args))
 
 PyMethodDef gio_worker_run_def = {"run", worker_run, METH_NOARGS, "Run one job after another."};
 
+/* What the step brought: the value sent, or NULL with what was thrown. */
+static PyObject *
+take_in(GioWorker *w)
+{
+    PyObject *in = w->in;
+    GioIn kind = w->in_kind;
+    w->in = NULL;
+    w->in_kind = GIO_IN_NONE;
+    if (kind != GIO_IN_THROW) {
+        return in;
+    }
+    if (PyErr_GivenExceptionMatches(in, w->thread->state->cancelled_error)) {
+        w->call->job.cancels++;
+    }
+    gio_err_give(in);
+    return NULL;
+}
+
 PyObject *
 gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y)
 {
     GioCall *c = w->call;
+    if (w->in_kind != GIO_IN_NONE) { /* the step met the greenlet in a switch of its own */
+        PyObject *late = take_in(w);
+        if (late == NULL) {
+            Py_DECREF(y);
+            return NULL;
+        }
+        Py_DECREF(late);
+    }
     if (c->closing) {
         Py_DECREF(y);
         if (++c->refused < 1000) {
@@ -169,21 +197,11 @@ gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y)
     if (r < 0) { /* thrown in by somebody while a step was on its way: the step wins */
         PyErr_WriteUnraisable((PyObject *)w);
     }
-    Py_CLEAR(w->awaiting);
     if (shared) {
         gio_context_install(ts, w->context);
     }
-    PyObject *in = w->in;
-    GioIn kind = w->in_kind;
-    w->in = NULL;
-    w->in_kind = GIO_IN_NONE;
-    if (kind == GIO_IN_THROW) {
-        if (PyErr_GivenExceptionMatches(in, w->thread->state->cancelled_error)) {
-            c->job.cancels++;
-        }
-        gio_err_give(in);
-        return NULL;
-    }
+    PyObject *in = take_in(w);
+    Py_CLEAR(w->awaiting); /* last: it may run Python */
     return in;
 }
 
@@ -328,5 +346,9 @@ gio_job_clear(GioJob *job)
         s->outer = NULL;
     }
     job->scopes = NULL;
+    if (job->waiting != NULL) { /* suspended for ever: its stack keeps the waiter, not the job */
+        job->waiting->shielded = NULL;
+        job->waiting = NULL;
+    }
     Py_CLEAR(job->kept);
 }
