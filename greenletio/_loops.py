@@ -49,6 +49,10 @@ def cancelling() -> int:
     return task.cancelling() if task is not None and sys.version_info >= (3, 11) else 0
 
 
+def traced() -> None:
+    """Called where a greenlet goes on while tracing is on, for the call and return events."""
+
+
 # --- explaining a refusal --------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
         return NULL;
     }
     if (hub == NULL) { /* trio: its own scope is around us (trio_within) */
-        return gio_worker_yield(here->worker, here->current, y);
+        return gio_worker_yield(here->worker, here->current, y, false);
     }
     PyObject *wake = NULL, *added = NULL, *sent = NULL, *exc = NULL, *cancelled = NULL;
     GioTimeout *scope = NULL; /* the one that ended the wait */
@@ -107,7 +107,7 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
         goto done;
     }
     here->job->expired = NULL;
-    if (gio_suspend(st, here, w, GIO_NEVER) == 1) {
+    if (gio_suspend(st, here, w, GIO_NEVER, false) == 1) {
         sent = Py_NewRef(Py_None);
         goto done;
     }
@@ -126,7 +126,7 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
             if (scope != NULL) {
                 scope->cancels++; /* the CancelledError that comes back is its own */
             }
-            sent = gio_worker_yield(here->worker, here->current, Py_NewRef(y));
+            sent = gio_worker_yield(here->worker, here->current, Py_NewRef(y), false);
         }
     }
     else if (scope != NULL) { /* done at the same moment: the next wait meets the deadline */
@@ -146,6 +146,16 @@ done:
     Py_XDECREF(w);
     Py_DECREF(y);
     return sent;
+}
+
+/* Once a call: make sure that its loop has a hub, which hears of the loop's end. */
+GIO_COLD static void
+note_loop(GioState *st, GioWorker *w)
+{
+    w->call->noted = true;
+    if (gio_hub_running(st, w->thread) == NULL) {
+        PyErr_Clear(); /* trio, or driven by hand */
+    }
 }
 
 /* Drive `it` to its end in this greenlet. */
@@ -168,9 +178,12 @@ drive(GioState *st, GioHere *here, PyObject *it)
         if (r == PYGEN_ERROR) {
             return NULL;
         }
+        if (!here->worker->call->noted) {
+            note_loop(st, here->worker);
+        }
         here->worker->driven = it;
         if ((here->job->scopes == NULL && here->job->shield == 0) || result == Py_None) {
-            value = gio_worker_yield(here->worker, here->current, result);
+            value = gio_worker_yield(here->worker, here->current, result, false);
         }
         else {
             value = yield_limited(st, here, result);

@@ -119,6 +119,20 @@ guard_stop_iteration(PyObject **exc)
     *exc = replaced;
 }
 
+void
+gio_trace_resumed_slow(GioCall *c)
+{
+    PyObject *exc = gio_err_take();
+    PyObject *r = PyObject_CallMethod(GIO_STATE(c)->loops, "traced", NULL);
+    if (r == NULL) {
+        PyErr_WriteUnraisable((PyObject *)c);
+    }
+    Py_XDECREF(r);
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+}
+
 /* Switch into the worker and see what comes back. `in` is stolen. */
 static PySendResult
 call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
@@ -150,6 +164,7 @@ call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
         PyObject *target = Py_NewRef(w->inner != NULL ? w->inner : (PyObject *)w);
         int r = gio_worker_enter(w, target);
         Py_DECREF(target);
+        gio_trace_resumed(c, ts);
         if (w->out_kind == GIO_OUT_NONE) {
             /* Neither a yield nor an end: somebody switched to the driver, or threw
              * into it, while the function was running. */
@@ -526,7 +541,11 @@ call_traverse(GioCall *c, visitproc visit, void *arg)
     for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
         Py_VISIT(c->argv[i]);
     }
-    /* The worker is no part of a cycle that could be broken: its stack is opaque. */
+    /* A suspended stack is opaque, but for what it waits on: a task that waits on what only the
+     * task's own stack has is garbage, as it would be with a coroutine. */
+    if (c->worker != NULL && c->status == GIO_CALL_SUSPENDED) {
+        Py_VISIT(c->worker->awaiting);
+    }
     return 0;
 }
 

@@ -33,6 +33,7 @@ struct GioState {
     PyTypeObject *await_function_type;
     PyTypeObject *waiter_type;
     PyTypeObject *hub_type;
+    PyTypeObject *watch_type;
     PyTypeObject *thread_type;
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
@@ -54,6 +55,8 @@ struct GioState {
     PyObject *str_hub; /* the attribute of a loop that holds its hub */
     PyObject *str_remove_done_callback;
     PyObject *str_throw;
+    PyObject *str_get_loop;
+    PyObject *str_is_closed;
     PyObject *str_name;
     PyObject *str_qualname;
     PyObject *kw_context; /* ("context",) */
@@ -97,8 +100,9 @@ GioThread *gio_thread_get(GioState *st);
 int gio_thread_own_wake_fd(GioThread *t);
 /* Unwind calls that other threads dropped. May switch. */
 void gio_thread_reap(GioThread *t);
-/* Unwind every call that is suspended. Switches; reports what is raised. */
-void gio_thread_close_calls(GioThread *t);
+/* Unwind every call that is suspended, or only those whose loop has closed. Switches;
+ * reports what is raised. */
+void gio_thread_close_calls(GioThread *t, bool stranded_only);
 /* In a forked child: the wake fd is the parent's. */
 void gio_thread_forget_wake_fd(GioThread *t);
 int gio_thread_setup_types(PyObject *module, GioState *st);
@@ -132,6 +136,7 @@ struct GioWorker {
     PyObject *in, *out;
     GioIn in_kind;
     GioOut out_kind;
+    bool started;       /* inside the trampoline, until it quits */
     bool quit;          /* leave the trampoline */
     GioRecursion recursion;
 };
@@ -165,8 +170,10 @@ void gio_worker_retire(GioWorker *w);
 /* The first entry of a fresh worker: start it deep in the C stack. */
 int gio_worker_enter(GioWorker *w, PyObject *target);
 /* Hand `y` (stolen) up to the driver; suspended until the next step. Returns
- * what was sent, NULL with what was thrown. `current` is the running greenlet. */
-PyObject *gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y);
+ * what was sent, NULL with what was thrown. `current` is the running greenlet. With
+ * `lend` the caller's stack owns another reference to y, and no one else but us knows of it:
+ * so that a suspended stack does not keep itself alive, it is given up meanwhile. */
+PyObject *gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend);
 /* The nearest worker at or above `current` that is being driven, borrowed, or NULL. */
 GioWorker *gio_worker_of(GioState *st, PyObject *current);
 extern PyMethodDef gio_worker_run_def;
@@ -190,6 +197,7 @@ struct GioCall {
     GioJob job;
     GioCallStatus status;
     bool closing;       /* every wait is refused with GreenletExit */
+    bool noted;         /* its loop has a hub, so that it is unwound when the loop closes */
     int refused;
     Py_ssize_t nargs;
     PyObject *argv[1];
@@ -334,8 +342,9 @@ int gio_here(GioState *st, GioHere *here);
 void gio_here_clear(GioHere *here);
 void gio_would_block(GioState *st, const char *what);
 /* Suspend the greenlet on w until it ends or the deadline passes: 1 ended,
- * 0 deadline, -1 exception. Only where here->place is green. Switches. */
-int gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline);
+ * 0 deadline, -1 exception. Only where here->place is green. `ours`: the caller made w, and
+ * nobody else has it. Switches. */
+int gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline, bool ours);
 int gio_wait_fd(GioState *st, int fd, int events, int64_t deadline);
 int gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n,
                  int64_t deadline);
@@ -370,6 +379,17 @@ int gio_timeout_setup_types(PyObject *module, GioState *st);
 
 const GioAPI *gio_api(void);
 int gio_api_export(PyObject *module, GioState *st);
+
+/* A tracer that keeps its state by greenlet (coverage) notices a switch at the next call or
+ * return: make one, where tracing is on. */
+void gio_trace_resumed_slow(GioCall *c);
+static inline void
+gio_trace_resumed(GioCall *c, PyThreadState *ts)
+{
+    if (ts->c_tracefunc != NULL && c != NULL) {
+        gio_trace_resumed_slow(c);
+    }
+}
 
 /* Add a type made from `spec` to the module's state, and to the module if public. */
 PyTypeObject *gio_add_type(PyObject *module, PyType_Spec *spec, PyObject *bases, bool public_);

@@ -5,6 +5,9 @@
  * that fired is collected first, in C; only then are waiters woken, each directly
  * in its own context, because a callback of the loop is a safe place for a task's
  * step. The loop's thread alone dispatches; with the GIL any thread may end a waiter.
+ *
+ * What the loop is given to call is a Watch, which nobody else keeps: when the loop
+ * closes it lets go of it, and that is how we learn that calls are stranded.
  */
 #include "core.h"
 
@@ -78,12 +81,94 @@ hub_dispatch(GioHub *hub, PyObject *Py_UNUSED(ignored))
     return Py_XNewRef(result);
 }
 
+/* ---- the loop's side of it ------------------------------------------------------ */
+
+typedef struct {
+    PyObject_HEAD
+    GioHub *hub;
+} Watch;
+
+static PyObject *
+watch_new(GioHub *hub)
+{
+    Watch *watch = PyObject_GC_New(Watch, hub->state->watch_type);
+    if (watch == NULL) {
+        return NULL;
+    }
+    watch->hub = (GioHub *)Py_NewRef((PyObject *)hub);
+    PyObject_GC_Track(watch);
+    return (PyObject *)watch;
+}
+
+static PyObject *
+watch_call(Watch *watch, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    return hub_dispatch(watch->hub, NULL);
+}
+
+static int
+watch_traverse(Watch *watch, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(watch));
+    Py_VISIT(watch->hub);
+    return 0;
+}
+
+/* The loop has closed, or is going. */
+static void
+watch_finalize(Watch *watch)
+{
+    GioHub *hub = watch->hub;
+    if (gio_is_finalizing() || hub->ident != PyThread_get_thread_ident()) {
+        return;
+    }
+    PyObject *exc = gio_err_take();
+    GioThread *t = gio_thread_get(hub->state);
+    if (t != NULL) {
+        gio_thread_close_calls(t, true);
+    }
+    PyErr_Clear();
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+}
+
+static void
+watch_dealloc(Watch *watch)
+{
+    if (PyObject_CallFinalizerFromDealloc((PyObject *)watch) < 0) {
+        return;
+    }
+    PyTypeObject *type = Py_TYPE(watch);
+    PyObject_GC_UnTrack(watch);
+    Py_CLEAR(watch->hub);
+    PyObject_GC_Del(watch);
+    Py_DECREF(type);
+}
+
+static PyType_Slot watch_slots[] = {
+    {Py_tp_doc, "What a loop calls when our epoll is ready."},
+    {Py_tp_call, watch_call},
+    {Py_tp_traverse, watch_traverse},
+    {Py_tp_finalize, watch_finalize},
+    {Py_tp_dealloc, watch_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec watch_spec = {
+    .name = "greenletio._core.Watch",
+    .basicsize = sizeof(Watch),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = watch_slots,
+};
+
 /* ---- finding the hub --------------------------------------------------------- */
 
 static GioHub *
 hub_new(GioState *st, PyObject *loop)
 {
-    PyObject *dispatch = NULL, *r = NULL;
+    PyObject *watch = NULL, *r = NULL;
     GioHub *hub = PyObject_GC_New(GioHub, st->hub_type);
     if (hub == NULL) {
         return NULL;
@@ -101,20 +186,20 @@ hub_new(GioState *st, PyObject *loop)
     st->hubs = hub;
     PyObject_GC_Track(hub);
     if ((hub->loop = PyWeakref_NewRef(loop, NULL)) == NULL || gio_poller_open(hub) < 0 ||
-        (dispatch = PyObject_GetAttrString((PyObject *)hub, "dispatch")) == NULL) {
+        (watch = watch_new(hub)) == NULL) {
         goto error;
     }
     /* In an empty context: the loop keeps the one that add_reader is called in. */
-    r = PyObject_CallMethod(st->loops, "watch", "OiO", loop, hub->poll_fd, dispatch);
+    r = PyObject_CallMethod(st->loops, "watch", "OiO", loop, hub->poll_fd, watch);
     if (r == NULL || PyObject_SetAttr(loop, st->str_hub, (PyObject *)hub) < 0) {
         goto error;
     }
     Py_DECREF(r);
-    Py_DECREF(dispatch);
+    Py_DECREF(watch);
     return hub;
 error:
     Py_XDECREF(r);
-    Py_XDECREF(dispatch);
+    Py_XDECREF(watch);
     Py_DECREF(hub);
     return NULL;
 }
@@ -254,5 +339,6 @@ int
 gio_hub_setup_types(PyObject *module, GioState *st)
 {
     st->hub_type = gio_add_type(module, &hub_spec, NULL, false);
-    return st->hub_type == NULL ? -1 : 0;
+    st->watch_type = gio_add_type(module, &watch_spec, NULL, false);
+    return st->hub_type == NULL || st->watch_type == NULL ? -1 : 0;
 }

@@ -197,7 +197,7 @@ core_close_calls(PyObject *module, PyObject *Py_UNUSED(ignored))
     if (t == NULL) {
         return NULL;
     }
-    gio_thread_close_calls(t);
+    gio_thread_close_calls(t, false);
     Py_RETURN_NONE;
 }
 
@@ -288,6 +288,8 @@ intern_all(GioState *st)
         {&st->str_qualname, "__qualname__"},
         {&st->str_remove_done_callback, "remove_done_callback"},
         {&st->str_throw, "throw"},
+        {&st->str_get_loop, "get_loop"},
+        {&st->str_is_closed, "is_closed"},
         {&st->thread_key, "greenletio._core.Thread"},
     };
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
@@ -338,6 +340,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->await_function_type);
     Py_VISIT(st->waiter_type);
     Py_VISIT(st->hub_type);
+    Py_VISIT(st->watch_type);
     Py_VISIT(st->thread_type);
     Py_VISIT(st->timeout_type);
     Py_VISIT(st->worker_type);

@@ -122,14 +122,33 @@ gio_thread_reap(GioThread *t)
     }
 }
 
+/* Whether what the call waits for belongs to a loop that has closed. */
+static bool
+is_stranded(GioCall *c)
+{
+    GioState *st = c->thread->state;
+    PyObject *awaiting = Py_XNewRef(c->worker->awaiting), *loop = NULL, *closed = NULL;
+    if (awaiting != NULL && awaiting != Py_None &&
+        (loop = PyObject_CallMethodNoArgs(awaiting, st->str_get_loop)) != NULL) {
+        closed = PyObject_CallMethodNoArgs(loop, st->str_is_closed);
+    }
+    bool stranded = closed == Py_True;
+    PyErr_Clear();
+    Py_XDECREF(closed);
+    Py_XDECREF(loop);
+    Py_XDECREF(awaiting);
+    return stranded;
+}
+
 void
-gio_thread_close_calls(GioThread *t)
+gio_thread_close_calls(GioThread *t, bool stranded_only)
 {
     PyObject *exc = gio_err_take();
     gio_thread_reap(t);
     GioCall *c = (GioCall *)Py_XNewRef((PyObject *)t->calls);
     while (c != NULL) {
-        if (c->status == GIO_CALL_SUSPENDED && gio_call_close(c) < 0) {
+        if (c->status == GIO_CALL_SUSPENDED && (!stranded_only || is_stranded(c)) &&
+            gio_call_close(c) < 0) {
             PyErr_WriteUnraisable((PyObject *)c);
         }
         /* It may have unwound others: start again where it left the list. */
@@ -185,7 +204,7 @@ thread_dealloc(GioThread *t)
     }
     bool here = !gio_is_finalizing() && t->ident == PyThread_get_thread_ident();
     if (here) {
-        gio_thread_close_calls(t);
+        gio_thread_close_calls(t, false);
     }
     for (GioCall *c = t->calls, *next; c != NULL; c = next) {
         next = c->next;

@@ -267,7 +267,7 @@ give_up(GioWaiter *w)
 }
 
 int
-gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
+gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline, bool ours)
 {
     GioJob *job = here->job;
     GioWorker *worker = here->worker;
@@ -294,7 +294,8 @@ gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
     while (w->status == GIO_PENDING) {
         w->blocking = true;
         w->shielded = job->shield > 0 ? job : NULL;
-        PyObject *sent = gio_worker_yield(worker, here->current, Py_NewRef((PyObject *)w));
+        PyObject *sent = gio_worker_yield(worker, here->current, Py_NewRef((PyObject *)w),
+                                          ours);
         w->shielded = NULL;
         if (sent != NULL) {
             Py_DECREF(sent);
@@ -484,7 +485,7 @@ suspend_on_fds(GioState *st, GioHere *here, GioHub *hub, const int *fds, const i
         }
     }
     r = here->place == GIO_PLACE_GREEN
-            ? gio_suspend(st, here, w, deadline)
+            ? gio_suspend(st, here, w, deadline, true)
             : gio_run_until(st, here, here->thread->own_loop, w, deadline);
 done:
     for (int i = 0; i < w->nfds; i++) {
@@ -606,7 +607,7 @@ gio_sleep_until(GioState *st, int64_t deadline)
     else if (deadline <= gio_now() && here.hub != NULL && here.job->scopes == NULL &&
              here.job->shield == 0) {
         /* Let the others run once, as asyncio.sleep(0) does. */
-        PyObject *sent = gio_worker_yield(here.worker, here.current, Py_NewRef(Py_None));
+        PyObject *sent = gio_worker_yield(here.worker, here.current, Py_NewRef(Py_None), false);
         r = sent == NULL ? -1 : 0;
         Py_XDECREF(sent);
         goto done;
@@ -620,7 +621,7 @@ gio_sleep_until(GioState *st, int64_t deadline)
         deadline = soon;
     }
     r = here.place == GIO_PLACE_GREEN
-            ? gio_suspend(st, &here, w, deadline)
+            ? gio_suspend(st, &here, w, deadline, true)
             : gio_run_until(st, &here, here.thread->own_loop, w, deadline);
     Py_DECREF(w);
 done:
@@ -682,7 +683,7 @@ gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
                 w->hub = (GioHub *)Py_XNewRef(here.hub);
             }
             if (w->hub == here.hub) {
-                r = gio_suspend(st, &here, w, deadline);
+                r = gio_suspend(st, &here, w, deadline, false);
             }
             else {
                 PyErr_SetString(PyExc_RuntimeError, "this Waiter is waited on by another loop");

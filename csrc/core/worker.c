@@ -98,7 +98,10 @@ worker_begin(void)
         gio_greenlet_set_parent((PyObject *)w, w->thread->main) < 0) {
         Py_CLEAR(w);
     }
-    Py_XDECREF(w); /* not held: the pool counts references, and greenlet keeps the running one */
+    if (w != NULL) {
+        w->started = true;
+        Py_DECREF(w); /* not held: the pool counts references, and greenlet keeps the running one */
+    }
     return w;
 }
 
@@ -143,7 +146,7 @@ take_in(GioWorker *w)
 }
 
 PyObject *
-gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y)
+gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
 {
     GioCall *c = w->call;
     if (w->in_kind != GIO_IN_NONE) { /* the step met the greenlet in a switch of its own */
@@ -184,9 +187,16 @@ gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y)
         Py_XSETREF(w->inner, Py_NewRef(current));
     }
     w->driver = NULL;
+    if (lend) { /* `awaiting` has it meanwhile, where the garbage collector sees it */
+        Py_DECREF(y);
+    }
     int r = gio_greenlet_switch(driver);
+    if (lend) {
+        Py_INCREF(y);
+    }
     Py_DECREF(driver);
     Py_CLEAR(w->inner);
+    gio_trace_resumed(w->call, ts);
     if (w->in_kind == GIO_IN_NONE) {
         if (r == 0) {
             PyErr_SetString(PyExc_RuntimeError,
@@ -240,7 +250,7 @@ switch_deep(PyObject *target)
 int
 gio_worker_enter(GioWorker *w, PyObject *target)
 {
-    if (gio_greenlet_active((PyObject *)w) || target != (PyObject *)w) {
+    if (w->started || target != (PyObject *)w) {
         return gio_greenlet_switch(target);
     }
     char *low = w->thread->stack_low;
@@ -317,8 +327,7 @@ gio_worker_retire(GioWorker *w)
 void
 gio_worker_release(GioThread *t, GioWorker *w)
 {
-    if (t->idle_count < POOL_MAX && gio_greenlet_active((PyObject *)w) &&
-        Py_REFCNT(w) == 1 /* ours */ && w->base.weakreflist == NULL &&
+    if (t->idle_count < POOL_MAX && w->started && Py_REFCNT(w) == 1 /* ours */ && w->base.weakreflist == NULL &&
         (w->base.dict == NULL || PyDict_GET_SIZE(w->base.dict) == 0)) {
         w->next = t->idle;
         t->idle = w;
