@@ -8,7 +8,6 @@
  * event of an earlier use (dup + close keeps it alive in the kernel) carries an old
  * generation and is dropped.
  */
-#define _GNU_SOURCE
 #include "core.h"
 
 #include <errno.h>

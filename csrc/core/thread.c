@@ -5,7 +5,6 @@
  * owner thread makes or uses it. On the way out it unwinds what is suspended; at
  * interpreter shutdown it leaves suspended stacks alone.
  */
-#define _GNU_SOURCE
 #include "core.h"
 
 #include <errno.h>

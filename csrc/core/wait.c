@@ -6,7 +6,6 @@
  * or runs its own loop if it spawned something there. Directly in a running loop it is
  * refused. All need the GIL; poll(2) is called without it.
  */
-#define _GNU_SOURCE
 #include "core.h"
 
 #include <errno.h>
