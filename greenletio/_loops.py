@@ -11,10 +11,11 @@ import atexit
 import contextvars
 import inspect
 import os
+import select
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -110,11 +111,11 @@ class _OwnLoop(threading.local):
 
     def close(self) -> None:
         loop, self.loop = self.loop, None
-        if loop is not None and self.made and not loop.is_closed() and not loop.is_running():
+        if loop is not None and not loop.is_closed() and not loop.is_running():
             loop.close()
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():
+        if self.made and not sys.is_finalizing():
             self.close()
 
 
@@ -257,29 +258,27 @@ def trio_wait(waiter: _core.Waiter[Any], seconds: float, shielded: bool) -> None
 
 def trio_wait_fds(fds: list[tuple[int, int]], seconds: float, shielded: bool) -> bool:
     """Suspend the current trio task until one of `fds` is ready; False after `seconds`."""
+    # trio waits for one fd and one event at a time, so it is given an epoll of them.
+    with select.epoll() as poll:
+        for fd, events in fds:
+            mask = select.EPOLLOUT if events & _core.WRITE else 0
+            if events & _core.READ:
+                mask |= select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP
+            try:
+                poll.register(fd, mask)
+            except PermissionError:  # a regular file: always ready
+                return True
 
-    async def wait() -> bool:
-        import trio
+        async def wait() -> bool:
+            import trio
 
-        ready = False
+            with trio.move_on_after(seconds if seconds >= 0 else float("inf")) as scope:
+                scope.shield = bool(shielded)
+                await trio.lowlevel.wait_readable(poll.fileno())
+                return True
+            return False
 
-        async def one(wait_for: Callable[[int], Coroutine[Any, Any, None]], fd: int) -> None:
-            nonlocal ready
-            await wait_for(fd)
-            ready = True
-            scope.cancel()
-
-        with trio.move_on_after(seconds if seconds >= 0 else float("inf")) as scope:
-            scope.shield = bool(shielded)
-            async with trio.open_nursery() as nursery:
-                for fd, events in fds:
-                    if events & _core.READ:
-                        nursery.start_soon(one, trio.lowlevel.wait_readable, fd)
-                    if events & _core.WRITE:
-                        nursery.start_soon(one, trio.lowlevel.wait_writable, fd)
-        return ready
-
-    return _core.await_(wait())
+        return _core.await_(wait())
 
 
 # --- the end -----------------------------------------------------------------------------------

@@ -368,6 +368,8 @@ struct GioTimeout {
     int64_t deadline;
     uint64_t cancels;  /* job->cancels when it was entered, then when it expired ... */
     long cancelling;   /* ... and the task's count of cancel requests then */
+    bool entered;
+    bool left;
     bool expired;
 };
 

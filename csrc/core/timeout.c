@@ -73,7 +73,7 @@ static PyObject *
 timeout_enter(GioTimeout *t, PyObject *Py_UNUSED(ignored))
 {
     GioState *st = GIO_STATE(t);
-    if (t->job != NULL || t->expired) {
+    if (t->entered) {
         PyErr_SetString(PyExc_RuntimeError, "a timeout can be entered once");
         return NULL;
     }
@@ -90,6 +90,7 @@ timeout_enter(GioTimeout *t, PyObject *Py_UNUSED(ignored))
         t->deadline += gio_now();
     }
     t->cancels = here.job->cancels;
+    t->entered = true;
     t->job = here.job;
     t->outer = here.job->scopes;
     here.job->scopes = t;
@@ -124,6 +125,11 @@ timeout_exit(GioTimeout *t, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "__exit__() takes three arguments");
         return NULL;
     }
+    if (!t->entered || t->left) {
+        PyErr_SetString(PyExc_RuntimeError, "this timeout is not active");
+        return NULL;
+    }
+    t->left = true;
     if (t->job == NULL) { /* its greenlet was given up */
         Py_RETURN_NONE;
     }
@@ -147,6 +153,10 @@ timeout_reschedule(GioTimeout *t, PyObject *seconds)
 {
     int64_t deadline;
     if (gio_deadline(seconds, &deadline) < 0) {
+        return NULL;
+    }
+    if (t->left) {
+        PyErr_SetString(PyExc_RuntimeError, "the timeout's block has ended");
         return NULL;
     }
     GioWaiter *w = t->job == NULL ? NULL : t->job->waiting;

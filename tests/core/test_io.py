@@ -611,6 +611,8 @@ def test_dup_and_close(run):
         except OSError:
             pass
         c, d = new_pair()
+        if d.fileno() == number:
+            c, d = d, c
         os.dup2(c.fileno(), number)
         new = asyncio.ensure_future(async_(io.wait_readable)(number, timeout=30))
         await settle()
