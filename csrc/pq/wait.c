@@ -198,12 +198,13 @@ run(GioPqState *st, GioPqConn *c)
     }
 }
 
-/* After which the greenlet, or the connection, cannot wait for a cancel any more. */
+/* After which the greenlet, or the connection, cannot wait for a cancel any more. A wait
+ * fails with OSError itself; TimeoutError, say, is what a signal handler raises. */
 static bool
 is_final(GioPqState *st)
 {
     return PyErr_ExceptionMatches(PyExc_GeneratorExit) ||
-           PyErr_ExceptionMatches(st->greenlet_exit) || PyErr_ExceptionMatches(PyExc_OSError) ||
+           PyErr_ExceptionMatches(st->greenlet_exit) || PyErr_Occurred() == PyExc_OSError ||
            PyErr_ExceptionMatches(st->would_block);
 }
 

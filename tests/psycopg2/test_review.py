@@ -1,0 +1,36 @@
+"""What once went wrong in rare places, one test each."""
+
+import signal
+
+import pytest
+from psycopg2.extensions import QueryCanceledError
+
+
+def chain(exc):
+    """An exception and what led to it; it must come to an end."""
+    found = []
+    while exc is not None:
+        assert exc not in found
+        found.append(exc)
+        exc = exc.__context__
+    return found
+
+
+def test_a_signal_handlers_timeout_error_cancels_the_query(connect, fetch):
+    """TimeoutError is an OSError, which a wait raises when its socket is gone: it closed the
+    connection, and the server went on with the query."""
+
+    def alarm(*_):
+        raise TimeoutError("alarm")
+
+    conn = connect()
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(TimeoutError, match="alarm") as caught:
+            fetch(conn, "SELECT pg_sleep(60)")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert isinstance(caught.value.__context__, QueryCanceledError)
+    conn.rollback()
+    assert fetch(conn, "SELECT 42") == 42
