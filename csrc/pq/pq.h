@@ -152,7 +152,7 @@ int gio_pq_copy_discard(GioPqState *st, GioPqConn *c, int kind);
 int gio_pq_drain(GioPqState *st, GioPqConn *c);
 /* connection.cancel(): 0, or -1 with an exception. */
 int gio_pq_cancel(GioPqState *st, GioPqConn *c);
-/* Set `context` (stolen, may be NULL) as the oldest context of `exc`. */
+/* Put `context` (stolen, may be NULL) at the end of `exc`'s contexts, before what they share. */
 void gio_pq_chain(PyObject *exc, PyObject *context);
 /* Raise c->pending, the exception that is set as its context. */
 void gio_pq_raise_pending(GioPqConn *c);

@@ -5,6 +5,9 @@ import signal
 import pytest
 from psycopg2.extensions import QueryCanceledError
 
+import greenletio
+from greenletio import async_
+
 
 def chain(exc):
     """An exception and what led to it; it must come to an end."""
@@ -34,3 +37,24 @@ def test_a_signal_handlers_timeout_error_cancels_the_query(connect, fetch):
     assert isinstance(caught.value.__context__, QueryCanceledError)
     conn.rollback()
     assert fetch(conn, "SELECT 42") == 42
+
+
+def test_interrupted_while_an_exception_is_handled(run, connect, fetch):
+    """The interruption and the server's answer both have it as their context: chained as they
+    were, the contexts ran in a circle, and contextlib.ExitStack with them."""
+
+    def work():
+        conn = connect()
+        try:
+            raise ValueError("being handled")
+        except ValueError:
+            with greenletio.timeout(0.05):
+                fetch(conn, "SELECT pg_sleep(60)")
+
+    async def main():
+        await async_(work)()
+
+    with pytest.raises(TimeoutError) as caught:
+        run(main())
+    kinds = [type(exc).__name__ for exc in chain(caught.value)]
+    assert kinds == ["TimeoutError", "CancelledError", "QueryCanceled", "ValueError"]
