@@ -227,6 +227,7 @@ wait_guarded(GioPqState *st, GioPqConn *c, bool guarded)
             PyException_SetTraceback(value, traceback);
         Py_XDECREF(type);
         Py_XDECREF(traceback);
+        gio_pq_chain(value, c->pending); /* what the file of a COPY raised before */
         c->pending = value;
     }
     return gio_pq_drain(st, c);

@@ -1,5 +1,7 @@
 """What once went wrong in rare places, one test each."""
 
+import asyncio
+import gc
 import signal
 
 import pytest
@@ -58,3 +60,33 @@ def test_interrupted_while_an_exception_is_handled(run, connect, fetch):
         run(main())
     kinds = [type(exc).__name__ for exc in chain(caught.value)]
     assert kinds == ["TimeoutError", "CancelledError", "QueryCanceled", "ValueError"]
+
+
+def test_a_copy_whose_file_failed_is_cancelled(run, connect):
+    """What write() had raised was lost, and never freed."""
+
+    class DiskFull(Exception):
+        pass
+
+    class File:
+        def write(self, data):
+            failed.set()
+            raise DiskFull
+
+    failed = asyncio.Event()
+    sql = "COPY (SELECT repeat('x', 9000), pg_sleep(0.01) FROM generate_series(1, 9000)) TO STDOUT"
+
+    async def main():
+        conn = await async_(connect)()
+        copy = asyncio.ensure_future(async_(conn.cursor().copy_expert)(sql, File()))
+        await failed.wait()
+        await asyncio.sleep(0.02)
+        copy.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await copy
+        assert any(isinstance(exc, DiskFull) for exc in chain(caught.value))
+        await async_(conn.rollback)()
+
+    run(main())
+    gc.collect()
+    assert not any(isinstance(thing, DiskFull) for thing in gc.get_objects())
