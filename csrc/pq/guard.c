@@ -141,10 +141,11 @@ guard_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
     if (g->flags & GIO_GUARD_CANCEL) {
         int status = GIO_PQ_MEMBER(int, conn, st->connection_status);
         if (PyVectorcall_NARGS(nargsf) == 1 && kwnames == NULL &&
+            !GIO_PQ_MEMBER(long, conn, st->connection_async) &&
             !GIO_PQ_MEMBER(long, conn, st->connection_closed) &&
             (status == GIO_STATUS_READY || status == GIO_STATUS_BEGIN))
             return cancel(g, conn);
-        return PyObject_Vectorcall(g->original, args, nargsf, kwnames); /* refuses */
+        return PyObject_Vectorcall(g->original, args, nargsf, kwnames); /* or refuses */
     }
 
     GioPqConn *c = enter(g, conn, method_waits(g, conn));

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 
+import psycopg2
 import pytest
 from psycopg2.extensions import QueryCanceledError
 
@@ -90,3 +91,24 @@ def test_a_copy_whose_file_failed_is_cancelled(run, connect):
     run(main())
     gc.collect()
     assert not any(isinstance(thing, DiskFull) for thing in gc.get_objects())
+
+
+def test_an_asynchronous_connection_is_cancelled_in_a_running_loop(run, patched, pg_dsn):
+    """Asynchronous connections are psycopg2's own business: cancel() was refused there."""
+
+    async def finished(conn):
+        while conn.poll() != psycopg2.extensions.POLL_OK:
+            await asyncio.sleep(0.001)
+
+    async def main():
+        conn = psycopg2.connect(pg_dsn, async_=True)
+        await finished(conn)
+        cursor = conn.cursor()  # the connection does not keep it
+        cursor.execute("SELECT pg_sleep(60)")
+        await asyncio.sleep(0.05)
+        conn.cancel()
+        with pytest.raises(QueryCanceledError):
+            await finished(conn)
+        conn.close()
+
+    run(main())
