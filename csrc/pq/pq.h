@@ -121,6 +121,8 @@ int gio_pq_conn_failed(GioPqState *st, GioPqConn *c);
 void gio_pq_conn_gone(GioPqState *st, GioPqConn *c);
 
 /* turn.c: FIFO, one greenlet or thread at a time, re-entrant */
+/* Whether the turn is the caller's: 1 or 0, -1 with an exception. */
+int gio_pq_turn_is_mine(GioPqState *st, GioPqConn *c);
 /* Wait for the turn. 0, or -1 with an exception (then the turn was not taken). */
 int gio_pq_turn_take(GioPqState *st, GioPqConn *c);
 /* End it; the next in the queue has it at once. Never fails. */

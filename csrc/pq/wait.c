@@ -244,18 +244,27 @@ gio_pq_wait(PyObject *module, PyObject *conn)
     if (c == NULL)
         return NULL;
     int rc = gio_pq_conn_attach(st, c);
-    /* Without a guard (while connecting, or by a method looked up before the
-     * patch) the turn is taken here: psycopg2's mutex is held already. */
-    bool guarded = c->owner != NULL;
-    if (rc == 0 && !guarded)
+    int guarded = rc < 0 ? -1 : gio_pq_turn_is_mine(st, c);
+    if (guarded < 0) {
+        Py_DECREF(c);
+        return NULL;
+    }
+    /* Without a guard (while connecting, or by a method looked up before the patch)
+     * the turn is taken here, unless somebody has it: psycopg2's mutex is held already. */
+    bool taken = !guarded && c->owner == NULL;
+    if (taken)
         rc = gio_pq_turn_take(st, c);
     if (rc == 0) {
         c->waiting = true;
         rc = wait_guarded(st, c, guarded);
         c->waiting = false;
+        if (!guarded && rc == 0 && c->pending != NULL) { /* nobody else will raise it */
+            gio_pq_raise_pending(c);
+            rc = -1;
+        }
         if (rc < 0)
             gio_pq_conn_gone(st, c);
-        if (!guarded)
+        if (taken)
             gio_pq_turn_end(st, c);
     }
     Py_DECREF(c);

@@ -9,7 +9,7 @@ import pytest
 from psycopg2.extensions import QueryCanceledError
 
 import greenletio
-from greenletio import async_
+from greenletio import async_, await_
 
 
 def chain(exc):
@@ -112,3 +112,46 @@ def test_an_asynchronous_connection_is_cancelled_in_a_running_loop(run, patched,
         conn.close()
 
     run(main())
+
+
+@pytest.fixture
+def early(pg_dsn):
+    """A connection, and its cursor.execute as it was looked up before the patch."""
+    conn = psycopg2.connect(pg_dsn)
+    conn.autocommit = True
+    execute = conn.cursor().execute
+    greenletio.patch_psycopg2()
+    yield conn, execute
+    greenletio.unpatch_psycopg2()
+    conn.close()
+
+
+def test_a_method_from_before_the_patch_beside_one_that_holds_the_turn(run, early):
+    """Its cancellation was raised in the other greenlet, and not in its own."""
+    conn, execute = early
+    between = asyncio.Event()
+
+    def items():
+        yield (1,)
+        between.set()
+        await_(asyncio.sleep(0.2))
+
+    async def main():
+        many = asyncio.ensure_future(async_(conn.cursor().executemany)("SELECT %s", items()))
+        await between.wait()
+        query = asyncio.ensure_future(async_(execute)("SELECT pg_sleep(60)"))
+        await asyncio.sleep(0.05)
+        query.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await query
+        await many
+
+    run(main())
+
+
+def test_a_copy_by_a_method_from_before_the_patch(early):
+    """Its error was kept for a guard that there is not, and hit the next query instead."""
+    conn, execute = early
+    with pytest.raises(psycopg2.ProgrammingError, match="use the copy_to"):
+        execute("COPY (SELECT 1) TO STDOUT")
+    assert conn.closed
