@@ -5,6 +5,7 @@ import gc
 import signal
 
 import psycopg2
+import psycopg2.pool
 import pytest
 from psycopg2.extensions import QueryCanceledError
 
@@ -155,3 +156,33 @@ def test_a_copy_by_a_method_from_before_the_patch(early):
     with pytest.raises(psycopg2.ProgrammingError, match="use the copy_to"):
         execute("COPY (SELECT 1) TO STDOUT")
     assert conn.closed
+
+
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_psycopg2s_threaded_pool_does_not_hold_the_loop(run, pg_dsn, fetch, made):
+    """It connects and rolls back with its lock held: the second greenlet stopped the thread."""
+
+    def make():
+        return psycopg2.pool.ThreadedConnectionPool(1, 5, pg_dsn)
+
+    def use(pool, number):
+        conn = pool.getconn()
+        try:
+            return fetch(conn, "SELECT %s", number)
+        finally:
+            pool.putconn(conn)
+
+    async def main(pool):
+        calls = (async_(use)(pool, number) for number in range(5))
+        assert await asyncio.gather(*calls) == [*range(5)]
+
+    pool = make() if made == "before" else None
+    greenletio.patch_psycopg2()
+    try:
+        pool = pool or make()
+        run(main(pool))
+    finally:
+        greenletio.unpatch_psycopg2()
+    pool.putconn(pool.getconn())
+    assert not pool._lock.locked()
+    pool.closeall()
