@@ -43,7 +43,9 @@ def patch_psycopg2(*, cancel_timeout: float | None = None) -> None:
       for that, and leaves the connection usable (in an aborted transaction, as after any error).
       The ``CancelledError`` is raised afterwards, psycopg2's ``QueryCanceled`` as its context. A
       server that does not answer within ``cancel_timeout`` seconds (default 5) gets its connection
-      closed: the context then is an ``OperationalError`` that says so.
+      closed: the context then is an ``OperationalError`` that says so. When a ``commit()`` is
+      cancelled, the context says what became of the transaction: ``QueryCanceled`` if it was
+      rolled back, an ``OperationalError`` if it was committed nevertheless, or nobody knows.
 
     Methods of connections and cursors that were looked up before the patch, and are called
     later, wait too, but an interruption closes their connection. ``cursor.executemany`` keeps the

@@ -147,7 +147,7 @@ drain(Cancel *x)
         if (x->st->api->now() >= x->deadline) {
             PyErr_Format(x->st->operational_error,
                          "the server did not end the cancelled query within %d ms: "
-                         "the connection was closed",
+                         "the connection was closed, and whether the query was done is unknown",
                          (int)(x->st->cancel_time / 1000000));
             return -1;
         }

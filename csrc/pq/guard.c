@@ -76,6 +76,9 @@ leave(Guard *g, GioPqConn *c, PyObject *answer)
     if (g->flags & GIO_GUARD_MARK)
         c->mark++;
     if (c->pending != NULL) {
+        if (answer != NULL && (g->flags & GIO_GUARD_MARK)) /* a commit must not look undone */
+            PyErr_Format(gio_pq_state(g->module)->operational_error,
+                         "%U was done before it could be interrupted", g->what);
         Py_CLEAR(answer);
         gio_pq_raise_pending(c);
     }

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import time
 
 import psycopg2
 import psycopg2.pool
@@ -186,3 +187,22 @@ def test_psycopg2s_threaded_pool_does_not_hold_the_loop(run, pg_dsn, fetch, made
     pool.putconn(pool.getconn())
     assert not pool._lock.locked()
     pool.closeall()
+
+
+def test_a_commit_that_was_done_before_its_cancellation_says_so(run, connect, fetch):
+    """The bare CancelledError left open whether the transaction was committed."""
+
+    async def main():
+        conn = await async_(connect)()
+        await async_(conn.cursor().execute)("CREATE TABLE numbers (n int)")
+        commit = asyncio.ensure_future(async_(conn.commit)())
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # holds the loop while the answer arrives
+        commit.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await commit
+        reasons = " ".join(str(exc) for exc in chain(caught.value))
+        assert "connection.commit() was done before it could be interrupted" in reasons
+        assert await async_(fetch)(conn, "SELECT count(*) FROM numbers") == 0
+
+    run(main())
