@@ -205,7 +205,7 @@ async def trio_within(awaitable: Awaitable[Any], seconds: float) -> Any:
     _core.sleep(0)  # past the deadline: raises CancelledError on behalf of the timeout
 
 
-def trio_wait(waiter: _core.Waiter[Any], seconds: float) -> None:
+def trio_wait(waiter: _core.Waiter[Any], seconds: float, shield: int) -> None:
     """Suspend the current trio task until `waiter` has ended or `seconds` (< 0: never) are over."""
 
     async def wait() -> None:
@@ -229,13 +229,15 @@ def trio_wait(waiter: _core.Waiter[Any], seconds: float) -> None:
 
         parked = [True]
         waiter.add_done_callback(wake)
-        with trio.move_on_after(seconds if seconds >= 0 else float("inf")):
+        with trio.move_on_after(seconds if seconds >= 0 else float("inf")) as scope:
+            if shield:
+                scope.shield = True
             await trio.lowlevel.wait_task_rescheduled(abort)
 
     _core.await_(wait())
 
 
-def trio_wait_fds(fds: list[tuple[int, int]], seconds: float) -> bool:
+def trio_wait_fds(fds: list[tuple[int, int]], seconds: float, shield: int) -> bool:
     """Suspend the current trio task until one of `fds` is ready; False after `seconds`."""
 
     async def wait() -> bool:
@@ -250,6 +252,8 @@ def trio_wait_fds(fds: list[tuple[int, int]], seconds: float) -> bool:
             scope.cancel()
 
         with trio.move_on_after(seconds if seconds >= 0 else float("inf")) as scope:
+            if shield:
+                scope.shield = True
             async with trio.open_nursery() as nursery:
                 for fd, events in fds:
                     if events & _core.READ:

@@ -149,9 +149,10 @@ gio_job_deadline(GioJob *job, GioTimeout **scope)
 
 /* Under trio there is no hub: trio's own primitives wait. */
 static int
-suspend_in_trio(GioState *st, GioWaiter *w, int64_t deadline)
+suspend_in_trio(GioState *st, GioJob *job, GioWaiter *w, int64_t deadline)
 {
     PyObject *r;
+    int shield = job->shield > 0;
     double seconds = deadline == GIO_NEVER ? -1 : (double)(deadline - gio_now()) / 1e9;
     if (deadline != GIO_NEVER && seconds < 0) {
         seconds = 0;
@@ -167,13 +168,13 @@ suspend_in_trio(GioState *st, GioWaiter *w, int64_t deadline)
             PyList_SET_ITEM(fds, i, pair);
         }
         r = fds == NULL ? NULL
-                        : PyObject_CallMethod(st->loops, "trio_wait_fds", "Nd", fds, seconds);
+                        : PyObject_CallMethod(st->loops, "trio_wait_fds", "Ndi", fds, seconds, shield);
         if (r == Py_True) {
             gio_waiter_finish(w, GIO_SET, NULL);
         }
     }
     else {
-        r = PyObject_CallMethod(st->loops, "trio_wait", "Od", w, seconds);
+        r = PyObject_CallMethod(st->loops, "trio_wait", "Odi", w, seconds, shield);
     }
     if (r == NULL) {
         gio_waiter_finish(w, GIO_CANCELLED, NULL);
@@ -245,7 +246,7 @@ gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
         GioTimeout *scope;
         int64_t limit = gio_job_deadline(job, &scope);
         job->deadline = deadline;
-        r = suspend_in_trio(st, w, limit < deadline ? limit : deadline);
+        r = suspend_in_trio(st, job, w, limit < deadline ? limit : deadline);
         if (r != 0 || worker->call == NULL) {
             return r;
         }

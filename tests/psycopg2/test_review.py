@@ -206,3 +206,18 @@ def test_a_commit_that_was_done_before_its_cancellation_says_so(run, connect, fe
         assert await async_(fetch)(conn, "SELECT count(*) FROM numbers") == 0
 
     run(main())
+
+
+def test_cancelled_under_trio(connect, fetch):
+    """A trio task that is cancelled is refused every further wait, also those of the clean-up."""
+    trio = pytest.importorskip("trio")
+
+    async def main():
+        conn = await async_(connect)()
+        with trio.move_on_after(0.05) as scope:
+            await async_(fetch)(conn, "SELECT pg_sleep(60)")
+        assert scope.cancelled_caught
+        await async_(conn.rollback)()
+        assert await async_(fetch)(conn, "SELECT 42") == 42
+
+    trio.run(main)
