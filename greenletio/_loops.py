@@ -67,7 +67,7 @@ def would_block(what: str) -> WouldBlockError:
         if not frame.f_code.co_filename.startswith(_PACKAGE):
             called = frame
             caller = caller or frame
-        elif caller is None:
+        elif caller is None and what.startswith("waiting"):  # the core knows no better
             what = frame.f_code.co_name  # the public function that was called
         frame = frame.f_back
     if frame is None:
