@@ -176,7 +176,8 @@ enum {
     GIO_GUARD_QUIET = 4, /* takes the turn but never waits for the server */
     GIO_GUARD_MARK = 8,  /* ends the transaction */
     GIO_GUARD_CLOSE = 16,
-    GIO_GUARD_CANCEL = 32 /* asks the server to cancel: takes no turn */
+    GIO_GUARD_CANCEL = 32, /* asks the server to cancel: takes no turn */
+    GIO_GUARD_MANY = 64    /* executemany: stops at the item that was interrupted */
 };
 int gio_pq_guard_setup_types(PyObject *module);
 /* A guard for `original`, found under `name` in `type`. New reference or NULL. */

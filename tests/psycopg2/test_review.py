@@ -221,3 +221,24 @@ def test_cancelled_under_trio(connect, fetch):
         assert await async_(fetch)(conn, "SELECT 42") == 42
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_executemany_of_fast_statements_stops_when_it_is_cancelled(run, connect, fetch, named):
+    """Each was done before its cancel came: all that remained were executed, too."""
+
+    async def main():
+        conn = await async_(connect)()
+        conn.autocommit = True
+        items = ((n,) for n in range(3000))
+        arguments = {"vars_list": items, "query": "SELECT %s"} if named else {}
+        positional = () if named else ("SELECT %s", items)
+        many = asyncio.ensure_future(async_(conn.cursor().executemany)(*positional, **arguments))
+        await asyncio.sleep(0.01)
+        many.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await many
+        assert len([*items]) > 1000
+        assert await async_(fetch)(conn, "SELECT 42") == 42
+
+    run(main())
