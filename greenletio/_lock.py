@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from typing import Any
 
 from greenletio import _core
 
-__all__ = ("FairLock",)
+__all__ = ("FairLock", "FairLockFor")
 
 
 class FairLock:
@@ -76,3 +77,24 @@ class FairLock:
 
     def __exit__(self, *exc: object) -> None:
         self.release()
+
+
+class FairLockFor:
+    """A class attribute that gives instances a FairLock in place of their own lock, `name`.
+
+    Of instances made before, too. They keep the lock they have, so that nothing is left to undo.
+    """
+
+    _key = "_greenletio_lock"
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        # setdefault: of two threads that come first at once, both get the same one.
+        return vars(instance).get(self._key) or vars(instance).setdefault(self._key, FairLock())
+
+    def __set__(self, instance: Any, lock: Any) -> None:
+        vars(instance)[self._name] = lock

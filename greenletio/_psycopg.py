@@ -21,7 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from greenletio import _core, _loops
-from greenletio._lock import FairLock
+from greenletio._lock import FairLockFor
 from greenletio._threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def patch_psycopg(*, cancel_timeout: float = 5.0) -> None:
         patch.replace(cls, "wait", _connection_wait(cls.wait, ticks))
         patch.replace(cls, "cancel", _connection_cancel(cls.cancel))
         patch.replace(cls, "close", _connection_close(cls.close))
-        patch.replace(cls, "lock", _SharedLock())
+        patch.replace(cls, "lock", FairLockFor("lock"))
         patch.replace(_conninfo_attempts, "socket", _ResolvingSocket())
         _patch_pool(patch)
     except BaseException:
@@ -302,24 +302,6 @@ def _connection_close(original: Callable[..., Any]) -> Callable[..., Any]:
         original(self)
 
     return close
-
-
-class _SharedLock:
-    """``Connection.lock``, for connections made before the patch too.
-
-    The instance keeps the lock psycopg gave it, so that nothing is left to undo.
-    """
-
-    _name = "_greenletio_lock"
-
-    def __get__(self, conn: Any, owner: type | None = None) -> Any:
-        if conn is None:
-            return self
-        # setdefault: of two threads that come first at once, both get the same one.
-        return vars(conn).get(self._name) or vars(conn).setdefault(self._name, FairLock())
-
-    def __set__(self, conn: Any, lock: Any) -> None:
-        vars(conn)["lock"] = lock
 
 
 class _ResolvingSocket:

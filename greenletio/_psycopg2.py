@@ -11,8 +11,10 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions as ext
+import psycopg2.pool
 
 from . import _pq
+from ._lock import FairLockFor
 from ._psycopg2_connect import connector
 from ._psycopg2_lobject import lobject
 
@@ -36,11 +38,14 @@ def patch_psycopg2(*, cancel_timeout: float | None = None) -> None:
       ``connect_timeout`` seconds. A host that answers with an error is followed by the next one,
       whatever the error (libpq stops at a refused password).
     - Several greenlets or threads that use one connection take turns, in the order they came.
+      So they do at a ``psycopg2.pool.ThreadedConnectionPool``, which connects under a lock.
     - Cancelling the task, ``greenletio.timeout``, or Ctrl-C cancels the query on the server, waits
       for that, and leaves the connection usable (in an aborted transaction, as after any error).
       The ``CancelledError`` is raised afterwards, psycopg2's ``QueryCanceled`` as its context. A
       server that does not answer within ``cancel_timeout`` seconds (default 5) gets its connection
-      closed: the context then is an ``OperationalError`` that says so.
+      closed: the context then is an ``OperationalError`` that says so. When a ``commit()`` is
+      cancelled, the context says what became of the transaction: ``QueryCanceled`` if it was
+      rolled back, an ``OperationalError`` if it was committed nevertheless, or nobody knows.
 
     Methods of connections and cursors that were looked up before the patch, and are called
     later, wait too, but an interruption closes their connection. ``cursor.executemany`` keeps the
@@ -66,6 +71,9 @@ def patch_psycopg2(*, cancel_timeout: float | None = None) -> None:
     _undo.append(lambda: ext.set_wait_callback(before))
     driver._connect = connector(connect)
     _undo.append(lambda: setattr(driver, "_connect", connect))
+    pool: Any = psycopg2.pool.ThreadedConnectionPool
+    pool._lock = FairLockFor("_lock")
+    _undo.append(lambda: delattr(pool, "_lock"))
 
 
 def unpatch_psycopg2() -> None:

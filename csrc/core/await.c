@@ -18,7 +18,8 @@ awaitable_iter(PyObject *x)
     if (am != NULL && am->am_await != NULL) {
         PyObject *it = am->am_await(x);
         if (it != NULL && (!PyIter_Check(it) || PyCoro_CheckExact(it))) {
-            PyErr_Format(PyExc_TypeError, "__await__() of %.200s returned a %.200s, not an iterator",
+            PyErr_Format(PyExc_TypeError,
+                         "__await__() of %.200s returned a %.200s, not an iterator",
                          Py_TYPE(x)->tp_name, Py_TYPE(it)->tp_name);
             Py_CLEAR(it);
         }

@@ -522,8 +522,8 @@ call_repr(GioCall *c)
     if (name == NULL) {
         return NULL;
     }
-    PyObject *repr = PyUnicode_FromFormat("<async_ call of %U, %s at %p>", name,
-                                          status[c->status], c);
+    PyObject *repr =
+        PyUnicode_FromFormat("<async_ call of %U, %s at %p>", name, status[c->status], c);
     Py_DECREF(name);
     return repr;
 }
@@ -639,10 +639,11 @@ static PyGetSetDef call_getset[] = {
 };
 
 static PyType_Slot call_slots[] = {
-    {Py_tp_doc, "The awaitable of one call of an async_ function; its greenlet runs as it is awaited.\n\n"
-                "It follows the coroutine protocol (send, throw, close) and may be awaited once, or\n"
-                "given to create_task, gather, wait_for or anything else that takes a coroutine. It\n"
-                "must be driven by the thread that started it."},
+    {Py_tp_doc,
+     "The awaitable of one call of an async_ function; its greenlet runs as it is awaited.\n\n"
+     "It follows the coroutine protocol (send, throw, close) and may be awaited once, or\n"
+     "given to create_task, gather, wait_for or anything else that takes a coroutine. It\n"
+     "must be driven by the thread that started it."},
     {Py_tp_members, call_members},
     {Py_tp_methods, call_methods},
     {Py_tp_getset, call_getset},

@@ -66,33 +66,33 @@ struct GioState {
 /* What belongs to one line of sync execution: a call of an async_ function, or
  * a thread's plain code. */
 typedef struct {
-    GioTimeout *scopes; /* innermost `with timeout`, borrowed: the with holds it */
-    uint64_t cancels;   /* cancellations that were thrown in so far */
-    int shield;         /* > 0: cancellation is kept, scopes are not looked at */
-    PyObject *kept;     /* the exception kept by the shield */
+    GioTimeout *scopes;  /* innermost `with timeout`, borrowed: the with holds it */
+    uint64_t cancels;    /* cancellations that were thrown in so far */
+    int shield;          /* > 0: cancellation is kept, scopes are not looked at */
+    PyObject *kept;      /* the exception kept by the shield */
     GioTimeout *expired; /* the scope that ended the last wait, borrowed; only valid then */
-    GioWaiter *waiting; /* what it is suspended on, borrowed ... */
-    int64_t deadline;   /* ... and that wait's own deadline, without the scopes' */
+    GioWaiter *waiting;  /* what it is suspended on, borrowed ... */
+    int64_t deadline;    /* ... and that wait's own deadline, without the scopes' */
 } GioJob;
 
 /* ---- per thread (thread.c) ---------------------------------------------- */
 
 struct GioThread {
     PyObject_HEAD
-    GioState *state;        /* borrowed: the module outlives its threads' use */
-    unsigned long ident;    /* PyThread_get_thread_ident() of the owner */
-    PyObject *main;         /* the thread's main greenlet */
-    GioWorker *idle;        /* linked pool; each link owns its worker */
+    GioState *state;     /* borrowed: the module outlives its threads' use */
+    unsigned long ident; /* PyThread_get_thread_ident() of the owner */
+    PyObject *main;      /* the thread's main greenlet */
+    GioWorker *idle;     /* linked pool; each link owns its worker */
     int idle_count;
-    int idle_unused;        /* of the idle, how many no job has needed lately */
-    int released;           /* jobs ended since that count began */
-    GioCall *calls;         /* started, unfinished calls; linked, borrowed */
-    PyObject *orphans;      /* list: calls dropped elsewhere, to be unwound here */
-    GioHub *hub;            /* the last one used, a cache */
-    PyObject *own_loop;     /* for plain code that spawned something */
-    GioJob job;             /* the thread's plain code */
-    int wake_fd;            /* eventfd that plain waits on a Waiter poll; -1 */
-    char *stack_low;        /* lowest usable address of the C stack, or NULL */
+    int idle_unused;    /* of the idle, how many no job has needed lately */
+    int released;       /* jobs ended since that count began */
+    GioCall *calls;     /* started, unfinished calls; linked, borrowed */
+    PyObject *orphans;  /* list: calls dropped elsewhere, to be unwound here */
+    GioHub *hub;        /* the last one used, a cache */
+    PyObject *own_loop; /* for plain code that spawned something */
+    GioJob job;         /* the thread's plain code */
+    int wake_fd;        /* eventfd that plain waits on a Waiter poll; -1 */
+    char *stack_low;    /* lowest usable address of the C stack, or NULL */
 };
 
 /* The calling thread's, made on first use; borrowed, NULL with an exception. */
@@ -132,18 +132,19 @@ struct GioWorker {
     PyObject *context;  /* the driver's, shared while the worker runs */
     PyObject *handled;  /* what the driver is handling as the job starts: sys.exc_info() there */
     PyObject *awaiting; /* what it was last suspended on, for debuggers */
-    PyObject *driven; /* borrowed from await_: the awaitable that yielded it, NULL if it is a wait */
+    PyObject
+        *driven; /* borrowed from await_: the awaitable that yielded it, NULL if it is a wait */
     PyObject *in, *out;
     GioIn in_kind;
     GioOut out_kind;
-    bool started;       /* inside the trampoline, until it quits */
-    bool quit;          /* leave the trampoline */
+    bool started; /* inside the trampoline, until it quits */
+    bool quit;    /* leave the trampoline */
     GioRecursion recursion;
 };
 
 int gio_greenlet_import(GioState *st);
-PyObject *gio_greenlet_current(void);                  /* new reference */
-PyObject *gio_greenlet_parent(PyObject *g);            /* new reference, NULL at the top */
+PyObject *gio_greenlet_current(void);       /* new reference */
+PyObject *gio_greenlet_parent(PyObject *g); /* new reference, NULL at the top */
 int gio_greenlet_set_parent(PyObject *g, PyObject *p);
 bool gio_greenlet_active(PyObject *g);
 /* greenlet's own switch, from its API table: called without a frame between, since each
@@ -186,18 +187,17 @@ typedef enum { GIO_CALL_NEW, GIO_CALL_RUNNING, GIO_CALL_SUSPENDED, GIO_CALL_DONE
 
 /* The awaitable of one call. argv[0] is scratch for vectorcall's offset. */
 struct GioCall {
-    PyObject_VAR_HEAD
-    PyObject *fn;
+    PyObject_VAR_HEAD PyObject *fn;
     PyObject *kwnames;
-    PyObject *name;     /* set on demand */
+    PyObject *name; /* set on demand */
     PyObject *weakrefs;
-    GioWorker *worker;  /* owned from the first step to the last */
-    GioThread *thread;  /* borrowed; NULL before the start and after the end */
+    GioWorker *worker; /* owned from the first step to the last */
+    GioThread *thread; /* borrowed; NULL before the start and after the end */
     GioCall *prev, *next;
     GioJob job;
     GioCallStatus status;
-    bool closing;       /* every wait is refused with GreenletExit */
-    bool noted;         /* its loop has a hub, so that it is unwound when the loop closes */
+    bool closing; /* every wait is refused with GreenletExit */
+    bool noted;   /* its loop has a hub, so that it is unwound when the loop closes */
     int refused;
     Py_ssize_t nargs;
     PyObject *argv[1];
@@ -219,13 +219,7 @@ PyObject *gio_await_object(GioState *st, PyObject *x, bool *handled);
 
 /* ---- waiters (waiter.c) --------------------------------------------------- */
 
-typedef enum {
-    GIO_PENDING,
-    GIO_SET,
-    GIO_FAILED,
-    GIO_CANCELLED,
-    GIO_TIMED_OUT
-} GioWaiterStatus;
+typedef enum { GIO_PENDING, GIO_SET, GIO_FAILED, GIO_CANCELLED, GIO_TIMED_OUT } GioWaiterStatus;
 
 /* One fd of a wait: a node in the list of that fd in the hub. */
 typedef struct GioFdWait {
@@ -240,18 +234,18 @@ typedef struct GioFdWait {
 struct GioWaiter {
     PyObject_HEAD
     PyObject *weakrefs;
-    GioHub *hub;       /* owned; NULL until it is waited on under a loop */
-    PyObject *value;   /* result, exception, or the cancel message */
-    PyObject *callback, *context;  /* the first done callback: almost always the only one */
-    PyObject *more;    /* list of (callback, context) */
-    GioJob *shielded;  /* set while the job that waits keeps cancellation; borrowed */
-    GioThread *plain;  /* the thread that polls for it, borrowed */
-    GioFdWait *fds;    /* &one, or an array of nfds */
+    GioHub *hub;                  /* owned; NULL until it is waited on under a loop */
+    PyObject *value;              /* result, exception, or the cancel message */
+    PyObject *callback, *context; /* the first done callback: almost always the only one */
+    PyObject *more;               /* list of (callback, context) */
+    GioJob *shielded;             /* set while the job that waits keeps cancellation; borrowed */
+    GioThread *plain;             /* the thread that polls for it, borrowed */
+    GioFdWait *fds;               /* &one, or an array of nfds */
     int nfds;
     GioFdWait one;
     int64_t deadline;
-    Py_ssize_t heap;   /* place in the hub's timers, -1 */
-    bool waited;       /* sync code waits on it: it has one deadline, so no other may */
+    Py_ssize_t heap;       /* place in the hub's timers, -1 */
+    bool waited;           /* sync code waits on it: it has one deadline, so no other may */
     GioWaiter *ready_next; /* in the hub's ready list, which owns a reference */
     GioWaiterStatus status;
     bool blocking;
@@ -282,8 +276,8 @@ typedef struct {
 
 struct GioHub {
     PyObject_HEAD
-    GioState *state;   /* borrowed */
-    PyObject *loop;    /* weak reference */
+    GioState *state; /* borrowed */
+    PyObject *loop;  /* weak reference */
     GioHub *prev, *next;
     unsigned long ident; /* the thread that its loop was last seen in */
     int poll_fd, timer_fd;
@@ -291,7 +285,7 @@ struct GioHub {
     int nfds;
     GioWaiter **timers; /* binary heap by deadline, borrowed */
     Py_ssize_t ntimers, timers_size;
-    int64_t armed;     /* what timer_fd is set to */
+    int64_t armed; /* what timer_fd is set to */
     GioWaiter *ready, **ready_tail;
 };
 
@@ -366,8 +360,8 @@ struct GioTimeout {
     GioTimeout *outer; /* the enclosing scope, borrowed */
     GioJob *job;       /* set inside the block, borrowed: NULL once the job has gone */
     int64_t deadline;
-    uint64_t cancels;  /* job->cancels when it was entered, then when it expired ... */
-    long cancelling;   /* ... and the task's count of cancel requests then */
+    uint64_t cancels; /* job->cancels when it was entered, then when it expired ... */
+    long cancelling;  /* ... and the task's count of cancel requests then */
     bool entered;
     bool left;
     bool expired;

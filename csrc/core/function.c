@@ -2,8 +2,8 @@
  *
  * AsyncFunction(fn)(...) makes an AsyncCall; AwaitFunction(fn)(...) awaits what
  * fn(...) returns. Attributes that a wrapper has not of its own are fn's, so
- * name, doc, module, annotations and (by __wrapped__) the signature are right, and both bind as methods as
- * fn would.
+ * name, doc, module, annotations and (by __wrapped__) the signature are right, and both bind as
+ * methods as fn would.
  */
 #include "core.h"
 
@@ -161,9 +161,8 @@ static PyObject *
 function_repr(GioFunction *f)
 {
     GioState *st = GIO_STATE(f);
-    return PyUnicode_FromFormat("<%s %R>",
-                                Py_IS_TYPE(f, st->async_function_type) ? "async_" : "await_",
-                                f->fn);
+    return PyUnicode_FromFormat(
+        "<%s %R>", Py_IS_TYPE(f, st->async_function_type) ? "async_" : "await_", f->fn);
 }
 
 static int
@@ -243,21 +242,26 @@ gio_await(PyObject *module, PyObject *x)
         return result;
     }
     if (!PyCallable_Check(x) && Py_TYPE(x)->tp_descr_get == NULL) {
-        PyErr_Format(PyExc_TypeError,
-                     "await_ takes an awaitable or an async function, not %.200s",
+        PyErr_Format(PyExc_TypeError, "await_ takes an awaitable or an async function, not %.200s",
                      Py_TYPE(x)->tp_name);
         return NULL;
     }
     return function_make(st, st->await_function_type, x);
 }
 
-#define FUNCTION_SLOTS(doc)                                                                  \
+#define FUNCTION_SLOTS(doc)                                                                        \
     {                                                                                              \
-        {Py_tp_doc, doc}, {Py_tp_new, function_new}, {Py_tp_members, function_members},            \
-            {Py_tp_call, PyVectorcall_Call}, {Py_tp_descr_get, function_descr_get},                \
-            {Py_tp_getattro, function_getattro}, {Py_tp_repr, function_repr},                      \
-            {Py_tp_traverse, function_traverse}, {Py_tp_clear, function_clear},                    \
-            {Py_tp_dealloc, function_dealloc}, {0, NULL},                                          \
+        {Py_tp_doc, doc},                                                                          \
+        {Py_tp_new, function_new},                                                                 \
+        {Py_tp_members, function_members},                                                         \
+        {Py_tp_call, PyVectorcall_Call},                                                           \
+        {Py_tp_descr_get, function_descr_get},                                                     \
+        {Py_tp_getattro, function_getattro},                                                       \
+        {Py_tp_repr, function_repr},                                                               \
+        {Py_tp_traverse, function_traverse},                                                       \
+        {Py_tp_clear, function_clear},                                                             \
+        {Py_tp_dealloc, function_dealloc},                                                         \
+        {0, NULL},                                                                                 \
     }
 
 static PyType_Slot async_function_slots[] =
@@ -268,7 +272,8 @@ static PyType_Slot await_function_slots[] =
                    "the async function fn returns.");
 
 #define FUNCTION_FLAGS                                                                             \
-    (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE)
+    (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |                        \
+     Py_TPFLAGS_IMMUTABLETYPE)
 
 static PyType_Spec async_function_spec = {
     .name = "greenletio._core.AsyncFunction",

@@ -81,8 +81,8 @@ core_wait_fds(PyObject *module, PyObject *args, PyObject *kwargs)
     for (Py_ssize_t i = 0; i < given; i++) {
         int fd, wanted;
         PyObject *pair = PyTuple_GET_ITEM(seq, i);
-        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "ii;wait_fds takes (fd, events) pairs",
-                                                      &fd, &wanted)) {
+        if (!PyTuple_Check(pair) ||
+            !PyArg_ParseTuple(pair, "ii;wait_fds takes (fd, events) pairs", &fd, &wanted)) {
             if (!PyErr_Occurred()) {
                 PyErr_SetString(PyExc_TypeError, "wait_fds takes (fd, events) pairs");
             }
@@ -264,7 +264,8 @@ static PyMethodDef core_methods[] = {
     {"calls", core_calls, METH_NOARGS,
      "calls($module, /)\n--\n\nThe async_ calls of this thread that have started and not ended."},
     {"_close_calls", core_close_calls, METH_NOARGS, "Unwind every suspended call of this thread."},
-    {"_after_fork", core_after_fork, METH_NOARGS, "In a forked child: leave the parent's fds alone."},
+    {"_after_fork", core_after_fork, METH_NOARGS,
+     "In a forked child: leave the parent's fds alone."},
     {"_set_own_loop", core_set_own_loop, METH_O, "The loop that this thread's plain code runs."},
     {NULL},
 };

@@ -87,7 +87,8 @@ gio_thread_get(GioState *st)
     PyObject_GC_Track(t);
     t->main = find_main_greenlet();
     /* Making it may have run a finalizer that made one before us. */
-    PyObject *kept = t->main == NULL ? NULL : PyDict_SetDefault(dict, st->thread_key, (PyObject *)t);
+    PyObject *kept =
+        t->main == NULL ? NULL : PyDict_SetDefault(dict, st->thread_key, (PyObject *)t);
     Py_DECREF(t); /* the dict keeps it until the thread ends */
     return (GioThread *)kept;
 }

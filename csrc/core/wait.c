@@ -165,9 +165,9 @@ suspend_in_trio(GioState *st, GioWaiter *w, int64_t deadline, bool shielded)
             }
             PyList_SET_ITEM(fds, i, pair);
         }
-        r = fds == NULL ? NULL
-                        : PyObject_CallMethod(st->loops, "trio_wait_fds", "Ndi", fds, seconds,
-                                              shielded);
+        r = fds == NULL
+                ? NULL
+                : PyObject_CallMethod(st->loops, "trio_wait_fds", "Ndi", fds, seconds, shielded);
         if (r == Py_True) {
             gio_waiter_finish(w, GIO_SET, NULL);
         }
@@ -293,8 +293,7 @@ gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline, bool ou
     while (w->status == GIO_PENDING) {
         w->blocking = true;
         w->shielded = job->shield > 0 ? job : NULL;
-        PyObject *sent = gio_worker_yield(worker, here->current, Py_NewRef((PyObject *)w),
-                                          ours);
+        PyObject *sent = gio_worker_yield(worker, here->current, Py_NewRef((PyObject *)w), ours);
         w->shielded = NULL;
         if (sent != NULL) {
             Py_DECREF(sent);
@@ -511,15 +510,15 @@ gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n,
         }
     }
     if (here.place == GIO_PLACE_FORBIDDEN) {
-        gio_would_block(st, n == 1 ? "waiting for a file descriptor"
-                                   : "waiting for file descriptors");
+        gio_would_block(st,
+                        n == 1 ? "waiting for a file descriptor" : "waiting for file descriptors");
         goto done;
     }
     GioHub *hub = here.hub;
     if (here.place == GIO_PLACE_PLAIN) {
         int busy = own_loop_busy(st, here.thread);
-        if (busy < 0 || (busy && (hub = gio_hub_of_loop(st, here.thread, here.thread->own_loop)) ==
-                                     NULL)) {
+        if (busy < 0 ||
+            (busy && (hub = gio_hub_of_loop(st, here.thread, here.thread->own_loop)) == NULL)) {
             goto done;
         }
     }

@@ -213,8 +213,10 @@ static PyObject *
 waiter_set_exception(GioWaiter *w, PyObject *exc)
 {
     if (!PyExceptionInstance_Check(exc) || PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
-        PyErr_Format(PyExc_TypeError, "set_exception() takes an exception other than StopIteration, "
-                                      "not %R", exc);
+        PyErr_Format(PyExc_TypeError,
+                     "set_exception() takes an exception other than StopIteration, "
+                     "not %R",
+                     exc);
         return NULL;
     }
     return PyBool_FromLong(gio_waiter_set(w, GIO_FAILED, Py_NewRef(exc)));
@@ -235,9 +237,8 @@ waiter_wait(GioWaiter *w, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
 {
     PyObject *seconds = Py_None;
     Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    if (nargs + nkw > 1 ||
-        (nkw == 1 &&
-         PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") != 0)) {
+    if (nargs + nkw > 1 || (nkw == 1 && PyUnicode_CompareWithASCIIString(
+                                            PyTuple_GET_ITEM(kwnames, 0), "timeout") != 0)) {
         PyErr_SetString(PyExc_TypeError, "wait() takes one argument, timeout");
         return NULL;
     }
@@ -363,7 +364,8 @@ waiter_add_done_callback(GioWaiter *w, PyObject *const *args, Py_ssize_t nargs, 
         return NULL;
     }
     PyObject *fn = args[0];
-    PyObject *context = nkw == 1 && args[1] != Py_None ? Py_NewRef(args[1]) : PyContext_CopyCurrent();
+    PyObject *context =
+        nkw == 1 && args[1] != Py_None ? Py_NewRef(args[1]) : PyContext_CopyCurrent();
     if (context == NULL) {
         return NULL;
     }
@@ -581,7 +583,8 @@ static PyMethodDef waiter_methods[] = {
      "wait($self, /, timeout=None)\n--\n\nWait in sync code until it is set; False after `timeout` seconds.\n\n"
      "It can be cancelled. A waiter that was set although CancelledError is raised says so by done()\n"
      "and not cancelled()."},
-    {"done", METHOD(waiter_done), METH_NOARGS, "done($self, /)\n--\n\nWhether it has ended in any way."},
+    {"done", METHOD(waiter_done), METH_NOARGS,
+     "done($self, /)\n--\n\nWhether it has ended in any way."},
     {"cancelled", METHOD(waiter_cancelled), METH_NOARGS,
      "cancelled($self, /)\n--\n\nWhether whoever waited was cancelled."},
     {"cancel", METHOD(waiter_cancel), METH_FASTCALL | METH_KEYWORDS,
@@ -594,7 +597,8 @@ static PyMethodDef waiter_methods[] = {
      "add_done_callback($self, fn, /, *, context=None)\n--\n\nHave the loop call fn(self) when it ends."},
     {"remove_done_callback", METHOD(waiter_remove_done_callback), METH_O,
      "remove_done_callback($self, fn, /)\n--\n\nForget a callback; returns how many were removed."},
-    {"get_loop", METHOD(waiter_get_loop), METH_NOARGS, "get_loop($self, /)\n--\n\nThe loop it belongs to."},
+    {"get_loop", METHOD(waiter_get_loop), METH_NOARGS,
+     "get_loop($self, /)\n--\n\nThe loop it belongs to."},
     {NULL},
 };
 

@@ -327,7 +327,8 @@ gio_worker_retire(GioWorker *w)
 void
 gio_worker_release(GioThread *t, GioWorker *w)
 {
-    if (t->idle_count < POOL_MAX && w->started && Py_REFCNT(w) == 1 /* ours */ && w->base.weakreflist == NULL &&
+    if (t->idle_count < POOL_MAX && w->started && Py_REFCNT(w) == 1 /* ours */ &&
+        w->base.weakreflist == NULL &&
         (w->base.dict == NULL || PyDict_GET_SIZE(w->base.dict) == 0)) {
         w->next = t->idle;
         t->idle = w;

@@ -10,16 +10,36 @@
 /* A request may come before the query does: repeat it. */
 #define RESEND_NS 250000000
 
+/* Chains that are longer, or bite their tail, are left alone. */
+#define LONGEST_CHAIN 100
+
+/* Whether `wanted` is `exc` or one of its contexts. */
+static bool
+leads_to(PyObject *exc, PyObject *wanted)
+{
+    PyObject *at = Py_NewRef(exc);
+    for (int length = 0; at != NULL && at != wanted && length < LONGEST_CHAIN; length++)
+        Py_SETREF(at, PyException_GetContext(at));
+    Py_XDECREF(at);
+    return at != NULL;
+}
+
 void
 gio_pq_chain(PyObject *exc, PyObject *context)
 {
     if (context == NULL)
         return;
-    PyObject *oldest = Py_NewRef(exc), *next;
-    int length = 0; /* a chain that bites its tail is left alone */
-    while (oldest != context && length++ < 100 && (next = PyException_GetContext(oldest)) != NULL)
+    PyObject *oldest = Py_NewRef(exc);
+    int length = 0;
+    for (; length < LONGEST_CHAIN; length++) {
+        PyObject *next = PyException_GetContext(oldest);
+        if (next == NULL || leads_to(context, next)) { /* shared: what was being handled, say */
+            Py_XDECREF(next);
+            break;
+        }
         Py_SETREF(oldest, next);
-    if (oldest != context && length <= 100)
+    }
+    if (length < LONGEST_CHAIN && !leads_to(context, oldest))
         PyException_SetContext(oldest, context);
     else
         Py_DECREF(context);
@@ -127,7 +147,7 @@ drain(Cancel *x)
         if (x->st->api->now() >= x->deadline) {
             PyErr_Format(x->st->operational_error,
                          "the server did not end the cancelled query within %d ms: "
-                         "the connection was closed",
+                         "the connection was closed, and whether the query was done is unknown",
                          (int)(x->st->cancel_time / 1000000));
             return -1;
         }

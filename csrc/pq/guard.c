@@ -76,6 +76,9 @@ leave(Guard *g, GioPqConn *c, PyObject *answer)
     if (g->flags & GIO_GUARD_MARK)
         c->mark++;
     if (c->pending != NULL) {
+        if (answer != NULL && (g->flags & GIO_GUARD_MARK)) /* a commit must not look undone */
+            PyErr_Format(gio_pq_state(g->module)->operational_error,
+                         "%U was done before it could be interrupted", g->what);
         Py_CLEAR(answer);
         gio_pq_raise_pending(c);
     }
@@ -131,6 +134,46 @@ cancel(Guard *g, PyObject *conn)
 }
 
 static PyObject *
+pass_item(PyObject *self, PyObject *item)
+{
+    GioPqConn *c = (GioPqConn *)self;
+    if (c->pending == NULL)
+        return Py_NewRef(item);
+    gio_pq_raise_pending(c);
+    return NULL;
+}
+
+static PyMethodDef pass_item_def = {"pass_item", pass_item, METH_O, NULL};
+
+/* executemany(query, vars_list): no item is sent after one that was interrupted, even
+ * if the server was done with that before the cancel came. */
+static PyObject *
+call_many(Guard *g, GioPqConn *c, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    PyObject *own[3]; /* self, query, vars_list; psycopg2 refuses any other number */
+    Py_ssize_t given = PyVectorcall_NARGS(nargsf), all = given, at = 2;
+    if (kwnames != NULL)
+        all += PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = given; i < all; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i - given);
+        if (PyUnicode_CompareWithASCIIString(name, "vars_list") == 0)
+            at = i;
+    }
+    if (all != 3)
+        return PyObject_Vectorcall(g->original, args, nargsf, kwnames);
+    memcpy(own, args, sizeof(own));
+    PyObject *pass = PyCFunction_New(&pass_item_def, (PyObject *)c), *answer = NULL;
+    if (pass != NULL)
+        own[at] = PyObject_CallFunctionObjArgs((PyObject *)&PyMap_Type, pass, args[at], NULL);
+    if (pass != NULL && own[at] != NULL) {
+        answer = PyObject_Vectorcall(g->original, own, (size_t)given, kwnames);
+        Py_DECREF(own[at]);
+    }
+    Py_XDECREF(pass);
+    return answer;
+}
+
+static PyObject *
 guard_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     Guard *g = (Guard *)callable;
@@ -141,10 +184,11 @@ guard_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
     if (g->flags & GIO_GUARD_CANCEL) {
         int status = GIO_PQ_MEMBER(int, conn, st->connection_status);
         if (PyVectorcall_NARGS(nargsf) == 1 && kwnames == NULL &&
+            !GIO_PQ_MEMBER(long, conn, st->connection_async) &&
             !GIO_PQ_MEMBER(long, conn, st->connection_closed) &&
             (status == GIO_STATUS_READY || status == GIO_STATUS_BEGIN))
             return cancel(g, conn);
-        return PyObject_Vectorcall(g->original, args, nargsf, kwnames); /* refuses */
+        return PyObject_Vectorcall(g->original, args, nargsf, kwnames); /* or refuses */
     }
 
     GioPqConn *c = enter(g, conn, method_waits(g, conn));
@@ -152,6 +196,8 @@ guard_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
         return PyErr_Occurred() ? NULL : PyObject_Vectorcall(g->original, args, nargsf, kwnames);
     if (g->flags & GIO_GUARD_CLOSE)
         gio_pq_conn_gone(st, c);
+    if (g->flags & GIO_GUARD_MANY)
+        return leave(g, c, call_many(g, c, args, nargsf, kwnames));
     return leave(g, c, PyObject_Vectorcall(g->original, args, nargsf, kwnames));
 }
 

@@ -13,7 +13,7 @@ typedef struct {
 
 static const Method cursor_methods[] = {
     {"execute", 0},
-    {"executemany", 0},
+    {"executemany", GIO_GUARD_MANY},
     {"callproc", 0},
     {"close", GIO_GUARD_NAMED},
     {"fetchone", GIO_GUARD_NAMED},

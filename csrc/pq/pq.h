@@ -121,6 +121,8 @@ int gio_pq_conn_failed(GioPqState *st, GioPqConn *c);
 void gio_pq_conn_gone(GioPqState *st, GioPqConn *c);
 
 /* turn.c: FIFO, one greenlet or thread at a time, re-entrant */
+/* Whether the turn is the caller's: 1 or 0, -1 with an exception. */
+int gio_pq_turn_is_mine(GioPqState *st, GioPqConn *c);
 /* Wait for the turn. 0, or -1 with an exception (then the turn was not taken). */
 int gio_pq_turn_take(GioPqState *st, GioPqConn *c);
 /* End it; the next in the queue has it at once. Never fails. */
@@ -152,7 +154,7 @@ int gio_pq_copy_discard(GioPqState *st, GioPqConn *c, int kind);
 int gio_pq_drain(GioPqState *st, GioPqConn *c);
 /* connection.cancel(): 0, or -1 with an exception. */
 int gio_pq_cancel(GioPqState *st, GioPqConn *c);
-/* Set `context` (stolen, may be NULL) as the oldest context of `exc`. */
+/* Put `context` (stolen, may be NULL) at the end of `exc`'s contexts, before what they share. */
 void gio_pq_chain(PyObject *exc, PyObject *context);
 /* Raise c->pending, the exception that is set as its context. */
 void gio_pq_raise_pending(GioPqConn *c);
@@ -174,7 +176,8 @@ enum {
     GIO_GUARD_QUIET = 4, /* takes the turn but never waits for the server */
     GIO_GUARD_MARK = 8,  /* ends the transaction */
     GIO_GUARD_CLOSE = 16,
-    GIO_GUARD_CANCEL = 32 /* asks the server to cancel: takes no turn */
+    GIO_GUARD_CANCEL = 32, /* asks the server to cancel: takes no turn */
+    GIO_GUARD_MANY = 64    /* executemany: stops at the item that was interrupted */
 };
 int gio_pq_guard_setup_types(PyObject *module);
 /* A guard for `original`, found under `name` in `type`. New reference or NULL. */

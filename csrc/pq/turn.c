@@ -84,6 +84,14 @@ queue_up(GioPqState *st, GioPqConn *c, PyObject *me)
 }
 
 int
+gio_pq_turn_is_mine(GioPqState *st, GioPqConn *c)
+{
+    PyObject *me = PyObject_CallNoArgs(st->getcurrent);
+    Py_XDECREF(me); /* runs: somebody else holds it */
+    return me == NULL ? -1 : c->owner == me;
+}
+
+int
 gio_pq_turn_take(GioPqState *st, GioPqConn *c)
 {
     PyObject *me = PyObject_CallNoArgs(st->getcurrent);

@@ -203,12 +203,13 @@ run(GioPqState *st, GioPqConn *c)
     }
 }
 
-/* After which the greenlet, or the connection, cannot wait for a cancel any more. */
+/* After which the greenlet, or the connection, cannot wait for a cancel any more. A wait
+ * fails with OSError itself; TimeoutError, say, is what a signal handler raises. */
 static bool
 is_final(GioPqState *st)
 {
     return PyErr_ExceptionMatches(PyExc_GeneratorExit) ||
-           PyErr_ExceptionMatches(st->greenlet_exit) || PyErr_ExceptionMatches(PyExc_OSError) ||
+           PyErr_ExceptionMatches(st->greenlet_exit) || PyErr_Occurred() == PyExc_OSError ||
            PyErr_ExceptionMatches(st->would_block);
 }
 
@@ -231,6 +232,7 @@ wait_guarded(GioPqState *st, GioPqConn *c, bool guarded)
             PyException_SetTraceback(value, traceback);
         Py_XDECREF(type);
         Py_XDECREF(traceback);
+        gio_pq_chain(value, c->pending); /* what the file of a COPY raised before */
         c->pending = value;
     }
     return gio_pq_drain(st, c);
@@ -247,18 +249,27 @@ gio_pq_wait(PyObject *module, PyObject *conn)
     if (c == NULL)
         return NULL;
     int rc = gio_pq_conn_attach(st, c);
-    /* Without a guard (while connecting, or by a method looked up before the
-     * patch) the turn is taken here: psycopg2's mutex is held already. */
-    bool guarded = c->owner != NULL;
-    if (rc == 0 && !guarded)
+    int guarded = rc < 0 ? -1 : gio_pq_turn_is_mine(st, c);
+    if (guarded < 0) {
+        Py_DECREF(c);
+        return NULL;
+    }
+    /* Without a guard (while connecting, or by a method looked up before the patch)
+     * the turn is taken here, unless somebody has it: psycopg2's mutex is held already. */
+    bool taken = !guarded && c->owner == NULL;
+    if (taken)
         rc = gio_pq_turn_take(st, c);
     if (rc == 0) {
         c->waiting = true;
         rc = wait_guarded(st, c, guarded);
         c->waiting = false;
+        if (!guarded && rc == 0 && c->pending != NULL) { /* nobody else will raise it */
+            gio_pq_raise_pending(c);
+            rc = -1;
+        }
         if (rc < 0)
             gio_pq_conn_gone(st, c);
-        if (!guarded)
+        if (taken)
             gio_pq_turn_end(st, c);
     }
     Py_DECREF(c);

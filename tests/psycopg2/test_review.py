@@ -1,0 +1,244 @@
+"""What once went wrong in rare places, one test each."""
+
+import asyncio
+import gc
+import signal
+import time
+
+import psycopg2
+import psycopg2.pool
+import pytest
+from psycopg2.extensions import QueryCanceledError
+
+import greenletio
+from greenletio import async_, await_
+
+
+def chain(exc):
+    """An exception and what led to it; it must come to an end."""
+    found = []
+    while exc is not None:
+        assert exc not in found
+        found.append(exc)
+        exc = exc.__context__
+    return found
+
+
+def test_a_signal_handlers_timeout_error_cancels_the_query(connect, fetch):
+    """TimeoutError is an OSError, which a wait raises when its socket is gone: it closed the
+    connection, and the server went on with the query."""
+
+    def alarm(*_):
+        raise TimeoutError("alarm")
+
+    conn = connect()
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(TimeoutError, match="alarm") as caught:
+            fetch(conn, "SELECT pg_sleep(60)")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert isinstance(caught.value.__context__, QueryCanceledError)
+    conn.rollback()
+    assert fetch(conn, "SELECT 42") == 42
+
+
+def test_interrupted_while_an_exception_is_handled(run, connect, fetch):
+    """The interruption and the server's answer both have it as their context: chained as they
+    were, the contexts ran in a circle, and contextlib.ExitStack with them."""
+
+    def work():
+        conn = connect()
+        try:
+            raise ValueError("being handled")
+        except ValueError:
+            with greenletio.timeout(0.05):
+                fetch(conn, "SELECT pg_sleep(60)")
+
+    async def main():
+        await async_(work)()
+
+    with pytest.raises(TimeoutError) as caught:
+        run(main())
+    kinds = [type(exc).__name__ for exc in chain(caught.value)]
+    assert kinds == ["TimeoutError", "CancelledError", "QueryCanceled", "ValueError"]
+
+
+def test_a_copy_whose_file_failed_is_cancelled(run, connect):
+    """What write() had raised was lost, and never freed."""
+
+    class DiskFull(Exception):
+        pass
+
+    class File:
+        def write(self, data):
+            failed.set()
+            raise DiskFull
+
+    failed = asyncio.Event()
+    sql = "COPY (SELECT repeat('x', 9000), pg_sleep(0.01) FROM generate_series(1, 9000)) TO STDOUT"
+
+    async def main():
+        conn = await async_(connect)()
+        copy = asyncio.ensure_future(async_(conn.cursor().copy_expert)(sql, File()))
+        await failed.wait()
+        await asyncio.sleep(0.02)
+        copy.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await copy
+        assert any(isinstance(exc, DiskFull) for exc in chain(caught.value))
+        await async_(conn.rollback)()
+
+    run(main())
+    gc.collect()
+    assert not any(isinstance(thing, DiskFull) for thing in gc.get_objects())
+
+
+def test_an_asynchronous_connection_is_cancelled_in_a_running_loop(run, patched, pg_dsn):
+    """Asynchronous connections are psycopg2's own business: cancel() was refused there."""
+
+    async def finished(conn):
+        while conn.poll() != psycopg2.extensions.POLL_OK:
+            await asyncio.sleep(0.001)
+
+    async def main():
+        conn = psycopg2.connect(pg_dsn, async_=True)
+        await finished(conn)
+        cursor = conn.cursor()  # the connection does not keep it
+        cursor.execute("SELECT pg_sleep(60)")
+        await asyncio.sleep(0.05)
+        conn.cancel()
+        with pytest.raises(QueryCanceledError):
+            await finished(conn)
+        conn.close()
+
+    run(main())
+
+
+@pytest.fixture
+def early(pg_dsn):
+    """A connection, and its cursor.execute as it was looked up before the patch."""
+    conn = psycopg2.connect(pg_dsn)
+    conn.autocommit = True
+    execute = conn.cursor().execute
+    greenletio.patch_psycopg2()
+    yield conn, execute
+    greenletio.unpatch_psycopg2()
+    conn.close()
+
+
+def test_a_method_from_before_the_patch_beside_one_that_holds_the_turn(run, early):
+    """Its cancellation was raised in the other greenlet, and not in its own."""
+    conn, execute = early
+    between = asyncio.Event()
+
+    def items():
+        yield (1,)
+        between.set()
+        await_(asyncio.sleep(0.2))
+
+    async def main():
+        many = asyncio.ensure_future(async_(conn.cursor().executemany)("SELECT %s", items()))
+        await between.wait()
+        query = asyncio.ensure_future(async_(execute)("SELECT pg_sleep(60)"))
+        await asyncio.sleep(0.05)
+        query.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await query
+        await many
+
+    run(main())
+
+
+def test_a_copy_by_a_method_from_before_the_patch(early):
+    """Its error was kept for a guard that there is not, and hit the next query instead."""
+    conn, execute = early
+    with pytest.raises(psycopg2.ProgrammingError, match="use the copy_to"):
+        execute("COPY (SELECT 1) TO STDOUT")
+    assert conn.closed
+
+
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_psycopg2s_threaded_pool_does_not_hold_the_loop(run, pg_dsn, fetch, made):
+    """It connects and rolls back with its lock held: the second greenlet stopped the thread."""
+
+    def make():
+        return psycopg2.pool.ThreadedConnectionPool(1, 5, pg_dsn)
+
+    def use(pool, number):
+        conn = pool.getconn()
+        try:
+            return fetch(conn, "SELECT %s", number)
+        finally:
+            pool.putconn(conn)
+
+    async def main(pool):
+        calls = (async_(use)(pool, number) for number in range(5))
+        assert await asyncio.gather(*calls) == [*range(5)]
+
+    pool = make() if made == "before" else None
+    greenletio.patch_psycopg2()
+    try:
+        pool = pool or make()
+        run(main(pool))
+    finally:
+        greenletio.unpatch_psycopg2()
+    pool.putconn(pool.getconn())
+    assert not pool._lock.locked()
+    pool.closeall()
+
+
+def test_a_commit_that_was_done_before_its_cancellation_says_so(run, connect, fetch):
+    """The bare CancelledError left open whether the transaction was committed."""
+
+    async def main():
+        conn = await async_(connect)()
+        await async_(conn.cursor().execute)("CREATE TABLE numbers (n int)")
+        commit = asyncio.ensure_future(async_(conn.commit)())
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # holds the loop while the answer arrives
+        commit.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await commit
+        reasons = " ".join(str(exc) for exc in chain(caught.value))
+        assert "connection.commit() was done before it could be interrupted" in reasons
+        assert await async_(fetch)(conn, "SELECT count(*) FROM numbers") == 0
+
+    run(main())
+
+
+def test_cancelled_under_trio(connect, fetch):
+    """A trio task that is cancelled is refused every further wait, also those of the clean-up."""
+    trio = pytest.importorskip("trio")
+
+    async def main():
+        conn = await async_(connect)()
+        with trio.move_on_after(0.05) as scope:
+            await async_(fetch)(conn, "SELECT pg_sleep(60)")
+        assert scope.cancelled_caught
+        await async_(conn.rollback)()
+        assert await async_(fetch)(conn, "SELECT 42") == 42
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_executemany_of_fast_statements_stops_when_it_is_cancelled(run, connect, fetch, named):
+    """Each was done before its cancel came: all that remained were executed, too."""
+
+    async def main():
+        conn = await async_(connect)()
+        conn.autocommit = True
+        items = ((n,) for n in range(3000))
+        arguments = {"vars_list": items, "query": "SELECT %s"} if named else {}
+        positional = () if named else ("SELECT %s", items)
+        many = asyncio.ensure_future(async_(conn.cursor().executemany)(*positional, **arguments))
+        await asyncio.sleep(0.01)
+        many.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await many
+        assert len([*items]) > 1000
+        assert await async_(fetch)(conn, "SELECT 42") == 42
+
+    run(main())
