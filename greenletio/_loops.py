@@ -180,7 +180,7 @@ def start(awaitable: Awaitable[Any], waiter: _core.Waiter[Any]) -> asyncio.Futur
     `waiter` is set when the future that is returned is done.
     """
     future: asyncio.Future[Any]
-    if asyncio.isfuture(awaitable) and type(awaitable) is not _core.Waiter:
+    if not isinstance(awaitable, _core.Waiter) and asyncio.isfuture(awaitable):
         future = awaitable
         loop = future.get_loop()
         if loop.is_closed() or loop.is_running():
