@@ -153,9 +153,11 @@ done:
 GIO_COLD static void
 note_loop(GioState *st, GioWorker *w)
 {
+    GioHub *hub = gio_hub_running(st, w->thread);
+    PyErr_Clear(); /* trio, or driven by hand */
     w->call->noted = true;
-    if (gio_hub_running(st, w->thread) == NULL) {
-        PyErr_Clear(); /* trio, or driven by hand */
+    if (w->call->hub == NULL) {
+        w->call->hub = (GioHub *)Py_XNewRef((PyObject *)hub);
     }
 }
 

@@ -99,6 +99,7 @@ call_end(GioCall *c)
     }
     c->worker = NULL;
     c->thread = NULL;
+    Py_CLEAR(c->hub);
     c->status = GIO_CALL_DONE;
     gio_job_clear(&c->job);
     return w;
@@ -538,6 +539,7 @@ call_traverse(GioCall *c, visitproc visit, void *arg)
     Py_VISIT(c->kwnames);
     Py_VISIT(c->name);
     Py_VISIT(c->job.kept);
+    Py_VISIT(c->hub);
     for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
         Py_VISIT(c->argv[i]);
     }

@@ -187,17 +187,19 @@ typedef enum { GIO_CALL_NEW, GIO_CALL_RUNNING, GIO_CALL_SUSPENDED, GIO_CALL_DONE
 
 /* The awaitable of one call. argv[0] is scratch for vectorcall's offset. */
 struct GioCall {
-    PyObject_VAR_HEAD PyObject *fn;
+    PyObject_VAR_HEAD
+    PyObject *fn;
     PyObject *kwnames;
     PyObject *name; /* set on demand */
     PyObject *weakrefs;
     GioWorker *worker; /* owned from the first step to the last */
     GioThread *thread; /* borrowed; NULL before the start and after the end */
+    GioHub *hub;       /* of the loop that drives it, once it has waited there */
     GioCall *prev, *next;
     GioJob job;
     GioCallStatus status;
     bool closing; /* every wait is refused with GreenletExit */
-    bool noted;   /* its loop has a hub, so that it is unwound when the loop closes */
+    bool noted;   /* its hub was looked for, so that it is unwound when the loop closes */
     int refused;
     Py_ssize_t nargs;
     PyObject *argv[1];

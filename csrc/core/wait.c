@@ -89,9 +89,16 @@ gio_here(GioState *st, GioHere *here)
     if (t == NULL) {
         goto error;
     }
+    if (green && here->worker->call->hub != NULL) { /* the loop that drives it stays the same */
+        here->hub = here->worker->call->hub;
+        return 0;
+    }
     here->hub = gio_hub_running(st, t);
     if (here->hub == NULL && PyErr_Occurred()) {
         goto error;
+    }
+    if (green) {
+        here->worker->call->hub = (GioHub *)Py_XNewRef((PyObject *)here->hub);
     }
     if (here->hub == NULL && !in_trio(st)) {
         here->place = GIO_PLACE_PLAIN;

@@ -145,6 +145,23 @@ take_in(GioWorker *w)
     return NULL;
 }
 
+/* Its greenlet was resumed by somebody else, so what the task is parked on may never be done:
+ * cancelling that has the task come for the outcome. Waiters are seen to by gio_suspend. */
+static void
+release_task(GioWorker *w)
+{
+    GioState *st = w->thread->state;
+    PyObject *awaiting = w->awaiting, *exc = gio_err_take();
+    w->awaiting = NULL;
+    if (awaiting != NULL && !Py_IS_TYPE(awaiting, st->waiter_type)) {
+        PyObject *r = PyObject_CallMethodNoArgs(awaiting, st->str_cancel);
+        PyErr_Clear(); /* no future: nobody is parked on it */
+        Py_XDECREF(r);
+    }
+    Py_XDECREF(awaiting);
+    gio_err_give(exc);
+}
+
 PyObject *
 gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
 {
@@ -201,6 +218,9 @@ gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
         if (r == 0) {
             PyErr_SetString(PyExc_RuntimeError,
                             "a waiting greenlet was switched to from outside greenletio");
+        }
+        if (w->call != NULL && !lend) {
+            release_task(w);
         }
         return NULL;
     }

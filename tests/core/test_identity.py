@@ -117,7 +117,7 @@ def test_current_call_and_calls(run):
             assert call.greenlet is greenlet.getcurrent()
             await_(asyncio.sleep(0))
             assert call in list(_core.calls())
-            assert await_(inner()) is None
+            assert await_(inner()) is mine  # run in the same greenlet
             assert _core.current_call() is mine
 
         async def inner():
@@ -343,6 +343,7 @@ def test_the_greenlet_of_a_waiting_call_is_switched_to_or_thrown_into(run, how):
             pass
         await watch(task)
         assert task.done()
+        task.exception()  # whatever it was, it is known
         assert log == ["finally"]
         del target
         for _ in range(5):
@@ -387,6 +388,7 @@ def test_a_greenlet_of_ours_as_parent_of_a_users_greenlet_that_dies(run):
         event.set()
         await watch(task)
         assert task.done()
+        task.exception()
         assert await async_(lambda: await_(asyncio.sleep(0, "on")))() == "on"
 
     run(main())
