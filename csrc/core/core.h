@@ -246,15 +246,18 @@ struct GioWaiter {
     int nfds;
     GioFdWait one;
     int64_t deadline;
-    Py_ssize_t heap;       /* place in the hub's timers, -1 */
-    bool waited;           /* sync code waits on it: it has one deadline, so no other may */
+    Py_ssize_t heap; /* place in the hub's timers, -1 */
+    bool waited;     /* sync code waits on it: it has one deadline, so no other may */
+    GioWaiter *held_prev, *held_next; /* in the hub's list of what it keeps, if `held` */
+    bool held;
     GioWaiter *ready_next; /* in the hub's ready list, which owns a reference */
     GioWaiterStatus status;
     bool blocking;
 };
 
 GioWaiter *gio_waiter_new(GioState *st, GioHub *hub);
-/* Off every list of the hub. Never runs Python. */
+/* Off every list of the hub, which may have owned it: the caller has a reference. Never runs
+ * Python. */
 void gio_waiter_detach(GioWaiter *w);
 /* End it once: false if it had ended. `value` is stolen. Takes it off all lists.
  * The wake-up itself is gio_waiter_wake. */
@@ -287,7 +290,8 @@ struct GioHub {
     int nfds;
     GioWaiter **timers; /* binary heap by deadline, borrowed */
     Py_ssize_t ntimers, timers_size;
-    int64_t armed; /* what timer_fd is set to */
+    int64_t armed;   /* what timer_fd is set to */
+    GioWaiter *held; /* the waiters with a timer or an fd: each is owned, as what will wake it */
     GioWaiter *ready, **ready_tail;
 };
 
@@ -297,6 +301,9 @@ GioHub *gio_hub_running(GioState *st, GioThread *t);
 GioHub *gio_hub_of_loop(GioState *st, GioThread *t, PyObject *loop); /* borrowed */
 PyObject *gio_hub_loop(GioHub *hub); /* new reference; NULL with an exception when gone */
 void gio_hub_push_ready(GioHub *hub, GioWaiter *w);
+/* Keep w until gio_hub_release: it has a timer or an fd. */
+void gio_hub_hold(GioHub *hub, GioWaiter *w);
+void gio_hub_release(GioHub *hub, GioWaiter *w);
 /* In a forked child: the parent keeps its epolls for itself. */
 void gio_hubs_after_fork(GioState *st);
 int gio_hub_setup_types(PyObject *module, GioState *st);

@@ -22,6 +22,41 @@ gio_hub_push_ready(GioHub *hub, GioWaiter *w)
     hub->ready_tail = &w->ready_next;
 }
 
+void
+gio_hub_hold(GioHub *hub, GioWaiter *w)
+{
+    if (w->held) {
+        return;
+    }
+    w->held = true;
+    w->held_prev = NULL;
+    w->held_next = hub->held;
+    if (hub->held != NULL) {
+        hub->held->held_prev = w;
+    }
+    hub->held = (GioWaiter *)Py_NewRef((PyObject *)w);
+}
+
+void
+gio_hub_release(GioHub *hub, GioWaiter *w)
+{
+    if (!w->held) {
+        return;
+    }
+    w->held = false;
+    if (w->held_prev != NULL) {
+        w->held_prev->held_next = w->held_next;
+    }
+    else {
+        hub->held = w->held_next;
+    }
+    if (w->held_next != NULL) {
+        w->held_next->held_prev = w->held_prev;
+    }
+    w->held_prev = w->held_next = NULL;
+    Py_DECREF(w);
+}
+
 static GioWaiter *
 pop_ready(GioHub *hub)
 {
@@ -269,6 +304,9 @@ hub_traverse(GioHub *hub, visitproc visit, void *arg)
     for (GioWaiter *w = hub->ready; w != NULL; w = w->ready_next) {
         Py_VISIT(w);
     }
+    for (GioWaiter *w = hub->held; w != NULL; w = w->held_next) {
+        Py_VISIT(w);
+    }
     return 0;
 }
 
@@ -276,6 +314,11 @@ static int
 hub_clear(GioHub *hub)
 {
     GioWaiter *w;
+    while ((w = hub->held) != NULL) {
+        Py_INCREF(w);
+        gio_waiter_detach(w);
+        Py_DECREF(w);
+    }
     while ((w = pop_ready(hub)) != NULL) {
         Py_DECREF(w);
     }

@@ -226,6 +226,9 @@ gio_poller_add(GioHub *hub, GioWaiter *w)
     if (always) {
         gio_waiter_detach(w);
     }
+    else if (w->nfds > 0) {
+        gio_hub_hold(hub, w);
+    }
     return always;
 error:
     gio_waiter_detach(w);
@@ -267,11 +270,12 @@ collect_fd(GioHub *hub, uint64_t data, uint32_t got)
             n = n->next;
             continue;
         }
-        GioWaiter *w = n->waiter;
+        GioWaiter *w = (GioWaiter *)Py_NewRef((PyObject *)n->waiter);
         n->ready = n->events & ready;
         if (gio_waiter_finish(w, GIO_SET, NULL)) { /* takes all its nodes off */
             gio_hub_push_ready(hub, w);
         }
+        Py_DECREF(w);
         n = hub->fds[fd].waits;
     }
     if (hub->fds[fd].waits != NULL && arm(hub, fd) != 0) { /* one-shot: the rest needs it again */

@@ -88,6 +88,7 @@ gio_timers_add(GioHub *hub, GioWaiter *w, int64_t deadline)
     }
     w->deadline = deadline;
     sift_up(hub, hub->ntimers++, w);
+    gio_hub_hold(hub, w);
     if (arm(hub) < 0) {
         gio_timers_remove(hub, w);
         PyErr_SetFromErrno(PyExc_OSError);
@@ -122,10 +123,11 @@ gio_timers_collect(GioHub *hub)
     }
     hub->armed = GIO_NEVER; /* it has fired */
     while (hub->ntimers > 0 && hub->timers[0]->deadline <= now) {
-        GioWaiter *w = hub->timers[0];
+        GioWaiter *w = (GioWaiter *)Py_NewRef((PyObject *)hub->timers[0]);
         if (gio_waiter_finish(w, GIO_TIMED_OUT, NULL)) {
             gio_hub_push_ready(hub, w);
         }
+        Py_DECREF(w);
     }
     if (arm(hub) < 0) {
         hub->armed = GIO_NEVER; /* the next add tries again */

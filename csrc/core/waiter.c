@@ -38,6 +38,9 @@ gio_waiter_detach(GioWaiter *w)
     if (w->heap >= 0) {
         gio_timers_remove(w->hub, w);
     }
+    if (w->held) {
+        gio_hub_release(w->hub, w);
+    }
 }
 
 bool

@@ -235,6 +235,7 @@ def test_link_hears_of_failures_and_cancellation(call):
         sleep(0)
         sleep(0)
         assert set(seen) == {failing, cancelled}
+        assert isinstance(failing.exception, ValueError)
 
     call(sync)
 

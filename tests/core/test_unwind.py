@@ -256,33 +256,6 @@ def test_loop_closed_under_a_green(make_loop, wait, caplog, unraisable):
     assert unraisable == []
 
 
-@pytest.mark.parametrize("wait", ["sleep", "fd"], indirect=True)
-def test_loop_dropped_without_close(make_loop, wait, caplog, unraisable):
-    """Where only the task's own stack knows what it waits on. A future or a Waiter is held by the
-    stack's Python frames too, which no garbage collector sees through: those wait for the exit."""
-    import warnings
-
-    log = []
-
-    def sync():
-        try:
-            wait()
-        finally:
-            log.append("finally")
-
-    def scope():
-        loop = make_loop()
-        loop.create_task(async_(sync)())
-        loop.run_until_complete(asyncio.sleep(0))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        scope()
-        gc.collect()
-        gc.collect()
-    assert log == ["finally"]
-
-
 def test_asyncio_run_cancels_what_is_left(wait):
     log = []
 
