@@ -25,6 +25,9 @@ from greenletio.errors import WouldBlockError
 if TYPE_CHECKING:
     import trio
 
+#: Seconds that cancelled greenlets of a plain program may clean up for when it ends.
+_CLEAN_UP_S = 5.0
+
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -286,7 +289,16 @@ def trio_wait_fds(fds: list[tuple[int, int]], seconds: float, shielded: bool) ->
 
 @atexit.register
 def _at_exit() -> None:
-    """Unwind what is suspended in the main thread while Python still works, and close our loop."""
+    """Unwind what is suspended in the main thread while Python still works, and close our loop.
+
+    What was spawned by plain code is cancelled first and may clean up for a few seconds.
+    """
+    loop = _own.loop
+    if loop is not None and busy(loop):
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEAN_UP_S))
     _core._close_calls()
     _own.close()
 

@@ -245,6 +245,12 @@ call_step(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
         }
         if (call_start(GIO_STATE(c), c) < 0) {
             Py_DECREF(in);
+            if (c->status == GIO_CALL_NEW) { /* it was awaited, and is over */
+                c->status = GIO_CALL_DONE;
+                PyObject *exc = gio_err_take();
+                call_drop_job(c);
+                gio_err_give(exc);
+            }
             return PYGEN_ERROR;
         }
         break;
