@@ -99,6 +99,10 @@ class BuildExt(build_ext):
     """Compiles the files of an extension side by side, and makes a checkout importable in place."""
 
     def build_extensions(self):
+        if not sys.platform.startswith("linux"):
+            fail("its waits are built on Linux's epoll and timerfd", "Use it on Linux, so far")
+        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+            fail("greenlets need the GIL", "Use a build of Python that has it")
         compiler = self.compiler.compiler_so[0]
         if shutil.which(compiler) is None:
             fail(

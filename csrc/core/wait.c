@@ -115,6 +115,21 @@ error:
     return -1;
 }
 
+/* gio_here for those that wait: a call that is being closed waits no more, whoever drives it. */
+static int
+here_to_wait(GioState *st, GioHere *here)
+{
+    if (gio_here(st, here) < 0) {
+        return -1;
+    }
+    if (here->worker != NULL && here->place == GIO_PLACE_PLAIN && here->worker->call->closing) {
+        PyErr_SetString(st->greenlet_exit, "this call is being closed: it can't wait any more");
+        gio_here_clear(here);
+        return -1;
+    }
+    return 0;
+}
+
 void
 gio_here_clear(GioHere *here)
 {
@@ -504,7 +519,7 @@ int
 gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n, int64_t deadline)
 {
     GioHere here;
-    if (gio_here(st, &here) < 0) {
+    if (here_to_wait(st, &here) < 0) {
         return -1;
     }
     int r = -1;
@@ -586,7 +601,7 @@ int
 gio_sleep_until(GioState *st, int64_t deadline)
 {
     GioHere here;
-    if (gio_here(st, &here) < 0) {
+    if (here_to_wait(st, &here) < 0) {
         return -1;
     }
     int r = -1;
@@ -671,7 +686,7 @@ gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
     GioHere here;
     int r = -1;
     if (w->status == GIO_PENDING) {
-        if (gio_here(st, &here) < 0) {
+        if (here_to_wait(st, &here) < 0) {
             return -1;
         }
         bool mine = !w->waited;

@@ -16,7 +16,7 @@ class Meter:
     """Judges growth from round to round: a leak grows in every one, noise dies away."""
 
     def __init__(self, repeat):
-        self.allowed = {"memory blocks": repeat // 8, "gc objects": repeat // 8, "fds": 0}
+        self.allowed = {"memory blocks": repeat // 2, "gc objects": repeat // 8, "fds": 0}
         self.growth = {what: [] for what in self.allowed}
         self.before = None
 

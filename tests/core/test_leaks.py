@@ -148,7 +148,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain(flat, name):
-    flat(PLAIN[name], repeat=10 if name == "run" else 40)
+    flat(PLAIN[name], repeat=100)
 
 
 def green(fn):
@@ -287,7 +287,7 @@ def test_fds_in_a_loop(run, aflat, pair, name):
 @pytest.mark.parametrize("name", FDS)
 def test_fds_plain(flat, pair, name):
     fn = FDS[name]
-    flat(lambda: fn(pair[0]), repeat=20)
+    flat(lambda: fn(pair[0]), repeat=100)
 
 
 def test_cancelled_fd_wait(run, aflat, pair):
