@@ -322,7 +322,7 @@ int gio_timers_add(GioHub *hub, GioWaiter *w, int64_t deadline);
 void gio_timers_remove(GioHub *hub, GioWaiter *w);
 void gio_timers_collect(GioHub *hub);
 
-/* ---- waiting (wait.c) ----------------------------------------------------- */
+/* ---- waiting (wait.c), from where (place.c) --------------------------------- */
 
 int64_t gio_now(void);
 /* Seconds (None: never) as a deadline; -1 with an exception. */
@@ -342,6 +342,8 @@ typedef struct {
 bool gio_here_green(GioState *st, GioHere *here);
 /* Where are we? 0, or -1 with an exception. Release with gio_here_clear. */
 int gio_here(GioState *st, GioHere *here);
+/* The same for those that wait: a call that is being closed is refused with GreenletExit. */
+int gio_here_to_wait(GioState *st, GioHere *here);
 void gio_here_clear(GioHere *here);
 void gio_would_block(GioState *st, const char *what);
 /* Suspend the greenlet on w until it ends or the deadline passes: 1 ended,

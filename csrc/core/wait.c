@@ -43,111 +43,7 @@ gio_deadline(PyObject *seconds, int64_t *deadline)
     return 0;
 }
 
-/* ---- where are we ------------------------------------------------------------ */
-
-bool
-gio_here_green(GioState *st, GioHere *here)
-{
-    memset(here, 0, sizeof *here);
-    here->current = gio_greenlet_current();
-    if (here->current == NULL) {
-        PyErr_Clear();
-        return false;
-    }
-    here->worker = gio_worker_of(st, here->current);
-    if (here->worker == NULL) {
-        return false;
-    }
-    here->place = GIO_PLACE_GREEN;
-    here->job = &here->worker->call->job;
-    return true;
-}
-
-/* Whether trio runs in this thread; never fails. */
-static bool
-in_trio(GioState *st)
-{
-    PyObject *name = PyUnicode_FromString("trio");
-    PyObject *trio = name == NULL ? NULL : PyImport_GetModule(name);
-    Py_XDECREF(name);
-    bool yes = false;
-    if (trio != NULL) {
-        PyObject *r = PyObject_CallMethod(st->loops, "in_trio", NULL);
-        yes = r == Py_True;
-        Py_XDECREF(r);
-        Py_DECREF(trio);
-    }
-    PyErr_Clear();
-    return yes;
-}
-
-int
-gio_here(GioState *st, GioHere *here)
-{
-    bool green = gio_here_green(st, here);
-    GioThread *t = here->thread = green ? here->worker->thread : gio_thread_get(st);
-    if (t == NULL) {
-        goto error;
-    }
-    if (green && here->worker->call->hub != NULL) { /* the loop that drives it stays the same */
-        here->hub = here->worker->call->hub;
-        return 0;
-    }
-    here->hub = gio_hub_running(st, t);
-    if (here->hub == NULL && PyErr_Occurred()) {
-        goto error;
-    }
-    if (green) {
-        here->worker->call->hub = (GioHub *)Py_XNewRef((PyObject *)here->hub);
-    }
-    if (here->hub == NULL && !in_trio(st)) {
-        here->place = GIO_PLACE_PLAIN;
-    }
-    else if (!green) {
-        here->place = GIO_PLACE_FORBIDDEN;
-    }
-    if (!green) {
-        here->job = &t->job;
-    }
-    return 0;
-error:
-    gio_here_clear(here);
-    return -1;
-}
-
-/* gio_here for those that wait: a call that is being closed waits no more, whoever drives it. */
-static int
-here_to_wait(GioState *st, GioHere *here)
-{
-    if (gio_here(st, here) < 0) {
-        return -1;
-    }
-    if (here->worker != NULL && here->place == GIO_PLACE_PLAIN && here->worker->call->closing) {
-        PyErr_SetString(st->greenlet_exit, "this call is being closed: it can't wait any more");
-        gio_here_clear(here);
-        return -1;
-    }
-    return 0;
-}
-
-void
-gio_here_clear(GioHere *here)
-{
-    Py_CLEAR(here->current);
-}
-
-void
-gio_would_block(GioState *st, const char *what)
-{
-    if (st->loops == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "greenletio: the interpreter is shutting down");
-        return;
-    }
-    PyObject *exc = PyObject_CallMethod(st->loops, "would_block", "s", what);
-    if (exc != NULL) {
-        gio_err_give(exc);
-    }
-}
+/* ---- the job's deadlines ------------------------------------------------------- */
 
 int64_t
 gio_job_deadline(GioJob *job, GioTimeout **scope)
@@ -519,7 +415,7 @@ int
 gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n, int64_t deadline)
 {
     GioHere here;
-    if (here_to_wait(st, &here) < 0) {
+    if (gio_here_to_wait(st, &here) < 0) {
         return -1;
     }
     int r = -1;
@@ -601,7 +497,7 @@ int
 gio_sleep_until(GioState *st, int64_t deadline)
 {
     GioHere here;
-    if (here_to_wait(st, &here) < 0) {
+    if (gio_here_to_wait(st, &here) < 0) {
         return -1;
     }
     int r = -1;
@@ -686,7 +582,7 @@ gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
     GioHere here;
     int r = -1;
     if (w->status == GIO_PENDING) {
-        if (here_to_wait(st, &here) < 0) {
+        if (gio_here_to_wait(st, &here) < 0) {
             return -1;
         }
         bool mine = !w->waited;
