@@ -23,6 +23,7 @@ stdcxx=$(library libstdc++.so.6)
 
 # A folder without a greenletio/ of its own: there Python finds the instrumented one.
 cd build/asan
+ln -sfn "$root/tests" tests # so that paths among the arguments hold here, too
 export LD_PRELOAD="$asan $stdcxx" PYTHONMALLOC=malloc PYTHONSAFEPATH=1
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
