@@ -46,7 +46,8 @@ def run(path, *args, stdin=None, env=(), options=()):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **dict(env)},
+        # PYTHONPATH: the scripts share _loop.py, also where PYTHONSAFEPATH is set (make asan).
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(path.parent), **dict(env)},
     )
     try:
         out, err = process.communicate(stdin, timeout=100)
