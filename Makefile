@@ -32,9 +32,9 @@ build: ## .venv and the extensions, for working on them
 asan: ## the tests on a build with AddressSanitizer and UBSan
 	scripts/asan.sh $(ARGS)
 
-leaks: ## repeat the tests marked `leaks`: nothing may grow
+leaks: ## thousands of waits, calls, loops and threads, repeated: nothing may grow
 	@$(BOOTSTRAP) test
-	GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 $(PYTEST) --leaks -m leaks $(ARGS)
+	$(PYTEST) -k "leak or nothing_behind or leave_nothing" $(ARGS)
 
 test-pythons: ## the tests on every Python from 3.10 to 3.14 that is found
 	scripts/test-pythons.sh $(ARGS)

@@ -321,7 +321,6 @@ def test_unpatching_restores_everything() -> None:
     assert [dict(vars(owner)) for owner in owners] == before
 
 
-@pytest.mark.leaks
 def test_waits_leave_nothing_behind(run: Run, connect: Connect) -> None:
     @async_
     def query(n: int) -> None:
