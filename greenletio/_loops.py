@@ -298,7 +298,10 @@ def _at_exit() -> None:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
-        loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEAN_UP_S))
+        try:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEAN_UP_S))
+        except KeyboardInterrupt:
+            pass  # in a hurry: what is left is unwound without waiting
     _core._close_calls()
     _own.close()
 

@@ -118,6 +118,7 @@ worker_run(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args))
         PyObject *got = gio_greenlet_switch_raw(next, NULL, NULL);
         Py_DECREF(next);
         if (got == NULL) {
+            w->started = false;
             return NULL; /* killed while idle */
         }
         Py_DECREF(got);
@@ -204,6 +205,7 @@ gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
         Py_XSETREF(w->inner, Py_NewRef(current));
     }
     w->driver = NULL;
+    lend = lend && current == (PyObject *)w; /* the worker's own stack can't outlive `awaiting` */
     if (lend) { /* `awaiting` has it meanwhile, where the garbage collector sees it */
         Py_DECREF(y);
     }
