@@ -14,19 +14,18 @@ api_place(void)
     GioHere here;
     PyObject *exc = gio_err_take();
     GioPlace place = GIO_PLACE_PLAIN;
-    if (gio_here_green(the_state, &here)) { /* driven by hand: its waits may block, no more */
+    bool green =
+        gio_here_green(the_state, &here); /* driven by hand, its waits may block: no more */
+    gio_here_clear(&here);
+    if (green) {
         place = GIO_PLACE_GREEN;
-        gio_here_clear(&here);
+    }
+    else if (gio_here(the_state, &here) < 0) {
+        PyErr_Clear();
     }
     else {
+        place = here.place;
         gio_here_clear(&here);
-        if (gio_here(the_state, &here) < 0) {
-            PyErr_Clear();
-        }
-        else {
-            place = here.place;
-            gio_here_clear(&here);
-        }
     }
     if (exc != NULL) {
         gio_err_give(exc);

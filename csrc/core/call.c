@@ -285,9 +285,8 @@ call_am_send(GioCall *c, PyObject *value, PyObject **result)
     return call_step(c, GIO_IN_SEND, Py_NewRef(value == NULL ? Py_None : value), result);
 }
 
-/* A step's outcome as the value of send() and throw(). */
-static PyObject *
-as_method_result(PySendResult r, PyObject *result)
+PyObject *
+gio_method_result(PySendResult r, PyObject *result)
 {
     if (r != PYGEN_RETURN) {
         return result;
@@ -306,7 +305,7 @@ call_send(GioCall *c, PyObject *value)
 {
     PyObject *result;
     PySendResult r = call_step(c, GIO_IN_SEND, Py_NewRef(value), &result);
-    return as_method_result(r, result);
+    return gio_method_result(r, result);
 }
 
 static PyObject *
@@ -371,7 +370,7 @@ call_throw(GioCall *c, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     PySendResult r = call_step(c, GIO_IN_THROW, exc, &result);
-    return as_method_result(r, result);
+    return gio_method_result(r, result);
 }
 
 /* Its stack ignores GreenletExit: let go of it as it is. Nothing will resume it,

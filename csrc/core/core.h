@@ -131,9 +131,8 @@ struct GioWorker {
     PyObject *inner;    /* the greenlet that waits, if not the worker itself */
     PyObject *context;  /* the driver's, shared while the worker runs */
     PyObject *handled;  /* what the driver is handling as the job starts: sys.exc_info() there */
-    PyObject *awaiting; /* what it was last suspended on, for debuggers */
-    PyObject
-        *driven; /* borrowed from await_: the awaitable that yielded it, NULL if it is a wait */
+    PyObject *awaiting; /* what it is suspended on: the garbage collector and debuggers look */
+    PyObject *driven;   /* borrowed from await_: the awaitable that yielded it, else NULL */
     PyObject *in, *out;
     GioIn in_kind;
     GioOut out_kind;
@@ -386,6 +385,9 @@ int gio_timeout_setup_types(PyObject *module, GioState *st);
 
 const GioAPI *gio_api(void);
 int gio_api_export(PyObject *module, GioState *st);
+
+/* A step's outcome as the value of send(), throw() and next(): returning is StopIteration. */
+PyObject *gio_method_result(PySendResult r, PyObject *result);
 
 /* A tracer that keeps its state by greenlet (coverage) notices a switch at the next call or
  * return: make one, where tracing is on. */

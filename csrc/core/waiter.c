@@ -483,16 +483,7 @@ waiter_iternext(GioWaiter *w)
 {
     PyObject *result;
     PySendResult r = waiter_am_send(w, Py_None, &result);
-    if (r == PYGEN_RETURN) {
-        PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
-        Py_DECREF(result);
-        if (stop != NULL) {
-            PyErr_SetObject(PyExc_StopIteration, stop);
-            Py_DECREF(stop);
-        }
-        return NULL;
-    }
-    return result;
+    return gio_method_result(r, result);
 }
 
 static PyObject *

@@ -5,6 +5,7 @@
  * is over and no request is on its way any more: one that is late would hit the
  * next query. Never waits longer than the state's cancel_time in all.
  */
+#include "core/compat.h"
 #include "pq/pq.h"
 
 /* A request may come before the query does: repeat it. */
@@ -46,27 +47,13 @@ gio_pq_chain(PyObject *exc, PyObject *context)
     Py_DECREF(oldest);
 }
 
-/* The exception that is set, normalized: a new reference, or NULL. */
-static PyObject *
-take_exception(void)
-{
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (value != NULL && traceback != NULL)
-        PyException_SetTraceback(value, traceback);
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-    return value;
-}
-
 void
 gio_pq_raise_pending(GioPqConn *c)
 {
     PyObject *exc = c->pending;
     c->pending = NULL;
-    gio_pq_chain(exc, take_exception());
-    PyErr_Restore(Py_NewRef(Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
+    gio_pq_chain(exc, gio_err_take());
+    gio_err_give(exc);
 }
 
 /* Poll the operation, dropping what it brings: events, 0 when over, -1 with an exception. */
@@ -165,7 +152,7 @@ gio_pq_drain(GioPqState *st, GioPqConn *c)
     int rc = drain(&x);
     if (x.request != NULL)
         gio_pq_request_free(st->api, x.request);
-    PyObject *failure = rc < 0 ? take_exception() : NULL;
+    PyObject *failure = rc < 0 ? gio_err_take() : NULL;
     PyObject *later = st->api->shield(0);
     if (later != NULL) {
         /* The task was cancelled (again) meanwhile: that must not be lost. */
