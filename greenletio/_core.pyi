@@ -165,6 +165,7 @@ class Loop:
     _closed: bool
     _debug: bool
     _stopping: bool
+    _task_factory: Any
     _wake_fd: int
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     def call_soon(
@@ -190,6 +191,16 @@ class Loop:
         context: Context | None = None,
     ) -> TimerHandle: ...
     def time(self) -> float: ...
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
+        /,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        **kwargs: Any,
+    ) -> asyncio.Task[_T]: ...
+    def create_future(self) -> asyncio.Future[Any]: ...
     def add_reader(
         self, fd: FileDescriptorLike, callback: Callable[..., object], /, *args: Any
     ) -> None: ...

@@ -221,6 +221,7 @@ def _reap(pid: int) -> int | None:
 call_soon = base_events.BaseEventLoop.call_soon
 call_soon_threadsafe = base_events.BaseEventLoop.call_soon_threadsafe
 call_later = base_events.BaseEventLoop.call_later
+create_task = base_events.BaseEventLoop.create_task
 
 
 def call_at(

@@ -70,6 +70,8 @@ struct GioState {
     struct GioLoop *event_loops;    /* all event loops of ours, linked, borrowed */
     struct GioHandle *free_handles; /* for reuse */
     int nfree_handles;
+    PyObject *task_type, *future_type; /* asyncio's */
+    PyObject *kw_task[4];              /* ("loop",), with "name" (1) and "context" (2) */
     char *receive_buffer; /* of green sockets: used between two calls of Python, NULL at first */
 };
 
@@ -242,6 +244,9 @@ typedef struct GioFdWait {
     bool linked;
 } GioFdWait;
 
+/* Its time has come, but not its turn in the loop: in place of the place among the timers. */
+#define GIO_DUE (-2)
+
 struct GioWaiter {
     PyObject_HEAD
     PyObject *weakrefs;
@@ -255,7 +260,7 @@ struct GioWaiter {
     int nfds;
     GioFdWait one;
     int64_t deadline;
-    Py_ssize_t heap; /* place in the hub's timers, -1 */
+    Py_ssize_t heap; /* place in the hub's timers (its serial in a loop's of ours), -1, GIO_DUE */
     bool waited;     /* sync code waits on it: it has one deadline, so no other may */
     GioWaiter *held_prev, *held_next; /* in the hub's list of what it keeps, if `held` */
     bool held;

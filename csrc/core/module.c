@@ -379,6 +379,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->get_running_loop);
     Py_VISIT(st->loops);
     Py_VISIT(st->worker_run);
+    Py_VISIT(st->task_type);
+    Py_VISIT(st->future_type);
     return 0;
 }
 

@@ -125,6 +125,7 @@ gio_job_rearm(GioJob *job)
     if (w->heap >= 0) {
         gio_timers_remove(w->hub, w);
     }
+    w->heap = -1; /* if it was due, it is so no more */
     return job_arm(job, w, job->deadline);
 }
 

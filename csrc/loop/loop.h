@@ -43,21 +43,23 @@ void gio_ready_clear(GioLoop *loop);
 
 typedef struct {
     double when;
-    uint64_t serial;  /* equal times keep their order */
-    PyObject *handle; /* owned: a TimerHandle of ours, a GioWaiter, or one of asyncio's */
+    Py_ssize_t serial; /* equal times keep their order; whose timer it is keeps it, too */
+    PyObject *handle;  /* owned: a TimerHandle of ours, a GioWaiter, or one of asyncio's */
 } GioTimer;
 
 typedef struct {
-    GioTimer *timers; /* a binary heap; our handles and waiters know their place in it */
+    GioTimer *timers; /* a heap */
     Py_ssize_t count, size;
-    uint64_t serial;
+    Py_ssize_t dead; /* how many of them were cancelled */
+    Py_ssize_t serial;
 } GioSchedule;
 
 int gio_schedule_add(GioLoop *loop, PyObject *handle, double when);
-/* Take out the timer at a place, whose reference is the caller's. */
-PyObject *gio_schedule_take(GioLoop *loop, Py_ssize_t place);
-/* The place of a handle that does not know it; -1 if it is not there. */
-Py_ssize_t gio_schedule_find(GioLoop *loop, PyObject *handle);
+/* Of one of ours that is scheduled. Runs no Python: it is dropped later. */
+void gio_schedule_cancel(GioLoop *loop, PyObject *handle);
+/* The time of the first timer; false if there is none. Lets go of what was cancelled: may run
+ * Python. */
+bool gio_schedule_next(GioLoop *loop, double *when);
 /* Have everything run that is due before `end`. -1 with MemoryError. */
 int gio_schedule_fire(GioLoop *loop, double end);
 void gio_schedule_clear(GioLoop *loop);
@@ -111,7 +113,8 @@ struct GioHandle {
     GioLoop *loop; /* borrowed; NULL once it is done or cancelled */
     PyObject *callback, *context;
     double when;
-    Py_ssize_t place; /* in the schedule; -1 */
+    Py_ssize_t timer; /* its serial in the schedule; -1: not there */
+    bool own_context; /* its context is our copy, which nobody else has seen: kept untracked */
     bool cancelled;
     bool kept;   /* runs again and again: of add_reader or add_writer */
     bool spread; /* argv[1] is a tuple of the arguments */
@@ -139,6 +142,7 @@ struct GioLoop {
     PyObject_HEAD
     GioState *state;             /* borrowed */
     struct GioLoop *prev, *next; /* all loops */
+    PyObject *task_factory;      /* NULL: none */
     struct event_base *base;     /* NULL once closed */
     struct event timer;          /* ends a poll in time */
     bool closed, stopping, debug;
@@ -167,6 +171,12 @@ void gio_loop_wake(GioLoop *loop);
 int gio_loop_call_soon(GioLoop *loop, PyObject *fn, PyObject *arg, PyObject *context);
 /* Wakes a GioWaiter that has ended: a GioRun. */
 int gio_waiter_run(GioLoop *loop, PyObject *waiter);
+/* fn(self, *args, **keywords) */
+PyObject *gio_call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames);
+/* create_task and create_future (factory.c) */
+extern PyMethodDef gio_factory_methods[];
+int gio_factory_setup(GioState *st);
 int gio_loop_setup_types(PyObject *module, GioState *st);
 
 #endif
