@@ -613,6 +613,7 @@ call_dealloc(GioCall *c)
     if (c->worker != NULL) { /* finalized before, or too late for it: leave the stack alone */
         call_abandon(c);
     }
+    Py_TRASHCAN_BEGIN(c, call_dealloc); /* calls may be each other's arguments, a million deep */
     if (c->weakrefs != NULL) { /* runs Python, which must not find it in the thread's list */
         PyObject_ClearWeakRefs((PyObject *)c);
     }
@@ -621,6 +622,7 @@ call_dealloc(GioCall *c)
     Py_CLEAR(c->job.kept);
     PyObject_GC_Del(c);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 static PyMethodDef call_methods[] = {

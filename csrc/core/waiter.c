@@ -547,6 +547,7 @@ waiter_dealloc(GioWaiter *w)
 {
     PyTypeObject *type = Py_TYPE(w);
     PyObject_GC_UnTrack(w);
+    Py_TRASHCAN_BEGIN(w, waiter_dealloc); /* its result may be another Waiter, and so on */
     if (w->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)w);
     }
@@ -557,6 +558,7 @@ waiter_dealloc(GioWaiter *w)
     Py_CLEAR(w->hub);
     PyObject_GC_Del(w);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 static PyMemberDef waiter_members[] = {
