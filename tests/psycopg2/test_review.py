@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 import signal
 import time
 import weakref
@@ -9,6 +10,7 @@ import weakref
 import psycopg2
 import psycopg2.pool
 import pytest
+from psycopg2 import extensions
 from psycopg2.extensions import QueryCanceledError
 
 import greenletio
@@ -243,6 +245,14 @@ def test_executemany_of_fast_statements_stops_when_it_is_cancelled(run, connect,
         assert await async_(fetch)(conn, "SELECT 42") == 42
 
     run(main())
+
+
+def test_a_table_of_encodings_that_holds_no_name(connect, monkeypatch):
+    """The file's write() was called with an exception set: SystemError."""
+    conn = connect()
+    monkeypatch.setitem(extensions.encodings, conn.encoding, 42)
+    with conn.cursor() as cursor, pytest.raises(TypeError, match="not int"):
+        cursor.copy_expert(b"COPY (SELECT 1) TO stdout", io.StringIO())
 
 
 async def suspended(*calls):
