@@ -381,7 +381,13 @@ call_abandon(GioCall *c)
     GioWorker *w = call_end(c);
     w->call = NULL;
     w->thread = NULL;
-    /* Kept alive on purpose: dropping it would run the stack once more. */
+    /* Kept alive on purpose: dropping it would run the stack once more. So is what the function
+     * was called with, which a C function in the stack may have borrowed. */
+    Py_XINCREF(c->fn);
+    Py_XINCREF(c->kwnames);
+    for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
+        Py_XINCREF(c->argv[i]);
+    }
 }
 
 int
@@ -613,6 +619,7 @@ call_dealloc(GioCall *c)
     if (c->worker != NULL) { /* finalized before, or too late for it: leave the stack alone */
         call_abandon(c);
     }
+    Py_TRASHCAN_BEGIN(c, call_dealloc); /* calls may be each other's arguments, a million deep */
     if (c->weakrefs != NULL) { /* runs Python, which must not find it in the thread's list */
         PyObject_ClearWeakRefs((PyObject *)c);
     }
@@ -621,6 +628,7 @@ call_dealloc(GioCall *c)
     Py_CLEAR(c->job.kept);
     PyObject_GC_Del(c);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 static PyMethodDef call_methods[] = {

@@ -186,7 +186,7 @@ int gio_worker_enter(GioWorker *w, PyObject *target);
  * `lend` the caller's stack owns another reference to y, and no one else but us knows of it:
  * so that a suspended stack does not keep itself alive, it is given up meanwhile. */
 PyObject *gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend);
-/* The nearest worker at or above `current` that is being driven, borrowed, or NULL. */
+/* The nearest worker at or above `current` that is being driven; a new reference or NULL. */
 GioWorker *gio_worker_of(GioState *st, PyObject *current);
 extern PyMethodDef gio_worker_run_def;
 /* Forget the scopes of a job that goes away with its stack still suspended. */
@@ -355,9 +355,9 @@ typedef struct {
     GioPlace place;
     GioThread *thread; /* borrowed */
     GioHub *hub;       /* of the running loop, borrowed; NULL in plain code and under trio */
-    GioWorker *worker; /* set if green, borrowed: it runs us */
-    PyObject *current; /* the running greenlet, owned by the struct */
-    GioJob *job;
+    GioWorker *worker; /* set if green, owned: it runs us, and runs nothing else meanwhile */
+    PyObject *current; /* the running greenlet, owned */
+    GioJob *job;       /* borrowed; gone when gio_here_lost */
 } GioHere;
 
 /* Are we in a greenlet that is being driven? Fills worker, current and job if so:
@@ -368,6 +368,8 @@ int gio_here(GioState *st, GioHere *here);
 /* The same for those that wait: a call that is being closed is refused with GreenletExit. */
 int gio_here_to_wait(GioState *st, GioHere *here);
 void gio_here_clear(GioHere *here);
+/* Green, and Python code that ran since has given the call up: RuntimeError is set then. */
+bool gio_here_lost(const GioHere *here);
 void gio_would_block(GioState *st, const char *what);
 /* Suspend the greenlet on w until it ends or the deadline passes: 1 ended,
  * 0 deadline, -1 exception. Only where here->place is green. `ours`: the caller made w, and

@@ -80,6 +80,7 @@ worker_turn(GioWorker *w)
     if (w->call != NULL && w->in_kind != GIO_IN_NONE) {
         job_run(w, PyThreadState_Get());
         w->call = NULL;
+        Py_CLEAR(w->inner); /* it waits still, and its parent is another by now */
         PyObject *driver = w->driver;
         w->driver = NULL;
         if (driver != NULL) {
@@ -167,6 +168,12 @@ PyObject *
 gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
 {
     GioCall *c = w->call;
+    if (c == NULL) { /* given up while it was running */
+        Py_DECREF(y);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the awaitable of this greenlet has gone: it can't wait");
+        return NULL;
+    }
     if (w->in_kind != GIO_IN_NONE) { /* the step met the greenlet in a switch of its own */
         PyObject *late = take_in(w);
         if (late == NULL) {
@@ -221,7 +228,10 @@ gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
             PyErr_SetString(PyExc_RuntimeError,
                             "a waiting greenlet was switched to from outside greenletio");
         }
-        if (w->call != NULL && !lend) {
+        if (lend) { /* not left for the next wait, where dropping it could run Python */
+            Py_CLEAR(w->awaiting);
+        }
+        else if (w->call != NULL) {
             release_task(w);
         }
         return NULL;
@@ -246,7 +256,7 @@ gio_worker_of(GioState *st, PyObject *current)
         if (Py_IS_TYPE(g, st->worker_type)) {
             GioWorker *w = (GioWorker *)g;
             if (w->call != NULL && w->driver != NULL) {
-                found = w; /* its call keeps it */
+                found = (GioWorker *)Py_NewRef(g);
             }
             break;
         }
