@@ -15,6 +15,8 @@ import greenletio
 from greenletio import _core, async_, await_, debug, spawn
 from greenletio.io import wait_readable
 
+pytestmark = pytest.mark.leaks
+
 
 def functions(stack):
     """The names of the stack's frames in this file, without the test's own scope."""
@@ -316,6 +318,7 @@ def test_loops_of_other_threads(run):
     thread.join()
 
 
+@pytest.mark.leaks(False)
 def test_while_other_threads_run(run):
     """Best effort, but never a crash."""
     stop = threading.Event()
