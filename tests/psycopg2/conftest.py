@@ -23,7 +23,7 @@ def patched() -> Iterator[None]:
 
 @pytest.fixture
 def connect(patched: None, pg_dsn: str) -> Iterator[Connect]:
-    """`connect(**kwargs)`: psycopg2.connect to this test's database, closed at the latest after it."""
+    """`connect(**kwargs)`: psycopg2.connect to the test database, closed after the test."""
     made: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def connect(**kwargs: Any) -> Any:
