@@ -318,7 +318,6 @@ def test_loops_of_other_threads(run):
     thread.join()
 
 
-@pytest.mark.leaks(False)
 def test_while_other_threads_run(run):
     """Best effort, but never a crash."""
     stop = threading.Event()
@@ -336,7 +335,7 @@ def test_while_other_threads_run(run):
     old = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
-        for _ in range(10):
+        for _ in range(40):
             debug.dump(io.StringIO())
     finally:
         sys.setswitchinterval(old)
