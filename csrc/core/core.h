@@ -89,12 +89,16 @@ typedef struct {
 
 /* ---- per thread (thread.c) ---------------------------------------------- */
 
+#define GIO_DEPTHS 32 /* bits of a uint32_t */
+
 struct GioThread {
     PyObject_HEAD
     GioState *state;     /* borrowed: the module outlives its threads' use */
     unsigned long ident; /* PyThread_get_thread_ident() of the owner */
     PyObject *main;      /* the thread's main greenlet */
-    GioWorker *idle;     /* linked pool; each link owns its worker */
+    /* The pool, by how deep in the C stack its workers begin; links, each owning its worker. */
+    GioWorker *idle[GIO_DEPTHS];
+    uint32_t idle_depths; /* a bit for each depth that has some */
     int idle_count;
     int idle_unused;    /* of the idle, how many no job has needed lately */
     int released;       /* jobs ended since that count began */
@@ -105,6 +109,8 @@ struct GioThread {
     GioJob job;         /* the thread's plain code */
     int wake_fd;        /* eventfd that plain waits on a Waiter poll; -1 */
     char *stack_low;    /* lowest usable address of the C stack, or NULL */
+    char *stack_high;   /* its other end, where depths are counted from */
+    size_t depth_unit;  /* bytes of C stack */
 };
 
 /* The calling thread's, made on first use; borrowed, NULL with an exception. */
@@ -148,6 +154,7 @@ struct GioWorker {
     PyObject *in, *out;
     GioIn in_kind;
     GioOut out_kind;
+    int depth;    /* how deep in the C stack it began: 0 .. GIO_DEPTHS; set as it starts */
     bool started; /* inside the trampoline, until it quits */
     bool quit;    /* leave the trampoline */
     GioRecursion recursion;
@@ -173,8 +180,10 @@ int gio_worker_setup_types(PyObject *module, GioState *st);
 
 /* ---- workers (worker.c) ------------------------------------------------- */
 
-/* A worker ready to be switched to for the first step of a job; a new reference. */
+/* A worker ready to be switched to from here for the first step of a job; a new reference. */
 GioWorker *gio_worker_acquire(GioThread *t);
+/* Take an idle worker out of the pool, of the deepest; a new reference, NULL if there is none. */
+GioWorker *gio_worker_take_idle(GioThread *t);
 /* Give it back after its job. Steals; may switch when the worker can't be reused. */
 void gio_worker_release(GioThread *t, GioWorker *w);
 /* End an idle worker's greenlet and drop it. Steals; switches. */
