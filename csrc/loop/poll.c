@@ -12,6 +12,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+GioFdSlot *
+gio_polls_slot(GioLoop *loop, int fd)
+{
+    if (fd >= loop->nfds) {
+        int n = loop->nfds ? loop->nfds : 64;
+        while (n <= fd) {
+            n *= 2;
+        }
+        GioFdSlot *fds = PyMem_Realloc(loop->fds, (size_t)n * sizeof *fds);
+        if (fds == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        memset(fds + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *fds);
+        loop->fds = fds;
+        loop->nfds = n;
+    }
+    return &loop->fds[fd];
+}
+
 /* ---- one registration ---------------------------------------------------------------- */
 
 /* Without the GIL. */
@@ -54,10 +74,22 @@ gio_poll_start(GioPoll *p)
     if (gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0) {
         return -1;
     }
+    int fd = (int)event_get_fd(&p->event);
+    GioFdSlot *slot = gio_polls_slot(loop, fd);
+    if (slot == NULL) {
+        return -1;
+    }
+    if (slot->sock != NULL && (PyObject *)slot->sock != p->self) {
+        if (gio_socks_make_way(slot->sock) < 0) {
+            return -1;
+        }
+        slot = &loop->fds[fd];
+    }
     if (event_add(&p->event, NULL) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    slot->level += (PyObject *)slot->sock != p->self;
     p->started = true;
     p->prev = NULL;
     p->next = loop->polls;
@@ -80,6 +112,8 @@ gio_poll_stop(GioPoll *p)
         return -1;
     }
     event_del(&p->event);
+    GioFdSlot *slot = &loop->fds[event_get_fd(&p->event)];
+    slot->level -= (PyObject *)slot->sock != p->self;
     p->started = false;
     if (p->prev != NULL) {
         p->prev->next = p->next;
@@ -135,9 +169,10 @@ gio_polls_open(GioLoop *loop)
 void
 gio_polls_close(GioLoop *loop)
 {
+    gio_socks_close(loop);
     for (int fd = 0; fd < loop->nfds; fd++) {
-        GioFdHandlers *f = loop->fds[fd];
-        loop->fds[fd] = NULL;
+        GioFdHandlers *f = loop->fds[fd].handlers;
+        loop->fds[fd].handlers = NULL;
         for (int i = 0; f != NULL && i < 2; i++) {
             GioHandle *h = f->handle[i];
             gio_poll_stop(&f->poll[i]);
@@ -153,10 +188,8 @@ gio_polls_close(GioLoop *loop)
         gio_poll_stop(loop->polls);
     }
     PyMem_Free(loop->fds);
-    PyMem_Free(loop->transports);
     free(loop->fired);
     loop->fds = NULL;
-    loop->transports = NULL;
     loop->fired = NULL;
     loop->nfds = 0;
     loop->nfired = loop->fired_size = 0;
@@ -211,33 +244,6 @@ gio_loops_after_fork(GioState *st)
 }
 
 /* ---- add_reader and its kin ---------------------------------------------------------- */
-
-static int
-room_for_fd(GioLoop *loop, int fd)
-{
-    if (fd < loop->nfds) {
-        return 0;
-    }
-    int n = loop->nfds ? loop->nfds : 64;
-    while (n <= fd) {
-        n *= 2;
-    }
-    GioFdHandlers **fds = PyMem_Realloc(loop->fds, (size_t)n * sizeof *fds);
-    if (fds != NULL) {
-        loop->fds = fds;
-        memset(fds + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *fds);
-    }
-    PyObject **transports =
-        fds == NULL ? NULL : PyMem_Realloc(loop->transports, (size_t)n * sizeof *transports);
-    if (transports == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    loop->transports = transports;
-    memset(transports + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *transports);
-    loop->nfds = n;
-    return 0;
-}
 
 /* epoll's own opinion of an fd: 0, or -1 with OSError. The changelist would learn it too late. */
 static int
@@ -296,12 +302,12 @@ set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
     }
     int fd = fd_number(args[0]);
     if (fd < 0 || gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0 ||
-        room_for_fd(loop, fd) < 0) {
+        gio_polls_slot(loop, fd) == NULL) {
         return NULL;
     }
-    GioFdHandlers *f = loop->fds[fd];
+    GioFdHandlers *f = loop->fds[fd].handlers;
     if (f == NULL) {
-        f = loop->fds[fd] = PyMem_Calloc(1, sizeof *f);
+        f = loop->fds[fd].handlers = PyMem_Calloc(1, sizeof *f);
         if (f == NULL) {
             PyErr_NoMemory();
             return NULL;
@@ -343,18 +349,17 @@ unset_handler(GioLoop *loop, int which, PyObject *arg)
     if (fd < 0) {
         return NULL;
     }
-    if (loop->base == NULL || fd >= loop->nfds || loop->fds[fd] == NULL ||
-        loop->fds[fd]->handle[which] == NULL) {
+    GioFdHandlers *f = fd < loop->nfds ? loop->fds[fd].handlers : NULL;
+    if (f == NULL || f->handle[which] == NULL) {
         Py_RETURN_FALSE;
     }
-    GioFdHandlers *f = loop->fds[fd];
     if (gio_poll_stop(&f->poll[which]) < 0) {
         return NULL;
     }
     GioHandle *h = f->handle[which];
     f->handle[which] = NULL;
     if (f->handle[0] == NULL && f->handle[1] == NULL) {
-        loop->fds[fd] = NULL;
+        loop->fds[fd].handlers = NULL;
         PyMem_Free(f);
     }
     gio_handle_cancel(h);
@@ -365,18 +370,19 @@ unset_handler(GioLoop *loop, int which, PyObject *arg)
 int
 gio_polls_claim_fd(GioLoop *loop, int fd, PyObject *transport)
 {
-    if (room_for_fd(loop, fd) < 0) {
+    GioFdSlot *slot = gio_polls_slot(loop, fd);
+    if (slot == NULL) {
         return -1;
     }
-    loop->transports[fd] = transport;
+    slot->transport = transport;
     return 0;
 }
 
 void
 gio_polls_release_fd(GioLoop *loop, int fd, PyObject *transport)
 {
-    if (fd < loop->nfds && loop->transports[fd] == transport) {
-        loop->transports[fd] = NULL;
+    if (fd < loop->nfds && loop->fds[fd].transport == transport) {
+        loop->fds[fd].transport = NULL;
     }
 }
 
@@ -396,7 +402,7 @@ loop_transport_of(GioLoop *loop, PyObject *arg)
     if (fd < 0) {
         return NULL;
     }
-    PyObject *transport = fd < loop->nfds ? loop->transports[fd] : NULL;
+    PyObject *transport = fd < loop->nfds ? loop->fds[fd].transport : NULL;
     return Py_NewRef(transport != NULL ? transport : Py_None);
 }
 
