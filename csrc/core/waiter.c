@@ -132,7 +132,8 @@ gio_waiter_wake(GioWaiter *w, bool direct)
     int ret = 0;
     Py_ssize_t i = 0, n = more == NULL ? 0 : PyList_GET_SIZE(more);
     while (fn != NULL) {
-        int r = direct ? gio_call_in_context(fn, context, (PyObject *)w) : call_later(w, fn, context);
+        int r =
+            direct ? gio_call_in_context(fn, context, (PyObject *)w) : call_later(w, fn, context);
         if (r < 0) {
             if (ret == 0 && direct) {
                 ret = -1;

@@ -1,8 +1,10 @@
 /* File descriptors: libevent, and what add_reader and its kin keep.
  *
  * A libevent callback runs without the GIL and only notes what has fired; after the poll the
- * notes go to the ready queue in their order. With libevent's changelist, starting and stopping
- * cost no system call: what has changed is told to the kernel at the next poll.
+ * notes go to the ready queue in their order. Starting and stopping tell the kernel at once.
+ * libevent's changelist would wait for the next poll, where an fd that was closed meanwhile cannot
+ * be taken out any more: with a duplicate of it open, in a forked child say, it would be reported
+ * for ever.
  */
 #include "loop/loop.h"
 
@@ -152,7 +154,6 @@ gio_polls_open(GioLoop *loop)
     struct event_config *config = event_config_new();
     if (config != NULL) {
         event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV |
-                                          EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST |
                                           EVENT_BASE_FLAG_NO_CACHE_TIME);
         event_set_log_callback(on_log);
         loop->base = event_base_new_with_config(config);
@@ -245,7 +246,7 @@ gio_loops_after_fork(GioState *st)
 
 /* ---- add_reader and its kin ---------------------------------------------------------- */
 
-/* epoll's own opinion of an fd: 0, or -1 with OSError. The changelist would learn it too late. */
+/* epoll's own opinion of an fd: 0, or -1 with OSError. libevent would only say that it failed. */
 static int
 check_watchable(int fd)
 {

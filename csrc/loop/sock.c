@@ -17,13 +17,19 @@
 
 #define LOOK_AT 4 /* sockets that one sweep looks at whether they were closed */
 
+GioSock *
+gio_sock_of(GioSockOp *op)
+{
+    int fd = GIO_SOCKET(op->sock)->fd;
+    GioSock *s = fd >= 0 && fd < op->loop->nfds ? op->loop->fds[fd].sock : NULL;
+    return s != NULL && s->sock == op->sock ? s : NULL;
+}
+
 bool
 gio_sock_must_queue(GioSockOp *op)
 {
-    GioLoop *loop = op->loop;
-    int fd = GIO_SOCKET(op->sock)->fd;
-    GioSock *s = fd >= 0 && fd < loop->nfds ? loop->fds[fd].sock : NULL;
-    return s != NULL && s->sock == op->sock && s->head[op->kind->which] != NULL;
+    GioSock *s = gio_sock_of(op);
+    return s != NULL && s->head[op->kind->which] != NULL;
 }
 
 /* ---- the queues ---------------------------------------------------------------------- */
@@ -163,6 +169,7 @@ own(GioSock *s, PyObject *sock)
     GioLoop *loop = s->loop;
     s->sock = Py_NewRef(sock);
     s->level = GIO_SOCKET(sock)->type != SOCK_STREAM;
+    s->bulky = false;
     if (loop->active_socks == NULL) {
         loop->active_socks = s->active = s->active_prev = s;
     }

@@ -69,12 +69,15 @@ struct GioSock {
     GioSockOp *head[2], *tail[2];  /* first come, first served; owned */
     GioSock *active_prev, *active; /* the ring of all that belong to a socket */
     GioSock *idle;                 /* next of those that the sweep will look at */
+    bool bulky;                    /* the last read was large */
     bool listed;                   /* among those */
     bool level;                    /* level-triggered, for others watch the fd, too */
 };
 
 /* ---- sock.c ------------------------------------------------------------------------- */
 
+/* What the loop knows of its socket; borrowed, NULL: nothing yet. */
+GioSock *gio_sock_of(GioSockOp *op);
 /* Whether others wait before it for the same thing. */
 bool gio_sock_must_queue(GioSockOp *op);
 /* Put it into the queue, and have the loop watch its socket. -1 with an exception. */

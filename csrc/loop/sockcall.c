@@ -12,6 +12,7 @@
 #include <structmember.h>
 #include <unistd.h>
 
+#define LARGE (16 * 1024)          /* a read that is not worth copying */
 #define WORTH_A_SWITCH (64 * 1024) /* bytes whose copying other threads need not wait for */
 
 /* ---- attempts ------------------------------------------------------------------------- */
@@ -47,13 +48,16 @@ receive(GioSockOp *op, void *to, Py_ssize_t room, struct sockaddr_storage *from,
     return n;
 }
 
-/* Receive bytes. How many will come is not known, so through a buffer, unless a message could be
- * larger than that and be cut off. */
+/* Receive bytes. How many will come is not known: mostly few, so through a buffer that is used
+ * again and again. Straight into new memory where the last read was large, and where a message
+ * could be larger than the buffer and be cut off. */
 static int
 receive_bytes(GioSockOp *op, struct sockaddr_storage *from, socklen_t *size, PyObject **result)
 {
-    bool direct = op->size > GIO_READ_MAX && GIO_SOCKET(op->sock)->type != SOCK_STREAM;
-    Py_ssize_t room = direct || op->size < GIO_READ_MAX ? op->size : GIO_READ_MAX;
+    bool stream = GIO_SOCKET(op->sock)->type == SOCK_STREAM;
+    Py_ssize_t room = op->size < GIO_READ_MAX || !stream ? op->size : GIO_READ_MAX;
+    GioSock *s = gio_sock_of(op);
+    bool direct = room > GIO_READ_MAX || (room >= LARGE && s != NULL && s->bulky);
     PyObject *bytes = direct ? PyBytes_FromStringAndSize(NULL, room) : NULL;
     char *to =
         direct ? (bytes == NULL ? NULL : PyBytes_AS_STRING(bytes)) : gio_loop_scratch(op->loop);
@@ -64,6 +68,9 @@ receive_bytes(GioSockOp *op, struct sockaddr_storage *from, socklen_t *size, PyO
     if (n < 0) {
         Py_XDECREF(bytes);
         return failed();
+    }
+    if (s != NULL) {
+        s->bulky = n >= LARGE;
     }
     if (!direct) {
         bytes = PyBytes_FromStringAndSize(to, n);
