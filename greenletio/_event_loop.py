@@ -35,6 +35,10 @@ class _NoSelector:
     def close(self) -> None:
         pass
 
+    def get_key(self, fd: Any) -> Any:
+        """Asked by the repr of asyncio's transports."""
+        raise KeyError(fd)
+
 
 class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     """An asyncio event loop on libevent, written in C. Use it as any other:

@@ -314,10 +314,13 @@ call_iternext(GioCall *c)
     return call_send(c, Py_None);
 }
 
-/* One exception object from throw()'s one to three arguments. */
-static PyObject *
-make_exception(PyObject *const *args, Py_ssize_t nargs)
+PyObject *
+gio_exception_from_throw(PyObject *const *args, Py_ssize_t nargs)
 {
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", nargs);
+        return NULL;
+    }
     PyObject *type = args[0];
     PyObject *value = nargs > 1 ? args[1] : Py_None;
     PyObject *tb = nargs > 2 ? args[2] : Py_None;
@@ -361,11 +364,7 @@ make_exception(PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 call_throw(GioCall *c, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs < 1 || nargs > 3) {
-        PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", nargs);
-        return NULL;
-    }
-    PyObject *exc = make_exception(args, nargs), *result;
+    PyObject *exc = gio_exception_from_throw(args, nargs), *result;
     if (exc == NULL) {
         return NULL;
     }

@@ -38,10 +38,14 @@ struct GioState {
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
     PyTypeObject *green_socket_type; /* csrc/sync */
-    PyTypeObject *loop_type;         /* these three: csrc/loop */
+    PyTypeObject *loop_type;         /* these five: csrc/loop */
     PyTypeObject *handle_type;
     PyTypeObject *timer_handle_type;
-    PyObject *greenlet_exit;    /* greenlet.GreenletExit */
+    PyTypeObject *sock_type;
+    PyTypeObject *sock_op_type;
+    PyTypeObject *socket_type; /* socket.socket */
+    int socket_layout;       /* its fields are where we look for them: 1 yes, -1 no, 0 not known */
+    PyObject *greenlet_exit; /* greenlet.GreenletExit */
     PyObject *cancelled_error;  /* asyncio.CancelledError */
     PyObject *get_running_loop; /* asyncio._get_running_loop */
     PyObject *loops;            /* module greenletio._loops: the cold paths */
@@ -291,6 +295,9 @@ bool gio_waiter_finish(GioWaiter *w, GioWaiterStatus status, PyObject *value);
 int gio_waiter_wake(GioWaiter *w, bool direct);
 /* finish + wake, from any thread; exceptions are reported, not raised. */
 bool gio_waiter_set(GioWaiter *w, GioWaiterStatus status, PyObject *value);
+/* fn(arg) in a context (NULL: the current one). What it raises is reported; -1 with what is not:
+ * KeyboardInterrupt and SystemExit. */
+int gio_call_in_context(PyObject *fn, PyObject *context, PyObject *arg);
 int gio_waiter_bind(GioState *st, GioWaiter *w);
 int gio_waiter_setup_types(PyObject *module, GioState *st);
 
@@ -423,6 +430,8 @@ int gio_api_export(PyObject *module, GioState *st);
 
 /* A step's outcome as the value of send(), throw() and next(): returning is StopIteration. */
 PyObject *gio_method_result(PySendResult r, PyObject *result);
+/* throw()'s one to three arguments as one exception; NULL with TypeError. */
+PyObject *gio_exception_from_throw(PyObject *const *args, Py_ssize_t nargs);
 
 /* A tracer that keeps its state by greenlet (coverage) notices a switch at the next call or
  * return: make one, where tracing is on. */

@@ -374,6 +374,9 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->loop_type);
     Py_VISIT(st->handle_type);
     Py_VISIT(st->timer_handle_type);
+    Py_VISIT(st->sock_type);
+    Py_VISIT(st->sock_op_type);
+    Py_VISIT(st->socket_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);

@@ -60,8 +60,8 @@ gio_waiter_finish(GioWaiter *w, GioWaiterStatus status, PyObject *value)
 
 /* ---- waking --------------------------------------------------------------- */
 
-static int
-call_in_context(PyObject *fn, PyObject *context, PyObject *arg)
+int
+gio_call_in_context(PyObject *fn, PyObject *context, PyObject *arg)
 {
     if (context != NULL && PyContext_Enter(context) < 0) {
         return -1;
@@ -90,7 +90,7 @@ call_later(GioWaiter *w, PyObject *fn, PyObject *context)
 {
     GioHub *hub = w->hub;
     if (hub == NULL) { /* no loop: trio's reschedule, or plain code */
-        return call_in_context(fn, context, (PyObject *)w);
+        return gio_call_in_context(fn, context, (PyObject *)w);
     }
     GioState *st = hub->state;
     if (hub->native != NULL && !hub->native->debug) {
@@ -144,7 +144,8 @@ gio_waiter_wake(GioWaiter *w, bool direct)
     int ret = 0;
     Py_ssize_t i = 0, n = more == NULL ? 0 : PyList_GET_SIZE(more);
     while (fn != NULL) {
-        int r = direct ? call_in_context(fn, context, (PyObject *)w) : call_later(w, fn, context);
+        int r =
+            direct ? gio_call_in_context(fn, context, (PyObject *)w) : call_later(w, fn, context);
         if (r < 0) {
             if (ret == 0 && direct) {
                 ret = -1;

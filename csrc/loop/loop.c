@@ -5,7 +5,7 @@
  * attributes that asyncio's code sets (_closed, _debug, _stopping) included. One thread runs a
  * loop; call_soon and its kin may be called from any, since they only need the GIL.
  */
-#include "loop/loop.h"
+#include "loop/sock.h"
 
 #include <math.h>
 #include <sys/socket.h>
@@ -52,6 +52,18 @@ gio_loop_wake(GioLoop *loop)
     }
 }
 
+char *
+gio_loop_scratch(GioLoop *loop)
+{
+    if (loop->scratch == NULL) {
+        loop->scratch = PyMem_Malloc(GIO_READ_MAX);
+        if (loop->scratch == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return loop->scratch;
+}
+
 /* ---- the iteration ------------------------------------------------------------------- */
 
 GIO_COLD static int
@@ -87,15 +99,18 @@ run_iteration(GioLoop *loop)
         return -1;
     }
     /* What these add is for the next iteration. */
-    for (size_t todo = loop->ready.count; todo > 0 && loop->ready.count > 0; todo--) {
+    int r = 0;
+    for (size_t todo = loop->ready.count; r == 0 && todo > 0 && loop->ready.count > 0; todo--) {
         GioReady entry = gio_ready_pop(loop);
-        int r = loop->debug ? run_timed(loop, entry) : entry.run(loop, entry.self);
+        r = loop->debug ? run_timed(loop, entry) : entry.run(loop, entry.self);
         Py_DECREF(entry.self);
-        if (r < 0) {
-            return -1;
-        }
     }
-    return 0;
+    PyObject *exc = r < 0 ? gio_err_take() : NULL;
+    gio_socks_sweep(loop);
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+    return r;
 }
 
 /* asyncio's run_forever calls it and looks at _stopping: once is enough. */
@@ -473,9 +488,11 @@ loop_traverse(GioLoop *loop, visitproc visit, void *arg)
         }
     }
     for (int fd = 0; r == 0 && fd < loop->nfds; fd++) {
-        for (int i = 0; r == 0 && loop->fds[fd] != NULL && i < 2; i++) {
-            r = visit_handle(loop->fds[fd]->handle[i], visit, arg);
+        GioFdHandlers *f = loop->fds[fd].handlers;
+        for (int i = 0; r == 0 && f != NULL && i < 2; i++) {
+            r = visit_handle(f->handle[i], visit, arg);
         }
+        Py_VISIT(loop->fds[fd].sock);
     }
     for (GioPoll *p = loop->polls; r == 0 && p != NULL; p = p->next) {
         Py_VISIT(p->self);
@@ -516,6 +533,7 @@ loop_dealloc(GioLoop *loop)
     if (loop->next != NULL) {
         loop->next->prev = loop->prev;
     }
+    PyMem_Free(loop->scratch);
     type->tp_free(loop);
     Py_DECREF(type);
 }
@@ -581,11 +599,10 @@ static PyType_Spec loop_spec = {
     .slots = loop_slots,
 };
 
-/* The methods that other files define. */
-static int
-add_methods(PyTypeObject *type, PyMethodDef *def)
+int
+gio_add_methods(PyTypeObject *type, PyMethodDef *methods)
 {
-    for (; def->ml_name != NULL; def++) {
+    for (PyMethodDef *def = methods; def->ml_name != NULL; def++) {
         PyObject *method = PyDescr_NewMethod(type, def);
         if (method == NULL || PyObject_SetAttrString((PyObject *)type, def->ml_name, method) < 0) {
             Py_XDECREF(method);
@@ -606,8 +623,10 @@ gio_loop_setup_types(PyObject *module, GioState *st)
     if (st->loop_type == NULL) {
         return -1;
     }
-    return add_methods(st->loop_type, gio_poll_methods) < 0 ||
-                   add_methods(st->loop_type, gio_factory_methods) < 0
+    return gio_add_methods(st->loop_type, gio_poll_methods) < 0 ||
+                   gio_add_methods(st->loop_type, gio_sock_methods) < 0 ||
+                   gio_add_methods(st->loop_type, gio_factory_methods) < 0 ||
+                   gio_sock_setup_types(module, st) < 0
                ? -1
                : gio_factory_setup(st);
 }

@@ -15,6 +15,7 @@
 typedef struct GioLoop GioLoop;
 typedef struct GioHandle GioHandle;
 typedef struct GioPoll GioPoll;
+typedef struct GioSock GioSock; /* sock.h */
 
 /* ---- what is to be run (ready.c) --------------------------------------------- */
 
@@ -85,7 +86,18 @@ typedef struct {
     GioHandle *handle[2]; /* owned; NULL: nobody wants to know */
 } GioFdHandlers;
 
-/* `events` is EV_READ or EV_WRITE. */
+/* What the loop knows of one fd number. */
+typedef struct {
+    GioFdHandlers *handlers; /* owned; NULL: none */
+    PyObject *transport;     /* that claims it; borrowed */
+    GioSock *sock;           /* owned; NULL: no sock_recv or its kin was ever waited for */
+    int level;               /* started polls of others than `sock`: these are level-triggered */
+} GioFdSlot;
+
+/* The slot of an fd, good until another number is asked for; NULL with OSError
+ * (it is no open file) or MemoryError. */
+GioFdSlot *gio_polls_slot(GioLoop *loop, int fd);
+/* `events` is EV_READ or EV_WRITE; sock.c alone adds EV_ET. */
 void gio_poll_init(GioPoll *p, GioLoop *loop, int fd, short events, GioRun run, PyObject *self);
 /* Both are idempotent, and a system call each; -1 with an exception. */
 int gio_poll_start(GioPoll *p);
@@ -102,6 +114,15 @@ void gio_loops_after_fork(GioState *st);
 int gio_polls_claim_fd(GioLoop *loop, int fd, PyObject *transport);
 void gio_polls_release_fd(GioLoop *loop, int fd, PyObject *transport);
 extern PyMethodDef gio_poll_methods[];
+
+/* ---- sock_recv and its kin, as the rest of the loop sees them (sock.c) ----------- */
+
+/* At the end of an iteration: stop watching what nobody uses. May run Python. */
+void gio_socks_sweep(GioLoop *loop);
+/* Others are about to watch this fd: be level-triggered, too, or gone. May run Python. */
+int gio_socks_make_way(GioSock *s);
+/* The loop closes: whoever waits is forgotten. May run Python. */
+void gio_socks_close(GioLoop *loop);
 
 /* ---- handles (handle.c) ------------------------------------------------------------ */
 
@@ -157,10 +178,14 @@ struct GioLoop {
     GioPoll *polls;  /* that are started */
     GioPoll **fired; /* by the poll under way */
     size_t nfired, fired_size;
-    GioFdHandlers **fds;   /* by number */
-    PyObject **transports; /* by number, borrowed: the transport that claims it */
+    GioFdSlot *fds; /* by number */
     int nfds;
+    GioSock *idle_socks;   /* for the sweep, borrowed */
+    GioSock *active_socks; /* a ring, borrowed */
+    char *scratch;         /* see gio_loop_scratch; NULL until it is needed */
 };
+
+#define GIO_READ_MAX (256 * 1024) /* of one read; asyncio's max_size */
 
 double gio_loop_time(void);
 /* -1 with RuntimeError. */
@@ -177,6 +202,11 @@ PyObject *gio_call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_
 /* create_task and create_future (factory.c) */
 extern PyMethodDef gio_factory_methods[];
 int gio_factory_setup(GioState *st);
+/* Memory for what is received, GIO_READ_MAX of it, that is good until the next who asks; NULL
+ * with MemoryError. */
+char *gio_loop_scratch(GioLoop *loop);
+/* -1 with an exception. */
+int gio_add_methods(PyTypeObject *type, PyMethodDef *methods);
 int gio_loop_setup_types(PyObject *module, GioState *st);
 
 #endif
