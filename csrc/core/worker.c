@@ -281,9 +281,10 @@ switch_deep(PyObject *target)
 
 /* In units, GIO_DEPTHS for all that is deeper. */
 static int
-depth_of(GioThread *t, char *place)
+depth_of(GioThread *t, uintptr_t place)
 {
-    size_t bytes = place < t->stack_high ? (size_t)(t->stack_high - place) : 0;
+    uintptr_t high = (uintptr_t)t->stack_high;
+    size_t bytes = place < high ? high - place : 0;
     return bytes < GIO_DEPTHS * t->depth_unit ? (int)(bytes / t->depth_unit) : GIO_DEPTHS;
 }
 
@@ -298,10 +299,10 @@ gio_worker_enter(GioWorker *w, PyObject *target)
     bool first_level = !Py_IS_TYPE(w->driver, t->state->worker_type);
     if (first_level &&
         (t->stack_low == NULL || &here - t->stack_low > STACK_GAP + 2 * STACK_RESERVE)) {
-        w->depth = depth_of(t, &here - STACK_GAP);
+        w->depth = depth_of(t, (uintptr_t)&here - STACK_GAP);
         return switch_deep(target);
     }
-    w->depth = depth_of(t, &here);
+    w->depth = depth_of(t, (uintptr_t)&here);
     return gio_greenlet_switch(target);
 }
 
@@ -368,7 +369,7 @@ GioWorker *
 gio_worker_acquire(GioThread *t)
 {
     char here;
-    int depth = depth_of(t, &here - STACK_GAP);
+    int depth = depth_of(t, (uintptr_t)&here - STACK_GAP);
     GioWorker *w = take_idle(t, depth < GIO_DEPTHS ? UINT32_MAX >> (31 - depth) : UINT32_MAX);
     return w != NULL ? w : worker_new(t);
 }

@@ -6,6 +6,7 @@
  * loop; call_soon and its kin may be called from any, since they only need the GIL.
  */
 #include "loop/sock.h"
+#include "loop/transport.h"
 
 #include <math.h>
 #include <sys/socket.h>
@@ -620,13 +621,12 @@ gio_loop_setup_types(PyObject *module, GioState *st)
         return -1;
     }
     st->loop_type = gio_add_type(module, &loop_spec, NULL, true);
-    if (st->loop_type == NULL) {
+    if (st->loop_type == NULL || gio_add_methods(st->loop_type, gio_poll_methods) < 0 ||
+        gio_add_methods(st->loop_type, gio_stream_loop_methods) < 0 ||
+        gio_add_methods(st->loop_type, gio_sock_methods) < 0 ||
+        gio_add_methods(st->loop_type, gio_factory_methods) < 0 ||
+        gio_sock_setup_types(module, st) < 0 || gio_stream_setup_types(module, st) < 0) {
         return -1;
     }
-    return gio_add_methods(st->loop_type, gio_poll_methods) < 0 ||
-                   gio_add_methods(st->loop_type, gio_sock_methods) < 0 ||
-                   gio_add_methods(st->loop_type, gio_factory_methods) < 0 ||
-                   gio_sock_setup_types(module, st) < 0
-               ? -1
-               : gio_factory_setup(st);
+    return gio_factory_setup(st);
 }

@@ -205,8 +205,8 @@ int gio_factory_setup(GioState *st);
 /* Memory for what is received, GIO_READ_MAX of it, that is good until the next who asks; NULL
  * with MemoryError. */
 char *gio_loop_scratch(GioLoop *loop);
+int gio_loop_setup_types(PyObject *module, GioState *st);
 /* -1 with an exception. */
 int gio_add_methods(PyTypeObject *type, PyMethodDef *methods);
-int gio_loop_setup_types(PyObject *module, GioState *st);
 
 #endif
