@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-pythons build asan leaks lint types fmt bench bench-core clean
+.PHONY: help demo test test-all test-asyncio test-pythons build asan leaks lint types fmt bench bench-core clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -38,6 +38,10 @@ leaks: ## thousands of waits, calls, loops and threads, repeated: nothing may gr
 
 test-pythons: ## the tests on every Python from 3.10 to 3.14 that is found
 	scripts/test-pythons.sh $(ARGS)
+
+test-asyncio: ## CPython's own asyncio tests on our loop (ARGS="--loop uvloop.Loop")
+	@$(BOOTSTRAP) test
+	$(RUN)/python tests/stdlib/run.py $(ARGS)
 
 test-all: ## all of the above, and the tests marked `slow`
 	@$(BOOTSTRAP) test
