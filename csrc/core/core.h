@@ -37,6 +37,9 @@ struct GioState {
     PyTypeObject *thread_type;
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
+    PyTypeObject *loop_type; /* these three: csrc/loop */
+    PyTypeObject *handle_type;
+    PyTypeObject *timer_handle_type;
     PyObject *greenlet_exit;    /* greenlet.GreenletExit */
     PyObject *cancelled_error;  /* asyncio.CancelledError */
     PyObject *get_running_loop; /* asyncio._get_running_loop */
@@ -59,8 +62,11 @@ struct GioState {
     PyObject *str_is_closed;
     PyObject *str_name;
     PyObject *str_qualname;
-    PyObject *kw_context; /* ("context",) */
-    GioHub *hubs;         /* all hubs, linked, borrowed */
+    PyObject *kw_context;           /* ("context",) */
+    GioHub *hubs;                   /* all hubs, linked, borrowed */
+    struct GioLoop *event_loops;    /* all event loops of ours, linked, borrowed */
+    struct GioHandle *free_handles; /* for reuse */
+    int nfree_handles;
 };
 
 /* What belongs to one line of sync execution: a call of an async_ function, or

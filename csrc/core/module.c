@@ -1,6 +1,8 @@
 /* greenletio._core: the module, its state, and its functions' Python faces. */
 #include "core.h"
 
+#include "loop/loop.h"
+
 PyTypeObject *
 gio_add_type(PyObject *module, PyType_Spec *spec, PyObject *base, bool public_)
 {
@@ -213,6 +215,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_CLEAR(t->own_loop);
     gio_thread_forget_wake_fd(t);
     gio_hubs_after_fork(st);
+    gio_loops_after_fork(st);
     Py_RETURN_NONE;
 }
 
@@ -322,7 +325,7 @@ core_exec(PyObject *module)
         gio_thread_setup_types(module, st) < 0 || gio_worker_setup_types(module, st) < 0 ||
         gio_call_setup_types(module, st) < 0 || gio_function_setup_types(module, st) < 0 ||
         gio_waiter_setup_types(module, st) < 0 || gio_hub_setup_types(module, st) < 0 ||
-        gio_timeout_setup_types(module, st) < 0 ||
+        gio_timeout_setup_types(module, st) < 0 || gio_loop_setup_types(module, st) < 0 ||
         PyModule_AddIntConstant(module, "READ", GIO_READ) < 0 ||
         PyModule_AddIntConstant(module, "WRITE", GIO_WRITE) < 0 || gio_api_export(module, st) < 0) {
         return -1;
@@ -345,6 +348,9 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->thread_type);
     Py_VISIT(st->timeout_type);
     Py_VISIT(st->worker_type);
+    Py_VISIT(st->loop_type);
+    Py_VISIT(st->handle_type);
+    Py_VISIT(st->timer_handle_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);
