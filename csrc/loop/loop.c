@@ -261,6 +261,28 @@ loop_time(GioLoop *loop, PyObject *Py_UNUSED(ignored))
     return PyFloat_FromDouble(gio_loop_time());
 }
 
+int
+gio_loop_call_soon(GioLoop *loop, PyObject *fn, PyObject *arg, PyObject *context)
+{
+    if (gio_loop_check_open(loop) < 0) {
+        return -1;
+    }
+    GioHandle *h = gio_handle_new(loop, loop->state->handle_type, fn, &arg, 1, context);
+    if (h == NULL) {
+        return -1;
+    }
+    int r = gio_ready_push(loop, gio_handle_run, (PyObject *)h);
+    Py_DECREF(h);
+    gio_loop_wake(loop);
+    return r;
+}
+
+int
+gio_waiter_run(GioLoop *Py_UNUSED(loop), PyObject *waiter)
+{
+    return gio_waiter_wake((GioWaiter *)waiter, true);
+}
+
 /* ---- for asyncio's own code ----------------------------------------------------------------- */
 
 static PyObject *
@@ -325,6 +347,7 @@ loop_release(GioLoop *loop, PyObject *Py_UNUSED(ignored))
     gio_ready_clear(loop);
     gio_schedule_clear(loop);
     gio_polls_close(loop);
+    Py_CLEAR(loop->watch); /* unwinds the calls that are stranded now */
     Py_RETURN_NONE;
 }
 
@@ -414,6 +437,8 @@ loop_traverse(GioLoop *loop, visitproc visit, void *arg)
 {
     int r = 0;
     Py_VISIT(Py_TYPE(loop));
+    Py_VISIT(loop->hub);
+    Py_VISIT(loop->watch);
     for (size_t i = 0; r == 0 && i < loop->ready.count; i++) {
         GioReady *e = &loop->ready.slots[(loop->ready.head + i) & (loop->ready.size - 1)];
         Py_VISIT(e->self);
@@ -447,6 +472,11 @@ loop_clear(GioLoop *loop)
         gio_ready_clear(loop);
         gio_schedule_clear(loop);
         gio_polls_close(loop);
+        Py_CLEAR(loop->watch);
+        if (loop->hub != NULL) {
+            loop->hub->native = NULL;
+            Py_CLEAR(loop->hub);
+        }
     }
     return 0;
 }

@@ -44,11 +44,11 @@ void gio_ready_clear(GioLoop *loop);
 typedef struct {
     double when;
     uint64_t serial;  /* equal times keep their order */
-    PyObject *handle; /* owned: a GioHandle, or an asyncio.TimerHandle in debug mode */
+    PyObject *handle; /* owned: a TimerHandle of ours, a GioWaiter, or one of asyncio's */
 } GioTimer;
 
 typedef struct {
-    GioTimer *timers; /* a binary heap; our handles know their place in it */
+    GioTimer *timers; /* a binary heap; our handles and waiters know their place in it */
     Py_ssize_t count, size;
     uint64_t serial;
 } GioSchedule;
@@ -70,7 +70,9 @@ struct GioPoll {
     struct event event;
     GioLoop *loop; /* borrowed; NULL before init */
     GioRun run;
-    PyObject *self;       /* borrowed, but owned while started */
+    PyObject *self; /* borrowed, but owned while started */
+    /* If set, called instead, right after the poll, to say what is to be run. Runs no Python. */
+    void (*collect)(GioPoll *p);
     GioPoll *prev, *next; /* all that are started */
     bool started;
 };
@@ -81,9 +83,9 @@ typedef struct {
     GioHandle *handle[2]; /* owned; NULL: nobody wants to know */
 } GioFdHandlers;
 
-/* `events` is EV_READ or EV_WRITE. Cheap: no system call. */
+/* `events` is EV_READ or EV_WRITE. */
 void gio_poll_init(GioPoll *p, GioLoop *loop, int fd, short events, GioRun run, PyObject *self);
-/* Both are idempotent; -1 with an exception. */
+/* Both are idempotent, and a system call each; -1 with an exception. */
 int gio_poll_start(GioPoll *p);
 int gio_poll_stop(GioPoll *p);
 int gio_polls_open(GioLoop *loop);
@@ -146,6 +148,8 @@ struct GioLoop {
     int wake_fd;    /* the self-pipe's writing end; -1 */
     GioReadyRing ready;
     GioSchedule schedule;
+    GioHub *hub;     /* what joins green waits to us; NULL before the first */
+    PyObject *watch; /* the hub's: let go of when we close */
     GioPoll *polls;  /* that are started */
     GioPoll **fired; /* by the poll under way */
     size_t nfired, fired_size;
@@ -159,6 +163,10 @@ double gio_loop_time(void);
 int gio_loop_check_open(GioLoop *loop);
 int gio_loop_check_idle(GioLoop *loop);
 void gio_loop_wake(GioLoop *loop);
+/* call_soon_threadsafe(fn, arg): -1 with an exception. */
+int gio_loop_call_soon(GioLoop *loop, PyObject *fn, PyObject *arg, PyObject *context);
+/* Wakes a GioWaiter that has ended: a GioRun. */
+int gio_waiter_run(GioLoop *loop, PyObject *waiter);
 int gio_loop_setup_types(PyObject *module, GioState *st);
 
 #endif

@@ -1,16 +1,14 @@
 /* File descriptors: libevent, and what add_reader and its kin keep.
  *
  * A libevent callback runs without the GIL and only notes what has fired; after the poll the
- * notes go to the ready queue in their order. With libevent's changelist, starting and stopping
- * cost no system call: what has changed is told to the kernel at the next poll.
+ * notes go to the ready queue in their order. libevent's changelist is not used: what it tells
+ * the kernel only at the next poll may be too late. An fd that was stopped and closed by then, but
+ * lives on in another process, could never be taken out of the epoll; and whether an fd can be
+ * watched at all has to be known at once.
  */
 #include "loop/loop.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 /* ---- one registration ---------------------------------------------------------------- */
 
@@ -40,6 +38,7 @@ gio_poll_init(GioPoll *p, GioLoop *loop, int fd, short events, GioRun run, PyObj
     p->loop = loop;
     p->run = run;
     p->self = self;
+    p->collect = NULL;
     p->prev = p->next = NULL;
     p->started = false;
 }
@@ -118,7 +117,6 @@ gio_polls_open(GioLoop *loop)
     struct event_config *config = event_config_new();
     if (config != NULL) {
         event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV |
-                                          EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST |
                                           EVENT_BASE_FLAG_NO_CACHE_TIME);
         event_set_log_callback(on_log);
         loop->base = event_base_new_with_config(config);
@@ -190,9 +188,15 @@ gio_polls_run(GioLoop *loop, double timeout)
     event_base_loop(loop->base, flags);
     Py_END_ALLOW_THREADS
     loop->polling = false;
+    if (loop->hub != NULL && loop->hub->stale) {
+        gio_poller_drop_stale(loop->hub);
+    }
     for (size_t i = 0; i < loop->nfired; i++) {
         GioPoll *p = loop->fired[i];
-        if (gio_ready_push(loop, p->run, p->self) < 0) {
+        if (p->collect != NULL) {
+            p->collect(p);
+        }
+        else if (gio_ready_push(loop, p->run, p->self) < 0) {
             return -1;
         }
     }
@@ -239,36 +243,6 @@ room_for_fd(GioLoop *loop, int fd)
     return 0;
 }
 
-/* epoll's own opinion of an fd: 0, or -1 with OSError. The changelist would learn it too late. */
-static int
-check_watchable(int fd)
-{
-    struct stat s;
-    int error = 0;
-    if (fstat(fd, &s) < 0) {
-        error = errno;
-    }
-    else if (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode)) {
-        error = EPERM;
-    }
-    else if (S_ISCHR(s.st_mode)) { /* some can be watched, some can't */
-        int epoll = epoll_create1(EPOLL_CLOEXEC);
-        struct epoll_event ev = {.events = EPOLLIN};
-        if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &ev) < 0) {
-            error = errno;
-        }
-        if (epoll >= 0) {
-            close(epoll);
-        }
-    }
-    if (error != 0) {
-        errno = error;
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    return 0;
-}
-
 static int
 run_reader(GioLoop *loop, PyObject *self)
 {
@@ -306,9 +280,6 @@ set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
             PyErr_NoMemory();
             return NULL;
         }
-    }
-    if (f->handle[0] == NULL && f->handle[1] == NULL && check_watchable(fd) < 0) {
-        return NULL;
     }
     GioHandle *h =
         gio_handle_new(loop, loop->state->handle_type, args[1], args + 2, nargs - 2, NULL);

@@ -12,12 +12,21 @@ before(const GioTimer *a, const GioTimer *b)
 }
 
 static void
+note_place(GioLoop *loop, PyObject *handle, Py_ssize_t i)
+{
+    if (Py_IS_TYPE(handle, loop->state->timer_handle_type)) {
+        ((GioHandle *)handle)->place = i;
+    }
+    else if (Py_IS_TYPE(handle, loop->state->waiter_type)) {
+        ((GioWaiter *)handle)->heap = i;
+    }
+}
+
+static void
 put(GioLoop *loop, Py_ssize_t i, GioTimer timer)
 {
     loop->schedule.timers[i] = timer;
-    if (Py_IS_TYPE(timer.handle, loop->state->timer_handle_type)) {
-        ((GioHandle *)timer.handle)->place = i;
-    }
+    note_place(loop, timer.handle, i);
 }
 
 static void
@@ -75,9 +84,7 @@ gio_schedule_take(GioLoop *loop, Py_ssize_t place)
 {
     GioSchedule *s = &loop->schedule;
     PyObject *handle = s->timers[place].handle;
-    if (Py_IS_TYPE(handle, loop->state->timer_handle_type)) {
-        ((GioHandle *)handle)->place = -1;
-    }
+    note_place(loop, handle, -1);
     GioTimer last = s->timers[--s->count];
     if (place < s->count) {
         if (place > 0 && before(&last, &s->timers[(place - 1) / 2])) {
@@ -101,14 +108,24 @@ gio_schedule_find(GioLoop *loop, PyObject *handle)
     return -1;
 }
 
+/* Only in its turn, for what became ready before goes first; unless it has a new deadline. */
+static int
+waiter_expire(GioLoop *Py_UNUSED(loop), PyObject *self)
+{
+    GioWaiter *w = (GioWaiter *)self;
+    return w->heap < 0 && gio_waiter_finish(w, GIO_TIMED_OUT, NULL) ? gio_waiter_wake(w, true) : 0;
+}
+
 int
 gio_schedule_fire(GioLoop *loop, double end)
 {
     GioSchedule *s = &loop->schedule;
     while (s->count > 0 && s->timers[0].when < end) {
         PyObject *handle = s->timers[0].handle;
-        bool ours = Py_IS_TYPE(handle, loop->state->timer_handle_type);
-        if (gio_ready_push(loop, ours ? gio_handle_run : gio_handle_run_foreign, handle) < 0) {
+        GioRun run = Py_IS_TYPE(handle, loop->state->timer_handle_type) ? gio_handle_run
+                     : Py_IS_TYPE(handle, loop->state->waiter_type)     ? waiter_expire
+                                                                        : gio_handle_run_foreign;
+        if (gio_ready_push(loop, run, handle) < 0) {
             return -1;
         }
         Py_DECREF(gio_schedule_take(loop, 0));
