@@ -64,7 +64,7 @@ def counting(loop_class: Any, counts: Counts) -> Any:
 
 def install(name: str) -> Counts:
     """Make asyncio and its tests use the loop `name`. Before the tests are imported."""
-    from asyncio import selector_events, unix_events
+    from asyncio import unix_events
 
     counts = Counts()
     loop_class = counting(load(name), counts)
@@ -77,7 +77,7 @@ def install(name: str) -> Counts:
     policy._loop_factory = loop_class
 
     # test_runners makes a bare BaseEventLoop and fakes a selector on it.
-    if not issubclass(loop_class, selector_events.BaseSelectorEventLoop):
+    if name != "asyncio":
         asyncio.BaseEventLoop = loop_class
 
     from test.test_asyncio import utils
