@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-pythons build asan leaks lint types fmt bench bench-core bench-loop clean
+.PHONY: help demo test test-all test-asyncio test-pythons build asan leaks soak lint types fmt bench bench-core bench-loop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -35,6 +35,10 @@ asan: ## the tests on a build with AddressSanitizer and UBSan
 leaks: ## thousands of waits, calls, loops and threads, repeated: nothing may grow
 	@$(BOOTSTRAP) test
 	$(PYTEST) -k "(leak and not leak_check) or nothing_behind or leave_nothing" $(ARGS)
+
+soak: ## our loop under everything at once for ten minutes (ARGS="--minutes 1")
+	@$(BOOTSTRAP) test
+	$(RUN)/python -X faulthandler tests/loop/soak.py $(ARGS)
 
 test-pythons: ## the tests on every Python from 3.10 to 3.14 that is found
 	scripts/test-pythons.sh $(ARGS)

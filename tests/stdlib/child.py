@@ -8,6 +8,7 @@ longer than its limit ends the process, with the stacks of all threads on stderr
 import faulthandler
 import json
 import os
+import signal
 import sys
 import tempfile
 import unittest
@@ -123,6 +124,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the tests print must not get between the replies
     faulthandler.enable()
+    # A shell's background job ignores it, and tests of Ctrl-C would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     request = json.loads(sys.stdin.readline())
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -133,5 +136,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # of this folder the tests are to see nothing
+    # Last: a process that a test spawns imports this file again, and needs what it imports.
+    sys.path.append(sys.path.pop(0))
     main()
