@@ -66,12 +66,13 @@ def server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             values = {"python": sys.executable, "fd": str(listener.fileno())}
             command = [part.format(**values) for part in COMMANDS[name]]
+            path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
             log = tmp_path / f"{name}-{len(started)}.log"
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     [*command, *options],
                     cwd=HERE,
-                    env={**os.environ, "PYTHONPATH": str(HERE), "GREENLETIO_TEST_LOOP": LOOP},
+                    env={**os.environ, "PYTHONPATH": path, "GREENLETIO_TEST_LOOP": LOOP},
                     pass_fds=[listener.fileno()],
                     stdout=output,
                     stderr=subprocess.STDOUT,
