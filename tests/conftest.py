@@ -8,6 +8,7 @@ pytest_plugins = (
     "fix_flat",
     "fix_postgres",
     "fix_leaks",
+    "fix_servers",
     "fix_sockets",
 )
 
