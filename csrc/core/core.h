@@ -62,6 +62,10 @@ struct GioState {
     PyObject *str_hub; /* the attribute of a loop that holds its hub */
     PyObject *str_remove_done_callback;
     PyObject *str_throw;
+    PyObject *str_connect_ex;
+    PyObject *str_ensure_fd_no_transport;
+    PyObject *str_gettimeout;
+    PyObject *str_setblocking;
     PyObject *str_get_loop;
     PyObject *str_is_closed;
     PyObject *str_name;
