@@ -163,7 +163,7 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     def _took(self, what: object, seconds: float) -> None:
         if seconds >= self.slow_callback_duration:
             name = base_events._format_handle(what) if hasattr(what, "_callback") else repr(what)
-            logger.warning("Executing %s took %.3f seconds", name, seconds)
+            base_events.logger.warning("Executing %s took %.3f seconds", name, seconds)
 
     def _call_soon(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None

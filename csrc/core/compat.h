@@ -8,6 +8,7 @@
 
 #include <Python.h>
 
+#include <limits.h>
 #include <stdbool.h>
 
 /* Out of line, and out of the way: every suspended greenlet keeps a copy of its C stack,
@@ -45,6 +46,18 @@ gio_err_give(PyObject *exc)
 #else
     PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
 #endif
+}
+
+/* A Python integer as a C int; -1 with OverflowError or TypeError. */
+static inline int
+gio_as_int(PyObject *number)
+{
+    long value = PyLong_AsLong(number);
+    if (value < INT_MIN || value > INT_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "Python int too large to convert to C int");
+        return -1;
+    }
+    return (int)value;
 }
 
 /* The exception being handled (sys.exc_info), a new reference or NULL; and its setter, which

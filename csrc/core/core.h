@@ -75,6 +75,10 @@ struct GioState {
     PyObject *str_throw;
     PyObject *str_timeout; /* "_timeout", of green sockets */
     PyObject *str_fileno;
+    PyObject *str_connect_ex;
+    PyObject *str_ensure_fd_no_transport;
+    PyObject *str_gettimeout;
+    PyObject *str_setblocking;
     PyObject *str_get_loop;
     PyObject *str_is_closed;
     PyObject *str_name;

@@ -114,7 +114,8 @@ run_iteration(GioLoop *loop)
     return r;
 }
 
-/* asyncio's run_forever calls it and looks at _stopping: once is enough. */
+/* asyncio's run_forever calls it and looks at _stopping: once is enough. Whoever calls it without
+ * the loop running wants one iteration. */
 static PyObject *
 loop_run_once(GioLoop *loop, PyObject *Py_UNUSED(ignored))
 {
@@ -122,11 +123,17 @@ loop_run_once(GioLoop *loop, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
         return NULL;
     }
+    PyObject *running = PyObject_CallNoArgs(loop->state->get_running_loop);
+    if (running == NULL) {
+        return NULL;
+    }
+    bool on = running == (PyObject *)loop;
+    Py_DECREF(running);
     loop->iterating = true;
     int r;
     do {
         r = gio_loop_check_open(loop) < 0 ? -1 : run_iteration(loop);
-    } while (r == 0 && !loop->stopping);
+    } while (r == 0 && on && !loop->stopping);
     loop->iterating = false;
     if (r < 0) {
         return NULL;

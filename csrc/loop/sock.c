@@ -203,8 +203,12 @@ of_fd(GioLoop *loop, int fd)
 static int
 check_no_transport(GioLoop *loop, PyObject *sock)
 {
-    PyObject *r =
-        PyObject_CallMethod((PyObject *)loop, "_ensure_fd_no_transport", "i", GIO_SOCKET(sock)->fd);
+    PyObject *fd = PyLong_FromLong(GIO_SOCKET(sock)->fd), *r = NULL;
+    if (fd != NULL) {
+        r = PyObject_CallMethodOneArg((PyObject *)loop, loop->state->str_ensure_fd_no_transport,
+                                      fd);
+        Py_DECREF(fd);
+    }
     Py_XDECREF(r);
     return r == NULL ? -1 : 0;
 }

@@ -98,6 +98,8 @@ int gio_sockop_setup_types(PyObject *module, GioState *st);
 
 extern PyMethodDef gio_sock_methods[]; /* of Loop */
 int gio_sockcall_setup(GioState *st);
+/* Whether its timeout is 0; -1 with an exception. */
+int gio_socket_nonblocking(GioState *st, PyObject *sock);
 
 /* ---- address.c ---------------------------------------------------------------------- */
 

@@ -223,7 +223,7 @@ try_accept(GioSockOp *op, PyObject **result)
         close(fd);
         return -1;
     }
-    r = PyObject_CallMethod(conn, "setblocking", "O", Py_False);
+    r = PyObject_CallMethodOneArg(conn, st->str_setblocking, Py_False);
     address = r == NULL ? NULL : gio_address_to_python(&from, size);
     *result = address == NULL ? NULL : PyTuple_Pack(2, conn, address);
     Py_XDECREF(address);
@@ -251,7 +251,8 @@ try_connect(GioSockOp *op, PyObject **result)
     if (!op->connecting) {
         op->connecting = true;
         /* The socket's own method knows every family; the system call is what costs. */
-        PyObject *r = PyObject_CallMethod(op->sock, "connect_ex", "(O)", op->address);
+        PyObject *r =
+            PyObject_CallMethodOneArg(op->sock, op->loop->state->str_connect_ex, op->address);
         error = r == NULL ? -1 : (int)PyLong_AsLong(r);
         Py_XDECREF(r);
         if (error < 0) {
@@ -345,15 +346,27 @@ has_address(PyObject *sock)
     return family == AF_INET || family == AF_INET6 || family == AF_UNIX;
 }
 
+int
+gio_socket_nonblocking(GioState *st, PyObject *sock)
+{
+    PyObject *timeout = PyObject_CallMethodNoArgs(sock, st->str_gettimeout);
+    if (timeout == NULL) {
+        return -1;
+    }
+    bool yes = PyFloat_Check(timeout) && PyFloat_AS_DOUBLE(timeout) == 0.0;
+    Py_DECREF(timeout);
+    return yes;
+}
+
 /* accept(2) and connect(2) take no MSG_DONTWAIT. */
 static bool
-nonblocking(PyObject *sock)
+nonblocking(GioLoop *loop, PyObject *sock)
 {
-    PyObject *timeout = PyObject_CallMethod(sock, "gettimeout", NULL);
-    bool yes = timeout != NULL && PyFloat_Check(timeout) && PyFloat_AS_DOUBLE(timeout) == 0.0;
-    Py_XDECREF(timeout);
-    PyErr_Clear();
-    return yes;
+    int r = gio_socket_nonblocking(loop->state, sock);
+    if (r < 0) {
+        PyErr_Clear();
+    }
+    return r > 0;
 }
 
 /* An int from `least` upwards, or -1. */
@@ -476,7 +489,7 @@ loop_sock_sendto(ARGUMENTS)
 static PyObject *
 loop_sock_accept(ARGUMENTS)
 {
-    if (GIVEN(1) && has_address(args[0]) && nonblocking(args[0])) {
+    if (GIVEN(1) && has_address(args[0]) && nonblocking(loop, args[0])) {
         return operation(loop, &kind_accept, args[0], NULL, NULL, 0);
     }
     return INHERITED(&kind_accept);
@@ -498,7 +511,7 @@ resolved(const GioSocketHead *sock, PyObject *address)
 static PyObject *
 loop_sock_connect(ARGUMENTS)
 {
-    if (!GIVEN(2) || !nonblocking(args[0]) || !resolved(GIO_SOCKET(args[0]), args[1])) {
+    if (!GIVEN(2) || !nonblocking(loop, args[0]) || !resolved(GIO_SOCKET(args[0]), args[1])) {
         return INHERITED(&kind_connect);
     }
     if (GIO_SOCKET(args[0])->family == AF_INET6 && PyTuple_GET_SIZE(args[1]) == 2) {

@@ -69,17 +69,11 @@ gio_sockop_wake(GioSockOp *op, bool direct)
 static int
 check_nonblocking(GioSockOp *op)
 {
-    PyObject *timeout = PyObject_CallMethod(op->sock, "gettimeout", NULL);
-    if (timeout == NULL) {
-        return -1;
-    }
-    bool blocks = !PyFloat_Check(timeout) || PyFloat_AS_DOUBLE(timeout) != 0.0;
-    Py_DECREF(timeout);
-    if (blocks) {
+    int r = gio_socket_nonblocking(op->loop->state, op->sock);
+    if (r == 0) {
         PyErr_SetString(PyExc_ValueError, "the socket must be non-blocking");
-        return -1;
     }
-    return 0;
+    return r > 0 ? 0 : -1;
 }
 
 static PySendResult

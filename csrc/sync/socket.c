@@ -53,7 +53,7 @@ op_fd(Op *op)
     if (number == NULL) {
         return -1;
     }
-    int fd = _PyLong_AsInt(number);
+    int fd = gio_as_int(number);
     Py_DECREF(number);
     if (fd < 0 && !PyErr_Occurred()) {
         errno = EBADF;
@@ -156,7 +156,7 @@ count_args(Py_ssize_t nargs, PyObject *kwnames, Py_ssize_t most, const char *nam
 static int
 int_arg(PyObject *const *args, Py_ssize_t nargs, Py_ssize_t i, int *value)
 {
-    *value = i < nargs ? _PyLong_AsInt(args[i]) : 0;
+    *value = i < nargs ? gio_as_int(args[i]) : 0;
     return *value == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
