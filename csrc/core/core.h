@@ -37,15 +37,18 @@ struct GioState {
     PyTypeObject *thread_type;
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
-    PyTypeObject *loop_type; /* these four: csrc/loop */
+    PyTypeObject *loop_type; /* from here: csrc/loop */
     PyTypeObject *handle_type;
     PyTypeObject *timer_handle_type;
     PyTypeObject *stream_type;
+    PyTypeObject *read_pipe_type;
+    PyTypeObject *write_pipe_type;
     PyObject *greenlet_exit;     /* greenlet.GreenletExit */
     PyObject *cancelled_error;   /* asyncio.CancelledError */
     PyObject *get_running_loop;  /* asyncio._get_running_loop */
     PyObject *buffered_protocol; /* asyncio.BufferedProtocol */
     PyObject *transport_socket;  /* asyncio.trsock.TransportSocket */
+    PyObject *socket;            /* socket.socket */
     PyObject *set_result;        /* asyncio.futures._set_result_unless_cancelled */
     PyObject *loops;             /* module greenletio._loops: the cold paths */
     PyObject *worker_run;        /* what every worker greenlet runs */

@@ -330,6 +330,7 @@ core_exec(PyObject *module)
         (st->get_running_loop = import_attr("asyncio", "_get_running_loop")) == NULL ||
         (st->buffered_protocol = import_attr("asyncio", "BufferedProtocol")) == NULL ||
         (st->transport_socket = import_attr("asyncio.trsock", "TransportSocket")) == NULL ||
+        (st->socket = import_attr("socket", "socket")) == NULL ||
         (st->set_result = import_attr("asyncio.futures", "_set_result_unless_cancelled")) == NULL ||
         gio_thread_setup_types(module, st) < 0 || gio_worker_setup_types(module, st) < 0 ||
         gio_call_setup_types(module, st) < 0 || gio_function_setup_types(module, st) < 0 ||
@@ -361,11 +362,14 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->handle_type);
     Py_VISIT(st->timer_handle_type);
     Py_VISIT(st->stream_type);
+    Py_VISIT(st->read_pipe_type);
+    Py_VISIT(st->write_pipe_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);
     Py_VISIT(st->buffered_protocol);
     Py_VISIT(st->transport_socket);
+    Py_VISIT(st->socket);
     Py_VISIT(st->set_result);
     Py_VISIT(st->loops);
     Py_VISIT(st->worker_run);

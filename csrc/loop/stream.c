@@ -90,9 +90,8 @@ at_end(GioTransport *t)
     return t->loop == NULL ? 0 : gio_poll_stop(&t->read);
 }
 
-/* What has arrived, as bytes: empty at the end, NULL with or without an exception. */
-static PyObject *
-receive_bytes(GioTransport *t)
+PyObject *
+gio_stream_receive(GioTransport *t)
 {
     int size;
     if (t->bulky && ioctl(t->fd, FIONREAD, &size) == 0 && size >= LARGE) {
@@ -116,7 +115,7 @@ receive_bytes(GioTransport *t)
 static int
 read_bytes(GioTransport *t)
 {
-    PyObject *data = receive_bytes(t);
+    PyObject *data = gio_stream_receive(t);
     if (data == NULL) {
         return PyErr_Occurred() ? gio_transport_fatal(t, failure(t)) : 0;
     }
@@ -263,7 +262,8 @@ gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, PyObject *prot
     }
     int on = 1; /* in vain on a Unix socket */
     setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (gio_stream_hold_socket(t) < 0 || gio_stream_describe(t) < 0 || join_server(t, server) < 0 ||
+    if (gio_polls_claim_fd(loop, t->fd, (PyObject *)t) < 0 || gio_stream_hold_socket(t) < 0 ||
+        gio_stream_describe(t) < 0 || join_server(t, server) < 0 ||
         gio_transport_begin(t, waiter) < 0) {
         Py_CLEAR(t);
     }

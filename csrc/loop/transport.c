@@ -82,8 +82,7 @@ gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file, PyObject *p
     t->extra = extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
     t->read_context = PyContext_CopyCurrent();
     if (t->extra == NULL || t->read_context == NULL ||
-        gio_transport_set_protocol(t, protocol) < 0 ||
-        gio_polls_claim_fd(loop, fd, (PyObject *)t) < 0) {
+        gio_transport_set_protocol(t, protocol) < 0) {
         Py_DECREF(t);
         return NULL;
     }
@@ -331,6 +330,23 @@ gio_transport_log(GioTransport *t, const char *what, PyObject *exc)
     return 0;
 }
 
+/* Whether an exception is nothing but what happens to connections. */
+static bool
+quiet(GioTransport *t, PyObject *exc)
+{
+    if (!PyErr_GivenExceptionMatches(exc, PyExc_OSError)) {
+        return false;
+    }
+    if (t->quiet_errno == 0) {
+        return true;
+    }
+    PyObject *number = PyObject_GetAttrString(exc, "errno");
+    bool same = number != NULL && PyLong_Check(number) && PyLong_AsLong(number) == t->quiet_errno;
+    Py_XDECREF(number);
+    PyErr_Clear();
+    return same;
+}
+
 int
 gio_transport_fatal(GioTransport *t, const char *message)
 {
@@ -339,7 +355,7 @@ gio_transport_fatal(GioTransport *t, const char *message)
     }
     PyObject *exc = gio_err_take();
     int r = 0;
-    if (!PyErr_GivenExceptionMatches(exc, PyExc_OSError)) {
+    if (!quiet(t, exc)) {
         gio_err_give(Py_NewRef(exc));
         r = gio_transport_report(t, message);
     }
@@ -477,6 +493,7 @@ transport_repr(GioTransport *t)
                                 name == NULL ? Py_TYPE(t)->tp_name : name + 1,
                                 t->file == NULL ? " closed"
                                 : t->closing    ? " closing"
+                                : t->pipe       ? " open"
                                                 : "",
                                 t->fd, t->read.started ? "polling" : "idle",
                                 t->write.started ? "polling" : "idle", t->queue.bytes);
@@ -517,6 +534,7 @@ PyMethodDef gio_transport_read_methods[] = {
 
 static PyMemberDef common_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(GioTransport, weakrefs), READONLY, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(GioTransport, dict), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(GioTransport, loop), READONLY, NULL},
     {"_protocol", T_OBJECT, offsetof(GioTransport, protocol), READONLY, NULL},
     {"_server", T_OBJECT, offsetof(GioTransport, server), READONLY, NULL},
@@ -536,6 +554,7 @@ transport_traverse(GioTransport *t, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(t));
     Py_VISIT(t->extra);
+    Py_VISIT(t->dict);
     Py_VISIT(t->loop);
     Py_VISIT(t->file);
     Py_VISIT(t->protocol);
@@ -553,6 +572,7 @@ static int
 transport_clear(GioTransport *t)
 {
     Py_CLEAR(t->extra);
+    Py_CLEAR(t->dict);
     Py_CLEAR(t->protocol);
     Py_CLEAR(t->on_data);
     Py_CLEAR(t->on_filled);

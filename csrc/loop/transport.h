@@ -10,6 +10,8 @@
 
 #include "loop/loop.h"
 
+#include <sys/socket.h>
+
 #define GIO_READ_MAX (256 * 1024) /* of one read; asyncio's max_size */
 
 /* A part of what is to be sent. */
@@ -30,6 +32,7 @@ typedef struct {
     PyObject *extra;    /* the place of asyncio.BaseTransport's slot _extra: must stay the first */
     PyObject *slots[4]; /* asyncio's _FlowControlMixin has them; always NULL */
     PyObject *weakrefs;
+    PyObject *dict;      /* of attributes that others have set */
     GioState *state;     /* borrowed */
     GioLoop *loop;       /* owned; NULL once connection_lost has been called, as what follows is */
     PyObject *file;      /* a socket or a pipe, which is closed in the end */
@@ -44,6 +47,7 @@ typedef struct {
     Py_ssize_t high, low; /* water marks */
     Py_ssize_t conn_lost; /* > 0: connection_lost is scheduled; then counts writes */
     int fd;
+    int quiet_errno;   /* the one that is not reported; 0: no OSError is */
     bool pipe;         /* read(2) and write(2) instead of recv(2) and send(2) */
     bool buffered;     /* the protocol is a BufferedProtocol */
     bool bulky;        /* the last read was large */
@@ -95,10 +99,23 @@ GioTransport *gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, 
                              PyObject *waiter, PyObject *extra, PyObject *server);
 /* The GioRun of a transport whose fd is readable. */
 int gio_stream_readable(GioLoop *loop, PyObject *self);
+/* What has arrived, as bytes: empty at the end, NULL with or without an exception. */
+PyObject *gio_stream_receive(GioTransport *t);
+/* Fill in what get_extra_info() knows of a socket. */
+int gio_stream_describe(GioTransport *t);
+/* Keep the socket's fd ours, whoever closes the socket. */
+int gio_stream_hold_socket(GioTransport *t);
 /* Memory for what was read, GIO_READ_MAX of it, that is good until the next who asks. */
 char *gio_loop_scratch(GioLoop *loop);
-extern PyMethodDef gio_stream_loop_methods[]; /* of Loop */
+extern PyMethodDef gio_stream_loop_methods[]; /* of Loop, as the next two */
 int gio_stream_setup_types(PyObject *module, GioState *st);
+
+/* ---- accept.c, pipe.c ---------------------------------------------------------------------- */
+
+/* A peer's address as Python's socket module gives it: of AF_INET, AF_INET6, AF_UNIX. */
+PyObject *gio_address(const struct sockaddr_storage *a, socklen_t size);
+extern PyMethodDef gio_accept_loop_methods[], gio_pipe_loop_methods[];
+int gio_pipe_setup_types(PyObject *module, GioState *st);
 
 /* ---- write.c ------------------------------------------------------------------------------ */
 

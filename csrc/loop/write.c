@@ -291,16 +291,28 @@ check_writable(GioTransport *t, const char *method)
     return t->loop == NULL ? 0 : gio_loop_check_idle(t->loop);
 }
 
+/* Whether what is written goes nowhere. A socket that is closing, a pipe does not, still takes it.
+ */
+static bool
+lost(GioTransport *t)
+{
+    return t->conn_lost > 0 || t->loop == NULL || (t->pipe && t->closing);
+}
+
 /* The connection is lost: what is written goes nowhere. */
 static PyObject *
 write_lost(GioTransport *t)
 {
-    if (t->conn_lost++ >= LOST_WRITES_LOGGED) {
+    if (t->conn_lost > 0 && t->conn_lost++ >= LOST_WRITES_LOGGED) {
         PyObject *log = PyImport_ImportModule("asyncio.log");
         PyObject *logger = log == NULL ? NULL : PyObject_GetAttrString(log, "logger");
-        PyObject *r = logger == NULL ? NULL
-                                     : PyObject_CallMethod(logger, "warning", "s",
-                                                           "socket.send() raised exception.");
+        PyObject *r =
+            logger == NULL
+                ? NULL
+                : PyObject_CallMethod(
+                      logger, "warning", "s",
+                      t->pipe ? "pipe closed by peer or os.write(pipe, data) raised exception."
+                              : "socket.send() raised exception.");
         Py_XDECREF(log);
         Py_XDECREF(logger);
         if (r == NULL) {
@@ -335,7 +347,7 @@ transport_write(GioTransport *t, PyObject *data)
     if (view.len == 0) {
         result = Py_NewRef(Py_None);
     }
-    else if (t->conn_lost > 0 || t->loop == NULL) {
+    else if (lost(t)) {
         result = write_lost(t);
     }
     else if (gio_write(t, data, view.buf, (size_t)view.len) == 0) {
@@ -386,10 +398,11 @@ transport_writelines(GioTransport *t, PyObject *list)
     }
     bool idle = t->queue.bytes == 0;
     int r = 0;
-    if (t->conn_lost > 0 || t->loop == NULL) {
-        PyObject *lost = PySequence_Fast_GET_SIZE(items) == 0 ? Py_NewRef(Py_None) : write_lost(t);
+    if (lost(t)) {
+        PyObject *nothing =
+            PySequence_Fast_GET_SIZE(items) == 0 ? Py_NewRef(Py_None) : write_lost(t);
         Py_DECREF(items);
-        return lost;
+        return nothing;
     }
     r = queue_items(t, items);
     Py_DECREF(items);
