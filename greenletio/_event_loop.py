@@ -13,6 +13,7 @@ import asyncio
 import errno
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -26,7 +27,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from greenletio import _core
 
 if TYPE_CHECKING:
-    import socket
     import ssl
 
 __all__ = ("EventLoop", "EventLoopPolicy", "install", "new_event_loop", "run")
@@ -39,6 +39,10 @@ class _NoSelector:
 
     def close(self) -> None:
         pass
+
+    def get_key(self, fd: Any) -> Any:
+        """Asked by the repr of asyncio's transports."""
+        raise KeyError(fd)
 
 
 class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
@@ -166,6 +170,18 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
             server,
             backlog,
         )
+
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.DatagramProtocol,
+        address: Any = None,
+        waiter: Any = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Any:
+        if sock.family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+            return self._make_datagram(sock, protocol, address, waiter, extra)
+        return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int) -> int:
         self._transports[transp._sock_fd] = transp  # asyncio's method takes it out
@@ -300,6 +316,7 @@ def _reap(pid: int) -> int | None:
 call_soon = base_events.BaseEventLoop.call_soon
 call_soon_threadsafe = base_events.BaseEventLoop.call_soon_threadsafe
 call_later = base_events.BaseEventLoop.call_later
+create_task = base_events.BaseEventLoop.create_task
 
 
 def call_at(

@@ -1,47 +1,13 @@
-/* Accepting connections, and the addresses of sockets.
+/* Accepting connections.
  *
  * A listening socket is watched as add_reader() would; what is run then takes every connection
  * that waits, and makes its transport at once: no task, and no further turn of the loop.
  */
+#include "loop/sock.h"
 #include "loop/transport.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <stddef.h>
-#include <sys/un.h>
 #include <unistd.h>
-
-PyObject *
-gio_address(const struct sockaddr_storage *a, socklen_t size)
-{
-    char text[INET6_ADDRSTRLEN];
-    if (size == 0) {
-        Py_RETURN_NONE;
-    }
-    if (a->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)a;
-        inet_ntop(AF_INET, &in->sin_addr, text, sizeof text);
-        return Py_BuildValue("si", text, ntohs(in->sin_port));
-    }
-    if (a->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)a;
-        inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof text);
-        return Py_BuildValue("siII", text, ntohs(in->sin6_port), ntohl(in->sin6_flowinfo),
-                             in->sin6_scope_id);
-    }
-    if (a->ss_family == AF_UNIX) {
-        const struct sockaddr_un *un = (const struct sockaddr_un *)a;
-        size_t room = size - offsetof(struct sockaddr_un, sun_path);
-        if (room > 0 && un->sun_path[0] == 0) { /* abstract */
-            return PyBytes_FromStringAndSize(un->sun_path, (Py_ssize_t)room);
-        }
-        return PyUnicode_DecodeFSDefaultAndSize(un->sun_path,
-                                                (Py_ssize_t)strnlen(un->sun_path, room));
-    }
-    PyErr_SetNone(PyExc_NotImplementedError); /* only these families get here */
-    return NULL;
-}
 
 typedef struct {
     PyObject *factory, *sock, *server; /* borrowed */
@@ -54,7 +20,7 @@ socket_from(GioLoop *loop, Listener *l, int fd)
     PyObject *number = PyLong_FromLong(fd), *sock = NULL;
     if (number != NULL) {
         PyObject *args[] = {NULL, l->family, l->type, l->proto, number};
-        sock = PyObject_Vectorcall(loop->state->socket, args + 1,
+        sock = PyObject_Vectorcall((PyObject *)loop->state->socket_type, args + 1,
                                    4 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
         Py_DECREF(number);
     }
@@ -92,7 +58,7 @@ static int
 accepted(GioLoop *loop, Listener *l, int fd, const struct sockaddr_storage *address, socklen_t size)
 {
     PyObject *sock = socket_from(loop, l, fd);
-    PyObject *peername = sock == NULL ? NULL : gio_address(address, size);
+    PyObject *peername = sock == NULL ? NULL : gio_address_to_python(address, size);
     PyObject *context = peername == NULL ? NULL : PyContext_CopyCurrent();
     int r = context == NULL ? -1 : PyContext_Enter(context);
     if (r == 0) {

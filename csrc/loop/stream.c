@@ -17,18 +17,6 @@
 
 #define LARGE (16 * 1024)
 
-char *
-gio_loop_scratch(GioLoop *loop)
-{
-    if (loop->scratch == NULL) {
-        loop->scratch = PyMem_Malloc(GIO_READ_MAX);
-        if (loop->scratch == NULL) {
-            PyErr_NoMemory();
-        }
-    }
-    return loop->scratch;
-}
-
 /* ---- reading ----------------------------------------------------------------------------------
  */
 
@@ -375,15 +363,8 @@ add_constants(PyTypeObject *type)
 }
 
 int
-gio_stream_setup_types(PyObject *module, GioState *st)
+gio_stream_add_members(PyTypeObject *type)
 {
-    PyMethodDef *tables[] = {gio_transport_read_methods, gio_write_methods, gio_flow_methods,
-                             stream_methods, NULL};
-    PyTypeObject *type = st->stream_type = gio_transport_add_type(
-        module, "greenletio._core.StreamTransport", "_FlowControlMixin", tables);
-    if (type == NULL) {
-        return -1;
-    }
     for (size_t i = 0; i < sizeof stream_members / sizeof *stream_members; i++) {
         PyObject *member = PyDescr_NewMember(type, &stream_members[i]);
         int r = member == NULL
@@ -393,6 +374,19 @@ gio_stream_setup_types(PyObject *module, GioState *st)
         if (r < 0) {
             return -1;
         }
+    }
+    return 0;
+}
+
+int
+gio_stream_setup_types(PyObject *module, GioState *st)
+{
+    PyMethodDef *tables[] = {gio_transport_read_methods, gio_write_methods, gio_flow_methods,
+                             stream_methods, NULL};
+    PyTypeObject *type = st->stream_type = gio_transport_add_type(
+        module, "greenletio._core.StreamTransport", "_FlowControlMixin", tables);
+    if (type == NULL || gio_stream_add_members(type) < 0) {
+        return -1;
     }
     return add_constants(type);
 }

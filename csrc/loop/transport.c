@@ -564,6 +564,8 @@ transport_traverse(GioTransport *t, visitproc visit, void *arg)
     Py_VISIT(t->read_context);
     Py_VISIT(t->write_context);
     Py_VISIT(t->empty_waiter);
+    Py_VISIT(t->address);
+    Py_VISIT(t->pending);
     return 0; /* what is queued is bytes */
 }
 
@@ -580,6 +582,8 @@ transport_clear(GioTransport *t)
     Py_CLEAR(t->read_context);
     Py_CLEAR(t->write_context);
     Py_CLEAR(t->empty_waiter);
+    Py_CLEAR(t->address);
+    gio_write_clear(t);
     return 0;
 }
 

@@ -10,10 +10,6 @@
 
 #include "loop/loop.h"
 
-#include <sys/socket.h>
-
-#define GIO_READ_MAX (256 * 1024) /* of one read; asyncio's max_size */
-
 /* A part of what is to be sent. */
 typedef struct {
     PyObject *owner; /* bytes, owned */
@@ -52,6 +48,10 @@ typedef struct {
     bool buffered;     /* the protocol is a BufferedProtocol */
     bool bulky;        /* the last read was large */
     bool holds_socket; /* we count as a user of the socket: it stays open if others close it */
+    PyObject *address; /* of datagrams: the only one that this transport sends to, or NULL */
+    PyObject *pending; /* of datagrams: a deque of those that wait, or NULL */
+    int family;        /* of datagrams: the socket's */
+    bool to_peer;      /* of datagrams: the socket is connected */
     bool closing, paused, eof, protocol_paused;
 } GioTransport;
 
@@ -105,17 +105,17 @@ PyObject *gio_stream_receive(GioTransport *t);
 int gio_stream_describe(GioTransport *t);
 /* Keep the socket's fd ours, whoever closes the socket. */
 int gio_stream_hold_socket(GioTransport *t);
-/* Memory for what was read, GIO_READ_MAX of it, that is good until the next who asks. */
-char *gio_loop_scratch(GioLoop *loop);
-extern PyMethodDef gio_stream_loop_methods[]; /* of Loop, as the next two */
+extern PyMethodDef gio_stream_loop_methods[]; /* of Loop, as the next three */
+/* What asyncio's own code looks at: _sock, _sock_fd. */
+int gio_stream_add_members(PyTypeObject *type);
 int gio_stream_setup_types(PyObject *module, GioState *st);
 
-/* ---- accept.c, pipe.c ---------------------------------------------------------------------- */
+/* ---- accept.c, pipe.c, datagram.c------------------------------------------------------------ */
 
-/* A peer's address as Python's socket module gives it: of AF_INET, AF_INET6, AF_UNIX. */
-PyObject *gio_address(const struct sockaddr_storage *a, socklen_t size);
 extern PyMethodDef gio_accept_loop_methods[], gio_pipe_loop_methods[];
+extern PyMethodDef gio_datagram_loop_methods[];
 int gio_pipe_setup_types(PyObject *module, GioState *st);
+int gio_datagram_setup_types(PyObject *module, GioState *st);
 
 /* ---- write.c ------------------------------------------------------------------------------ */
 
@@ -123,6 +123,13 @@ int gio_pipe_setup_types(PyObject *module, GioState *st);
 int gio_write(GioTransport *t, PyObject *owner, const char *data, size_t size);
 /* The GioRun of a transport whose fd is writable. */
 int gio_write_ready(GioLoop *loop, PyObject *self);
+/* Have the GioRun above called when the fd is writable. */
+int gio_write_watch(GioTransport *t);
+/* Tell the protocol, if it is time for it. */
+int gio_write_pause(GioTransport *t);
+int gio_write_resume(GioTransport *t);
+/* Something was written to a connection that is lost: None, and in the end a warning. */
+PyObject *gio_write_lost(GioTransport *t);
 void gio_write_clear(GioTransport *t);
 extern PyMethodDef gio_write_methods[], gio_flow_methods[];
 
