@@ -223,7 +223,7 @@ class WritePipeTransport(_FlowControlMixin):
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
 
 @disjoint_base
-class DatagramTransport(asyncio.DatagramTransport):
+class DatagramTransport(_FlowControlMixin, asyncio.DatagramTransport):
     """A datagram socket."""
 
     @property

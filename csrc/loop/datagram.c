@@ -331,6 +331,6 @@ gio_datagram_setup_types(PyObject *module, GioState *st)
 {
     PyMethodDef *tables[] = {gio_transport_read_methods, gio_flow_methods, datagram_methods, NULL};
     st->datagram_type = gio_transport_add_type(module, "greenletio._core.DatagramTransport",
-                                               "DatagramTransport", tables);
+                                               "_FlowControlMixin", "DatagramTransport", tables);
     return st->datagram_type == NULL ? -1 : gio_stream_add_members(st->datagram_type);
 }

@@ -169,11 +169,11 @@ gio_pipe_setup_types(PyObject *module, GioState *st)
     PyMethodDef *reading[] = {gio_transport_read_methods, NULL};
     PyMethodDef *writing[] = {gio_write_methods, gio_flow_methods, write_pipe_methods, NULL};
     st->read_pipe_type = gio_transport_add_type(module, "greenletio._core.ReadPipeTransport",
-                                                "ReadTransport", reading);
+                                                "ReadTransport", NULL, reading);
     if (st->read_pipe_type == NULL) {
         return -1;
     }
     st->write_pipe_type = gio_transport_add_type(module, "greenletio._core.WritePipeTransport",
-                                                 "_FlowControlMixin", writing);
+                                                 "_FlowControlMixin", NULL, writing);
     return st->write_pipe_type == NULL ? -1 : 0;
 }

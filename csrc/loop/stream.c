@@ -384,7 +384,7 @@ gio_stream_setup_types(PyObject *module, GioState *st)
     PyMethodDef *tables[] = {gio_transport_read_methods, gio_write_methods, gio_flow_methods,
                              stream_methods, NULL};
     PyTypeObject *type = st->stream_type = gio_transport_add_type(
-        module, "greenletio._core.StreamTransport", "_FlowControlMixin", tables);
+        module, "greenletio._core.StreamTransport", "_FlowControlMixin", NULL, tables);
     if (type == NULL || gio_stream_add_members(type) < 0) {
         return -1;
     }

@@ -627,9 +627,30 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, transport_dealloc}, {0, NULL},
 };
 
+/* The classes of asyncio's that a type derives from, as a tuple. */
+static PyObject *
+bases_of(const char *base_name, const char *other_name)
+{
+    PyObject *module = PyImport_ImportModule("asyncio.transports"), *bases = NULL;
+    PyObject *base = module == NULL ? NULL : PyObject_GetAttrString(module, base_name);
+    PyObject *other =
+        base == NULL || other_name == NULL ? NULL : PyObject_GetAttrString(module, other_name);
+    if (base != NULL &&
+        ((PyTypeObject *)base)->tp_basicsize > (Py_ssize_t)offsetof(GioTransport, weakrefs)) {
+        PyErr_Format(PyExc_ImportError, "asyncio.transports.%s has grown", base_name);
+    }
+    else if (base != NULL && (other != NULL || other_name == NULL)) {
+        bases = other == NULL ? PyTuple_Pack(1, base) : PyTuple_Pack(2, base, other);
+    }
+    Py_XDECREF(other);
+    Py_XDECREF(base);
+    Py_XDECREF(module);
+    return bases;
+}
+
 PyTypeObject *
 gio_transport_add_type(PyObject *module, const char *name, const char *base_name,
-                       PyMethodDef *const *tables)
+                       const char *other_name, PyMethodDef *const *tables)
 {
     PyType_Spec spec = {
         .name = name,
@@ -638,20 +659,9 @@ gio_transport_add_type(PyObject *module, const char *name, const char *base_name
                  Py_TPFLAGS_DISALLOW_INSTANTIATION,
         .slots = slots,
     };
-    PyObject *asyncio = PyImport_ImportModule("asyncio.transports");
-    PyObject *base = asyncio == NULL ? NULL : PyObject_GetAttrString(asyncio, base_name);
-    PyTypeObject *type = NULL;
-    Py_XDECREF(asyncio);
-    if (base == NULL) {
-        return NULL;
-    }
-    if (((PyTypeObject *)base)->tp_basicsize > (Py_ssize_t)offsetof(GioTransport, weakrefs)) {
-        PyErr_Format(PyExc_ImportError, "asyncio.transports.%s has grown", base_name);
-    }
-    else {
-        type = gio_add_type(module, &spec, base, true);
-    }
-    Py_DECREF(base);
+    PyObject *bases = bases_of(base_name, other_name);
+    PyTypeObject *type = bases == NULL ? NULL : gio_add_type(module, &spec, bases, true);
+    Py_XDECREF(bases);
     for (; type != NULL && *tables != NULL; tables++) {
         if (gio_add_methods(type, *tables) < 0) {
             Py_CLEAR(type);

@@ -86,10 +86,10 @@ int gio_transport_force_close(GioTransport *t, PyObject *exc);
 int gio_transport_flushed(GioTransport *t);
 /* Whether what is raised ends the loop's run: KeyboardInterrupt or SystemExit. */
 bool gio_ends_run(void);
-/* A public type with what all have, derived from a class of asyncio.transports, and more methods:
- * tables that end with NULL. */
+/* A public type with what all have, derived from one or two classes of asyncio.transports (the
+ * second may be NULL), and more methods: tables that end with NULL. */
 PyTypeObject *gio_transport_add_type(PyObject *module, const char *name, const char *base_name,
-                                     PyMethodDef *const *tables);
+                                     const char *other_name, PyMethodDef *const *tables);
 extern PyMethodDef gio_transport_read_methods[];
 
 /* ---- stream.c ----------------------------------------------------------------------------- */
