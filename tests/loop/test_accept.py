@@ -172,8 +172,9 @@ def test_a_server_closed_by_its_factory_takes_no_more(run):
     assert len(made) == 1
 
 
-@LIKE_ASYNCIO
+@OURS
 def test_without_file_descriptors_a_server_reports_and_tries_again(run, monkeypatch):
+    """asyncio's own tries again as often as it could have accepted, even after it was closed."""
     monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
 
     async def main():
