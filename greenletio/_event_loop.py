@@ -10,12 +10,14 @@ hot (servers, signals, executors, exception handling, debug mode) is asyncio's c
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
-from asyncio import base_events, sslproto, unix_events
+from asyncio import base_events, constants, sslproto, trsock, unix_events
 from asyncio import format_helpers as _format
 from asyncio.log import logger
 from collections.abc import Callable, Coroutine
@@ -25,7 +27,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from greenletio import _core
 
 if TYPE_CHECKING:
-    import socket
     import ssl
 
 __all__ = ("EventLoop", "EventLoopPolicy", "install", "new_event_loop", "run")
@@ -129,6 +130,58 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         self._make_socket_transport(rawsock, tls, extra=extra, server=server)
         app_transport: asyncio.Transport = tls._app_transport
         return app_transport
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: ssl.SSLContext | None = None,
+        server: asyncio.AbstractServer | None = None,
+        backlog: int = 100,
+        *timeouts: Any,
+        **named_timeouts: Any,
+    ) -> None:
+        if sslcontext is not None:
+            super()._start_serving(
+                protocol_factory, sock, sslcontext, server, backlog, *timeouts, **named_timeouts
+            )
+        elif sock.fileno() >= 0:  # else closed while it waited to be tried again
+            self._add_reader(sock, self._accept, protocol_factory, sock, server, backlog)
+
+    def _accept_failed(
+        self, exc: OSError, protocol_factory: Any, sock: socket.socket, server: Any, backlog: int
+    ) -> None:
+        if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            raise exc
+        self.call_exception_handler(
+            {
+                "message": "socket.accept() out of system resource",
+                "exception": exc,
+                "socket": trsock.TransportSocket(sock),
+            }
+        )
+        self._remove_reader(sock)  # it stays readable
+        self.call_later(
+            constants.ACCEPT_RETRY_DELAY,
+            self._start_serving,
+            protocol_factory,
+            sock,
+            None,
+            server,
+            backlog,
+        )
+
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.DatagramProtocol,
+        address: Any = None,
+        waiter: Any = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Any:
+        if sock.family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+            return self._make_datagram(sock, protocol, address, waiter, extra)
+        return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int) -> int:
         self._transports[transp._sock_fd] = transp  # asyncio's method takes it out

@@ -38,10 +38,13 @@ struct GioState {
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
     PyTypeObject *green_socket_type; /* csrc/sync */
-    PyTypeObject *loop_type;         /* these six: csrc/loop */
+    PyTypeObject *loop_type;         /* from here: csrc/loop */
     PyTypeObject *handle_type;
     PyTypeObject *timer_handle_type;
     PyTypeObject *stream_type;
+    PyTypeObject *read_pipe_type;
+    PyTypeObject *write_pipe_type;
+    PyTypeObject *datagram_type;
     PyTypeObject *sock_type;
     PyTypeObject *sock_op_type;
     PyTypeObject *socket_type; /* socket.socket */
@@ -68,7 +71,9 @@ struct GioState {
     PyObject *str_connection_lost;
     PyObject *str_connection_made;
     PyObject *str_data_received;
+    PyObject *str_datagram_received;
     PyObject *str_eof_received;
+    PyObject *str_error_received;
     PyObject *str_get_buffer;
     PyObject *str_hub; /* the attribute of a loop that holds its hub */
     PyObject *str_remove_done_callback;

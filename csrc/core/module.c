@@ -309,7 +309,9 @@ intern_all(GioState *st)
         {&st->str_connection_lost, "connection_lost"},
         {&st->str_connection_made, "connection_made"},
         {&st->str_data_received, "data_received"},
+        {&st->str_datagram_received, "datagram_received"},
         {&st->str_eof_received, "eof_received"},
+        {&st->str_error_received, "error_received"},
         {&st->str_get_buffer, "get_buffer"},
         {&st->str_hub, "__greenletio_hub__"},
         {&st->str_name, "__name__"},
@@ -391,6 +393,9 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->sock_op_type);
     Py_VISIT(st->socket_type);
     Py_VISIT(st->stream_type);
+    Py_VISIT(st->read_pipe_type);
+    Py_VISIT(st->write_pipe_type);
+    Py_VISIT(st->datagram_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);

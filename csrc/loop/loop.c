@@ -630,9 +630,13 @@ gio_loop_setup_types(PyObject *module, GioState *st)
     st->loop_type = gio_add_type(module, &loop_spec, NULL, true);
     if (st->loop_type == NULL || gio_add_methods(st->loop_type, gio_poll_methods) < 0 ||
         gio_add_methods(st->loop_type, gio_stream_loop_methods) < 0 ||
+        gio_add_methods(st->loop_type, gio_accept_loop_methods) < 0 ||
+        gio_add_methods(st->loop_type, gio_pipe_loop_methods) < 0 ||
+        gio_add_methods(st->loop_type, gio_datagram_loop_methods) < 0 ||
         gio_add_methods(st->loop_type, gio_sock_methods) < 0 ||
         gio_add_methods(st->loop_type, gio_factory_methods) < 0 ||
-        gio_sock_setup_types(module, st) < 0 || gio_stream_setup_types(module, st) < 0) {
+        gio_sock_setup_types(module, st) < 0 || gio_stream_setup_types(module, st) < 0 ||
+        gio_pipe_setup_types(module, st) < 0 || gio_datagram_setup_types(module, st) < 0) {
         return -1;
     }
     return gio_factory_setup(st);

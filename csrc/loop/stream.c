@@ -78,9 +78,8 @@ at_end(GioTransport *t)
     return t->loop == NULL ? 0 : gio_poll_stop(&t->read);
 }
 
-/* What has arrived, as bytes: empty at the end, NULL with or without an exception. */
-static PyObject *
-receive_bytes(GioTransport *t)
+PyObject *
+gio_stream_receive(GioTransport *t)
 {
     int size;
     if (t->bulky && ioctl(t->fd, FIONREAD, &size) == 0 && size >= LARGE) {
@@ -104,7 +103,7 @@ receive_bytes(GioTransport *t)
 static int
 read_bytes(GioTransport *t)
 {
-    PyObject *data = receive_bytes(t);
+    PyObject *data = gio_stream_receive(t);
     if (data == NULL) {
         return PyErr_Occurred() ? gio_transport_fatal(t, failure(t)) : 0;
     }
@@ -251,7 +250,8 @@ gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, PyObject *prot
     }
     int on = 1; /* in vain on a Unix socket */
     setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (gio_stream_hold_socket(t) < 0 || gio_stream_describe(t) < 0 || join_server(t, server) < 0 ||
+    if (gio_polls_claim_fd(loop, t->fd, (PyObject *)t) < 0 || gio_stream_hold_socket(t) < 0 ||
+        gio_stream_describe(t) < 0 || join_server(t, server) < 0 ||
         gio_transport_begin(t, waiter) < 0) {
         Py_CLEAR(t);
     }
@@ -363,15 +363,8 @@ add_constants(PyTypeObject *type)
 }
 
 int
-gio_stream_setup_types(PyObject *module, GioState *st)
+gio_stream_add_members(PyTypeObject *type)
 {
-    PyMethodDef *tables[] = {gio_transport_read_methods, gio_write_methods, gio_flow_methods,
-                             stream_methods, NULL};
-    PyTypeObject *type = st->stream_type = gio_transport_add_type(
-        module, "greenletio._core.StreamTransport", "_FlowControlMixin", tables);
-    if (type == NULL) {
-        return -1;
-    }
     for (size_t i = 0; i < sizeof stream_members / sizeof *stream_members; i++) {
         PyObject *member = PyDescr_NewMember(type, &stream_members[i]);
         int r = member == NULL
@@ -381,6 +374,19 @@ gio_stream_setup_types(PyObject *module, GioState *st)
         if (r < 0) {
             return -1;
         }
+    }
+    return 0;
+}
+
+int
+gio_stream_setup_types(PyObject *module, GioState *st)
+{
+    PyMethodDef *tables[] = {gio_transport_read_methods, gio_write_methods, gio_flow_methods,
+                             stream_methods, NULL};
+    PyTypeObject *type = st->stream_type = gio_transport_add_type(
+        module, "greenletio._core.StreamTransport", "_FlowControlMixin", NULL, tables);
+    if (type == NULL || gio_stream_add_members(type) < 0) {
+        return -1;
     }
     return add_constants(type);
 }

@@ -82,8 +82,7 @@ gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file, PyObject *p
     t->extra = extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
     t->read_context = PyContext_CopyCurrent();
     if (t->extra == NULL || t->read_context == NULL ||
-        gio_transport_set_protocol(t, protocol) < 0 ||
-        gio_polls_claim_fd(loop, fd, (PyObject *)t) < 0) {
+        gio_transport_set_protocol(t, protocol) < 0) {
         Py_DECREF(t);
         return NULL;
     }
@@ -331,6 +330,23 @@ gio_transport_log(GioTransport *t, const char *what, PyObject *exc)
     return 0;
 }
 
+/* Whether an exception is nothing but what happens to connections. */
+static bool
+quiet(GioTransport *t, PyObject *exc)
+{
+    if (!PyErr_GivenExceptionMatches(exc, PyExc_OSError)) {
+        return false;
+    }
+    if (t->quiet_errno == 0) {
+        return true;
+    }
+    PyObject *number = PyObject_GetAttrString(exc, "errno");
+    bool same = number != NULL && PyLong_Check(number) && PyLong_AsLong(number) == t->quiet_errno;
+    Py_XDECREF(number);
+    PyErr_Clear();
+    return same;
+}
+
 int
 gio_transport_fatal(GioTransport *t, const char *message)
 {
@@ -339,7 +355,7 @@ gio_transport_fatal(GioTransport *t, const char *message)
     }
     PyObject *exc = gio_err_take();
     int r = 0;
-    if (!PyErr_GivenExceptionMatches(exc, PyExc_OSError)) {
+    if (!quiet(t, exc)) {
         gio_err_give(Py_NewRef(exc));
         r = gio_transport_report(t, message);
     }
@@ -477,6 +493,7 @@ transport_repr(GioTransport *t)
                                 name == NULL ? Py_TYPE(t)->tp_name : name + 1,
                                 t->file == NULL ? " closed"
                                 : t->closing    ? " closing"
+                                : t->pipe       ? " open"
                                                 : "",
                                 t->fd, t->read.started ? "polling" : "idle",
                                 t->write.started ? "polling" : "idle", t->queue.bytes);
@@ -517,6 +534,7 @@ PyMethodDef gio_transport_read_methods[] = {
 
 static PyMemberDef common_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(GioTransport, weakrefs), READONLY, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(GioTransport, dict), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(GioTransport, loop), READONLY, NULL},
     {"_protocol", T_OBJECT, offsetof(GioTransport, protocol), READONLY, NULL},
     {"_server", T_OBJECT, offsetof(GioTransport, server), READONLY, NULL},
@@ -536,6 +554,7 @@ transport_traverse(GioTransport *t, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(t));
     Py_VISIT(t->extra);
+    Py_VISIT(t->dict);
     Py_VISIT(t->loop);
     Py_VISIT(t->file);
     Py_VISIT(t->protocol);
@@ -545,6 +564,8 @@ transport_traverse(GioTransport *t, visitproc visit, void *arg)
     Py_VISIT(t->read_context);
     Py_VISIT(t->write_context);
     Py_VISIT(t->empty_waiter);
+    Py_VISIT(t->address);
+    Py_VISIT(t->pending);
     return 0; /* what is queued is bytes */
 }
 
@@ -553,6 +574,7 @@ static int
 transport_clear(GioTransport *t)
 {
     Py_CLEAR(t->extra);
+    Py_CLEAR(t->dict);
     Py_CLEAR(t->protocol);
     Py_CLEAR(t->on_data);
     Py_CLEAR(t->on_filled);
@@ -560,6 +582,8 @@ transport_clear(GioTransport *t)
     Py_CLEAR(t->read_context);
     Py_CLEAR(t->write_context);
     Py_CLEAR(t->empty_waiter);
+    Py_CLEAR(t->address);
+    gio_write_clear(t);
     return 0;
 }
 
@@ -603,9 +627,30 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, transport_dealloc}, {0, NULL},
 };
 
+/* The classes of asyncio's that a type derives from, as a tuple. */
+static PyObject *
+bases_of(const char *base_name, const char *other_name)
+{
+    PyObject *module = PyImport_ImportModule("asyncio.transports"), *bases = NULL;
+    PyObject *base = module == NULL ? NULL : PyObject_GetAttrString(module, base_name);
+    PyObject *other =
+        base == NULL || other_name == NULL ? NULL : PyObject_GetAttrString(module, other_name);
+    if (base != NULL &&
+        ((PyTypeObject *)base)->tp_basicsize > (Py_ssize_t)offsetof(GioTransport, weakrefs)) {
+        PyErr_Format(PyExc_ImportError, "asyncio.transports.%s has grown", base_name);
+    }
+    else if (base != NULL && (other != NULL || other_name == NULL)) {
+        bases = other == NULL ? PyTuple_Pack(1, base) : PyTuple_Pack(2, base, other);
+    }
+    Py_XDECREF(other);
+    Py_XDECREF(base);
+    Py_XDECREF(module);
+    return bases;
+}
+
 PyTypeObject *
 gio_transport_add_type(PyObject *module, const char *name, const char *base_name,
-                       PyMethodDef *const *tables)
+                       const char *other_name, PyMethodDef *const *tables)
 {
     PyType_Spec spec = {
         .name = name,
@@ -614,20 +659,9 @@ gio_transport_add_type(PyObject *module, const char *name, const char *base_name
                  Py_TPFLAGS_DISALLOW_INSTANTIATION,
         .slots = slots,
     };
-    PyObject *asyncio = PyImport_ImportModule("asyncio.transports");
-    PyObject *base = asyncio == NULL ? NULL : PyObject_GetAttrString(asyncio, base_name);
-    PyTypeObject *type = NULL;
-    Py_XDECREF(asyncio);
-    if (base == NULL) {
-        return NULL;
-    }
-    if (((PyTypeObject *)base)->tp_basicsize > (Py_ssize_t)offsetof(GioTransport, weakrefs)) {
-        PyErr_Format(PyExc_ImportError, "asyncio.transports.%s has grown", base_name);
-    }
-    else {
-        type = gio_add_type(module, &spec, base, true);
-    }
-    Py_DECREF(base);
+    PyObject *bases = bases_of(base_name, other_name);
+    PyTypeObject *type = bases == NULL ? NULL : gio_add_type(module, &spec, bases, true);
+    Py_XDECREF(bases);
     for (; type != NULL && *tables != NULL; tables++) {
         if (gio_add_methods(type, *tables) < 0) {
             Py_CLEAR(type);

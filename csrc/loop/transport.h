@@ -28,6 +28,7 @@ typedef struct {
     PyObject *extra;    /* the place of asyncio.BaseTransport's slot _extra: must stay the first */
     PyObject *slots[4]; /* asyncio's _FlowControlMixin has them; always NULL */
     PyObject *weakrefs;
+    PyObject *dict;      /* of attributes that others have set */
     GioState *state;     /* borrowed */
     GioLoop *loop;       /* owned; NULL once connection_lost has been called, as what follows is */
     PyObject *file;      /* a socket or a pipe, which is closed in the end */
@@ -42,10 +43,15 @@ typedef struct {
     Py_ssize_t high, low; /* water marks */
     Py_ssize_t conn_lost; /* > 0: connection_lost is scheduled; then counts writes */
     int fd;
+    int quiet_errno;   /* the one that is not reported; 0: no OSError is */
     bool pipe;         /* read(2) and write(2) instead of recv(2) and send(2) */
     bool buffered;     /* the protocol is a BufferedProtocol */
     bool bulky;        /* the last read was large */
     bool holds_socket; /* we count as a user of the socket: it stays open if others close it */
+    PyObject *address; /* of datagrams: the only one that this transport sends to, or NULL */
+    PyObject *pending; /* of datagrams: a deque of those that wait, or NULL */
+    int family;        /* of datagrams: the socket's */
+    bool to_peer;      /* of datagrams: the socket is connected */
     bool closing, paused, eof, protocol_paused;
 } GioTransport;
 
@@ -80,10 +86,10 @@ int gio_transport_force_close(GioTransport *t, PyObject *exc);
 int gio_transport_flushed(GioTransport *t);
 /* Whether what is raised ends the loop's run: KeyboardInterrupt or SystemExit. */
 bool gio_ends_run(void);
-/* A public type with what all have, derived from a class of asyncio.transports, and more methods:
- * tables that end with NULL. */
+/* A public type with what all have, derived from one or two classes of asyncio.transports (the
+ * second may be NULL), and more methods: tables that end with NULL. */
 PyTypeObject *gio_transport_add_type(PyObject *module, const char *name, const char *base_name,
-                                     PyMethodDef *const *tables);
+                                     const char *other_name, PyMethodDef *const *tables);
 extern PyMethodDef gio_transport_read_methods[];
 
 /* ---- stream.c ----------------------------------------------------------------------------- */
@@ -93,8 +99,23 @@ GioTransport *gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, 
                              PyObject *waiter, PyObject *extra, PyObject *server);
 /* The GioRun of a transport whose fd is readable. */
 int gio_stream_readable(GioLoop *loop, PyObject *self);
-extern PyMethodDef gio_stream_loop_methods[]; /* of Loop */
+/* What has arrived, as bytes: empty at the end, NULL with or without an exception. */
+PyObject *gio_stream_receive(GioTransport *t);
+/* Fill in what get_extra_info() knows of a socket. */
+int gio_stream_describe(GioTransport *t);
+/* Keep the socket's fd ours, whoever closes the socket. */
+int gio_stream_hold_socket(GioTransport *t);
+extern PyMethodDef gio_stream_loop_methods[]; /* of Loop, as the next three */
+/* What asyncio's own code looks at: _sock, _sock_fd. */
+int gio_stream_add_members(PyTypeObject *type);
 int gio_stream_setup_types(PyObject *module, GioState *st);
+
+/* ---- accept.c, pipe.c, datagram.c------------------------------------------------------------ */
+
+extern PyMethodDef gio_accept_loop_methods[], gio_pipe_loop_methods[];
+extern PyMethodDef gio_datagram_loop_methods[];
+int gio_pipe_setup_types(PyObject *module, GioState *st);
+int gio_datagram_setup_types(PyObject *module, GioState *st);
 
 /* ---- write.c ------------------------------------------------------------------------------ */
 
@@ -102,6 +123,13 @@ int gio_stream_setup_types(PyObject *module, GioState *st);
 int gio_write(GioTransport *t, PyObject *owner, const char *data, size_t size);
 /* The GioRun of a transport whose fd is writable. */
 int gio_write_ready(GioLoop *loop, PyObject *self);
+/* Have the GioRun above called when the fd is writable. */
+int gio_write_watch(GioTransport *t);
+/* Tell the protocol, if it is time for it. */
+int gio_write_pause(GioTransport *t);
+int gio_write_resume(GioTransport *t);
+/* Something was written to a connection that is lost: None, and in the end a warning. */
+PyObject *gio_write_lost(GioTransport *t);
 void gio_write_clear(GioTransport *t);
 extern PyMethodDef gio_write_methods[], gio_flow_methods[];
 

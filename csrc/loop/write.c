@@ -99,6 +99,11 @@ queue_drop(GioQueue *q, size_t sent)
 void
 gio_write_clear(GioTransport *t)
 {
+    if (t->pending != NULL) { /* it keeps datagrams there */
+        t->queue.bytes = 0;
+        Py_CLEAR(t->pending);
+        return;
+    }
     queue_drop(&t->queue, t->queue.bytes);
     PyMem_Free(t->queue.pieces);
     t->queue = (GioQueue){0};
@@ -116,8 +121,8 @@ tell_protocol(GioTransport *t, const char *method, const char *failure)
     return r == NULL ? gio_transport_report(t, failure) : 0;
 }
 
-static int
-pause_protocol(GioTransport *t)
+int
+gio_write_pause(GioTransport *t)
 {
     if (t->protocol_paused || t->protocol == NULL || t->queue.bytes <= (size_t)t->high) {
         return 0;
@@ -126,8 +131,8 @@ pause_protocol(GioTransport *t)
     return tell_protocol(t, "pause_writing", "protocol.pause_writing() failed");
 }
 
-static int
-resume_protocol(GioTransport *t)
+int
+gio_write_resume(GioTransport *t)
 {
     if (!t->protocol_paused || t->protocol == NULL || t->queue.bytes > (size_t)t->low) {
         return 0;
@@ -174,9 +179,8 @@ failure(GioTransport *t)
                    : "Fatal write error on socket transport";
 }
 
-/* Have gio_write_ready called. */
-static int
-watch(GioTransport *t)
+int
+gio_write_watch(GioTransport *t)
 {
     PyObject *context = PyContext_CopyCurrent();
     if (context == NULL || gio_poll_start(&t->write) < 0) {
@@ -203,14 +207,14 @@ gio_write(GioTransport *t, PyObject *owner, const char *data, size_t size)
             data += sent;
             size -= (size_t)sent;
         }
-        if (watch(t) < 0) {
+        if (gio_write_watch(t) < 0) {
             return -1;
         }
     }
     if (queue_data(&t->queue, owner, data, size) < 0) {
         return -1;
     }
-    return pause_protocol(t);
+    return gio_write_pause(t);
 }
 
 /* A future of loop.sendfile()'s is told that the queue is empty, or that it never will be. */
@@ -244,7 +248,7 @@ write_on(GioTransport *t)
     if (flush(t) < 0) {
         return write_failed(t);
     }
-    if (resume_protocol(t) < 0) {
+    if (gio_write_resume(t) < 0) {
         return -1;
     }
     /* The protocol may have written more, or ended the connection. */
@@ -291,16 +295,27 @@ check_writable(GioTransport *t, const char *method)
     return t->loop == NULL ? 0 : gio_loop_check_idle(t->loop);
 }
 
-/* The connection is lost: what is written goes nowhere. */
-static PyObject *
-write_lost(GioTransport *t)
+/* Whether what is written goes nowhere. A socket that is closing, a pipe does not, still takes it.
+ */
+static bool
+lost(GioTransport *t)
 {
-    if (t->conn_lost++ >= LOST_WRITES_LOGGED) {
+    return t->conn_lost > 0 || t->loop == NULL || (t->pipe && t->closing);
+}
+
+PyObject *
+gio_write_lost(GioTransport *t)
+{
+    if (t->conn_lost > 0 && t->conn_lost++ >= LOST_WRITES_LOGGED) {
         PyObject *log = PyImport_ImportModule("asyncio.log");
         PyObject *logger = log == NULL ? NULL : PyObject_GetAttrString(log, "logger");
-        PyObject *r = logger == NULL ? NULL
-                                     : PyObject_CallMethod(logger, "warning", "s",
-                                                           "socket.send() raised exception.");
+        PyObject *r =
+            logger == NULL
+                ? NULL
+                : PyObject_CallMethod(
+                      logger, "warning", "s",
+                      t->pipe ? "pipe closed by peer or os.write(pipe, data) raised exception."
+                              : "socket.send() raised exception.");
         Py_XDECREF(log);
         Py_XDECREF(logger);
         if (r == NULL) {
@@ -335,8 +350,8 @@ transport_write(GioTransport *t, PyObject *data)
     if (view.len == 0) {
         result = Py_NewRef(Py_None);
     }
-    else if (t->conn_lost > 0 || t->loop == NULL) {
-        result = write_lost(t);
+    else if (lost(t)) {
+        result = gio_write_lost(t);
     }
     else if (gio_write(t, data, view.buf, (size_t)view.len) == 0) {
         result = Py_NewRef(Py_None);
@@ -386,17 +401,20 @@ transport_writelines(GioTransport *t, PyObject *list)
     }
     bool idle = t->queue.bytes == 0;
     int r = 0;
-    if (t->conn_lost > 0 || t->loop == NULL) {
-        PyObject *lost = PySequence_Fast_GET_SIZE(items) == 0 ? Py_NewRef(Py_None) : write_lost(t);
+    if (lost(t)) {
+        PyObject *nothing =
+            PySequence_Fast_GET_SIZE(items) == 0 ? Py_NewRef(Py_None) : gio_write_lost(t);
         Py_DECREF(items);
-        return lost;
+        return nothing;
     }
     r = queue_items(t, items);
     Py_DECREF(items);
     if (r == 0 && idle && t->queue.bytes > 0) {
-        r = flush(t) < 0 ? gio_transport_fatal(t, failure(t)) : t->queue.bytes > 0 ? watch(t) : 0;
+        r = flush(t) < 0         ? gio_transport_fatal(t, failure(t))
+            : t->queue.bytes > 0 ? gio_write_watch(t)
+                                 : 0;
     }
-    if (r < 0 || pause_protocol(t) < 0) {
+    if (r < 0 || gio_write_pause(t) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -439,7 +457,7 @@ transport_set_write_buffer_limits(GioTransport *t, PyObject *args, PyObject *kwa
     }
     t->high = high;
     t->low = low;
-    if (pause_protocol(t) < 0) {
+    if (gio_write_pause(t) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
