@@ -1,6 +1,7 @@
 """The C core: waits, the bridge between greenlets and coroutines, the hub."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context
 from types import FrameType, TracebackType
@@ -8,7 +9,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, final, overload
 
 import greenlet
 from _typeshed import FileDescriptorLike
-from typing_extensions import Self, disjoint_base
+from typing_extensions import Buffer, Self, disjoint_base
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -211,3 +212,17 @@ class Loop:
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle, /) -> None: ...
     def _write_to_self(self) -> None: ...
     def _release(self) -> None: ...
+
+@final
+class TlsEngine:
+    """Moves the data of a TLS session by OpenSSL itself; handshake and shutdown stay Python's."""
+
+    def __new__(cls, ssl_object: ssl.SSLObject) -> Self: ...
+    @property
+    def pending(self) -> bool: ...
+    @property
+    def address(self) -> int: ...
+    def feed(self, data: Buffer, /) -> None: ...
+    def read(self, size: int, /) -> bytes | None: ...
+    def write(self, data: Buffer, /) -> int: ...
+    def take(self) -> bytes: ...

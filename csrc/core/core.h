@@ -67,6 +67,8 @@ struct GioState {
     struct GioLoop *event_loops;    /* all event loops of ours, linked, borrowed */
     struct GioHandle *free_handles; /* for reuse */
     int nfree_handles;
+    const struct GioOpenSSL *openssl; /* _ssl's, once it was asked for; NULL: not usable */
+    bool openssl_sought;
 };
 
 /* What belongs to one line of sync execution: a call of an async_ function, or

@@ -6,6 +6,7 @@
  * loop; call_soon and its kin may be called from any, since they only need the GIL.
  */
 #include "loop/loop.h"
+#include "loop/tls.h"
 
 #include <math.h>
 #include <sys/socket.h>
@@ -533,7 +534,7 @@ static PyType_Spec loop_spec = {
 int
 gio_loop_setup_types(PyObject *module, GioState *st)
 {
-    if (gio_handle_setup_types(module, st) < 0) {
+    if (gio_handle_setup_types(module, st) < 0 || gio_tls_setup_types(module, st) < 0) {
         return -1;
     }
     st->loop_type = gio_add_type(module, &loop_spec, NULL, true);
