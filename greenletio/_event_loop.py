@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import warnings
-from asyncio import base_events, unix_events
+from asyncio import base_events, sslproto, unix_events
 from asyncio import format_helpers as _format
 from asyncio.log import logger
 from collections.abc import Callable, Coroutine
@@ -23,6 +23,10 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenletio import _core
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
 
 __all__ = ("EventLoop", "EventLoopPolicy", "install", "new_event_loop", "run")
 
@@ -91,10 +95,44 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         transport = self._transport_of(fd)
-        if transport is not None and not transport.is_closing():
+        if (
+            transport is not None
+            and not transport.is_closing()
+            and transport._empty_waiter is None  # else loop.sendfile() has borrowed it
+        ):
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
         if self._transports:  # asyncio's own
             super()._ensure_fd_no_transport(fd)
+
+    # --- transports -----------------------------------------------------------------------
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        waiter: Any = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.AbstractServer | None = None,
+        **timeouts: Any,
+    ) -> asyncio.Transport:
+        tls: Any = sslproto.SSLProtocol(
+            self, protocol, sslcontext, waiter, server_side, server_hostname, **timeouts
+        )
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server)
+        app_transport: asyncio.Transport = tls._app_transport
+        return app_transport
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int) -> int:
+        self._transports[transp._sock_fd] = transp  # asyncio's method takes it out
+        try:
+            sent: int = await super()._sendfile_native(transp, file, offset, count)
+            return sent
+        finally:
+            self._transports.pop(transp._sock_fd, None)
 
     # --- what the C half calls ------------------------------------------------------------
 
@@ -238,6 +276,10 @@ def call_at(
     self._add_timer(timer, when)
     timer._scheduled = True
     return timer
+
+
+def log_transport(transport: object, what: str, exc: BaseException | None) -> None:
+    logger.debug("%r: %s", transport, what, exc_info=exc)
 
 
 def describe_handle(handle: Any) -> str:

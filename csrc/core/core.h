@@ -37,24 +37,34 @@ struct GioState {
     PyTypeObject *thread_type;
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
-    PyTypeObject *loop_type; /* these three: csrc/loop */
+    PyTypeObject *loop_type; /* these four: csrc/loop */
     PyTypeObject *handle_type;
     PyTypeObject *timer_handle_type;
-    PyObject *greenlet_exit;    /* greenlet.GreenletExit */
-    PyObject *cancelled_error;  /* asyncio.CancelledError */
-    PyObject *get_running_loop; /* asyncio._get_running_loop */
-    PyObject *loops;            /* module greenletio._loops: the cold paths */
-    PyObject *worker_run;       /* what every worker greenlet runs */
-    PyObject *thread_key;       /* of the GioThread in the thread state's dict */
-    GioThread *last_thread;     /* the one that was asked for last, borrowed, */
-    uint64_t last_thread_id;    /* and its thread state's id, which is never used again */
+    PyTypeObject *stream_type;
+    PyObject *greenlet_exit;     /* greenlet.GreenletExit */
+    PyObject *cancelled_error;   /* asyncio.CancelledError */
+    PyObject *get_running_loop;  /* asyncio._get_running_loop */
+    PyObject *buffered_protocol; /* asyncio.BufferedProtocol */
+    PyObject *transport_socket;  /* asyncio.trsock.TransportSocket */
+    PyObject *set_result;        /* asyncio.futures._set_result_unless_cancelled */
+    PyObject *loops;             /* module greenletio._loops: the cold paths */
+    PyObject *worker_run;        /* what every worker greenlet runs */
+    PyObject *thread_key;        /* of the GioThread in the thread state's dict */
+    GioThread *last_thread;      /* the one that was asked for last, borrowed, */
+    uint64_t last_thread_id;     /* and its thread state's id, which is never used again */
     PyObject *str_add_done_callback;
     PyObject *str_blocking; /* "_asyncio_future_blocking" */
     PyObject *str_call_soon;
     PyObject *str_call_soon_threadsafe;
+    PyObject *str_buffer_updated;
     PyObject *str_cancel;
     PyObject *str_close;
     PyObject *str_context;
+    PyObject *str_connection_lost;
+    PyObject *str_connection_made;
+    PyObject *str_data_received;
+    PyObject *str_eof_received;
+    PyObject *str_get_buffer;
     PyObject *str_hub; /* the attribute of a loop that holds its hub */
     PyObject *str_remove_done_callback;
     PyObject *str_throw;

@@ -284,9 +284,15 @@ intern_all(GioState *st)
         {&st->str_blocking, "_asyncio_future_blocking"},
         {&st->str_call_soon, "call_soon"},
         {&st->str_call_soon_threadsafe, "call_soon_threadsafe"},
+        {&st->str_buffer_updated, "buffer_updated"},
         {&st->str_cancel, "cancel"},
         {&st->str_close, "close"},
         {&st->str_context, "context"},
+        {&st->str_connection_lost, "connection_lost"},
+        {&st->str_connection_made, "connection_made"},
+        {&st->str_data_received, "data_received"},
+        {&st->str_eof_received, "eof_received"},
+        {&st->str_get_buffer, "get_buffer"},
         {&st->str_hub, "__greenletio_hub__"},
         {&st->str_name, "__name__"},
         {&st->str_qualname, "__qualname__"},
@@ -322,6 +328,9 @@ core_exec(PyObject *module)
     if (intern_all(st) < 0 || gio_greenlet_import(st) < 0 ||
         (st->cancelled_error = import_attr("asyncio", "CancelledError")) == NULL ||
         (st->get_running_loop = import_attr("asyncio", "_get_running_loop")) == NULL ||
+        (st->buffered_protocol = import_attr("asyncio", "BufferedProtocol")) == NULL ||
+        (st->transport_socket = import_attr("asyncio.trsock", "TransportSocket")) == NULL ||
+        (st->set_result = import_attr("asyncio.futures", "_set_result_unless_cancelled")) == NULL ||
         gio_thread_setup_types(module, st) < 0 || gio_worker_setup_types(module, st) < 0 ||
         gio_call_setup_types(module, st) < 0 || gio_function_setup_types(module, st) < 0 ||
         gio_waiter_setup_types(module, st) < 0 || gio_hub_setup_types(module, st) < 0 ||
@@ -351,9 +360,13 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->loop_type);
     Py_VISIT(st->handle_type);
     Py_VISIT(st->timer_handle_type);
+    Py_VISIT(st->stream_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);
+    Py_VISIT(st->buffered_protocol);
+    Py_VISIT(st->transport_socket);
+    Py_VISIT(st->set_result);
     Py_VISIT(st->loops);
     Py_VISIT(st->worker_run);
     return 0;

@@ -5,7 +5,6 @@
  * attributes that asyncio's code sets (_closed, _debug, _stopping) included. One thread runs a
  * loop; call_soon and its kin may be called from any, since they only need the GIL.
  */
-#include "loop/loop.h"
 #include "loop/tls.h"
 
 #include <math.h>
@@ -467,6 +466,7 @@ loop_dealloc(GioLoop *loop)
     if (loop->next != NULL) {
         loop->next->prev = loop->prev;
     }
+    PyMem_Free(loop->scratch);
     type->tp_free(loop);
     Py_DECREF(type);
 }
@@ -532,23 +532,29 @@ static PyType_Spec loop_spec = {
 };
 
 int
-gio_loop_setup_types(PyObject *module, GioState *st)
+gio_add_methods(PyTypeObject *type, PyMethodDef *methods)
 {
-    if (gio_handle_setup_types(module, st) < 0 || gio_tls_setup_types(module, st) < 0) {
-        return -1;
-    }
-    st->loop_type = gio_add_type(module, &loop_spec, NULL, true);
-    if (st->loop_type == NULL) {
-        return -1;
-    }
-    for (PyMethodDef *def = gio_poll_methods; def->ml_name != NULL; def++) {
-        PyObject *method = PyDescr_NewMethod(st->loop_type, def);
-        if (method == NULL ||
-            PyObject_SetAttrString((PyObject *)st->loop_type, def->ml_name, method) < 0) {
+    for (PyMethodDef *def = methods; def->ml_name != NULL; def++) {
+        PyObject *method = PyDescr_NewMethod(type, def);
+        if (method == NULL || PyObject_SetAttrString((PyObject *)type, def->ml_name, method) < 0) {
             Py_XDECREF(method);
             return -1;
         }
         Py_DECREF(method);
     }
     return 0;
+}
+
+int
+gio_loop_setup_types(PyObject *module, GioState *st)
+{
+    if (gio_handle_setup_types(module, st) < 0) {
+        return -1;
+    }
+    st->loop_type = gio_add_type(module, &loop_spec, NULL, true);
+    if (st->loop_type == NULL || gio_add_methods(st->loop_type, gio_poll_methods) < 0 ||
+        gio_add_methods(st->loop_type, gio_stream_loop_methods) < 0) {
+        return -1;
+    }
+    return gio_stream_setup_types(module, st) < 0 ? -1 : gio_tls_setup_types(module, st);
 }

@@ -152,6 +152,7 @@ struct GioLoop {
     GioFdHandlers **fds;   /* by number */
     PyObject **transports; /* by number, borrowed: the transport that claims it */
     int nfds;
+    char *scratch; /* that transports receive into; NULL until one does */
 };
 
 double gio_loop_time(void);
@@ -160,5 +161,7 @@ int gio_loop_check_open(GioLoop *loop);
 int gio_loop_check_idle(GioLoop *loop);
 void gio_loop_wake(GioLoop *loop);
 int gio_loop_setup_types(PyObject *module, GioState *st);
+/* -1 with an exception. */
+int gio_add_methods(PyTypeObject *type, PyMethodDef *methods);
 
 #endif

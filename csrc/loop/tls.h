@@ -9,7 +9,7 @@
 #ifndef GIO_TLS_H
 #define GIO_TLS_H
 
-#include "loop/loop.h"
+#include "loop/transport.h"
 
 /* ---- OpenSSL (tls_openssl.c) -------------------------------------------------------------- */
 

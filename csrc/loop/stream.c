@@ -1,0 +1,398 @@
+/* StreamTransport: a connected stream socket, TCP or Unix, read straight into its protocol.
+ *
+ * One read per turn of the loop, so that nobody starves. Small ones go through a buffer that
+ * all transports of a loop share, and become a bytes object of exactly their size. Copying a
+ * large one costs more than asking the kernel first how large it is: where the last one was
+ * large, the next is received in place. Receiving holds the GIL: it never waits.
+ */
+#include "loop/transport.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <structmember.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define LARGE (16 * 1024)
+
+char *
+gio_loop_scratch(GioLoop *loop)
+{
+    if (loop->scratch == NULL) {
+        loop->scratch = PyMem_Malloc(GIO_READ_MAX);
+        if (loop->scratch == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return loop->scratch;
+}
+
+/* ---- reading ----------------------------------------------------------------------------------
+ */
+
+static const char *
+failure(GioTransport *t)
+{
+    return t->pipe ? "Fatal read error on pipe transport" : "Fatal read error on socket transport";
+}
+
+/* Bytes read; 0 at the end; -1 when there are none, and -2 with OSError. */
+static ssize_t
+receive(GioTransport *t, char *buf, size_t size)
+{
+    ssize_t n = t->pipe ? read(t->fd, buf, size) : recv(t->fd, buf, size, 0);
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -2;
+    }
+    return n;
+}
+
+/* The protocol's method, from where it is kept; borrowed from there, so hold it to call it. */
+static PyObject *
+method_of(GioTransport *t, PyObject **place, PyObject *name)
+{
+    if (*place == NULL) {
+        *place = PyObject_GetAttr(t->protocol, name);
+    }
+    return *place;
+}
+
+static PyObject *
+call(PyObject *method, PyObject *arg)
+{
+    PyObject *argv[] = {NULL, arg};
+    Py_INCREF(method);
+    PyObject *r = PyObject_Vectorcall(method, argv + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_DECREF(method);
+    return r;
+}
+
+static int
+at_end(GioTransport *t)
+{
+    if (t->loop->debug && gio_transport_log(t, "received EOF", NULL) < 0) {
+        return -1;
+    }
+    PyObject *protocol = Py_NewRef(t->protocol);
+    PyObject *r = PyObject_CallMethodNoArgs(protocol, t->state->str_eof_received);
+    Py_DECREF(protocol);
+    int keep_open = r == NULL ? -1 : PyObject_IsTrue(r);
+    Py_XDECREF(r);
+    if (keep_open < 0) {
+        return gio_transport_fatal(t, "Fatal error: protocol.eof_received() call failed.");
+    }
+    if (!keep_open) {
+        return gio_transport_close(t);
+    }
+    return t->loop == NULL ? 0 : gio_poll_stop(&t->read);
+}
+
+/* What has arrived, as bytes: empty at the end, NULL with or without an exception. */
+static PyObject *
+receive_bytes(GioTransport *t)
+{
+    int size;
+    if (t->bulky && ioctl(t->fd, FIONREAD, &size) == 0 && size >= LARGE) {
+        size = size > GIO_READ_MAX ? GIO_READ_MAX : size;
+        PyObject *data = PyBytes_FromStringAndSize(NULL, size);
+        ssize_t n = data == NULL ? -2 : receive(t, PyBytes_AS_STRING(data), (size_t)size);
+        if (n < 0) {
+            Py_CLEAR(data);
+        }
+        else if (n != size) {
+            _PyBytes_Resize(&data, n);
+        }
+        return data;
+    }
+    char *buf = gio_loop_scratch(t->loop);
+    ssize_t n = buf == NULL ? -2 : receive(t, buf, GIO_READ_MAX);
+    t->bulky = n >= LARGE;
+    return n < 0 ? NULL : PyBytes_FromStringAndSize(buf, n);
+}
+
+static int
+read_bytes(GioTransport *t)
+{
+    PyObject *data = receive_bytes(t);
+    if (data == NULL) {
+        return PyErr_Occurred() ? gio_transport_fatal(t, failure(t)) : 0;
+    }
+    if (PyBytes_GET_SIZE(data) == 0) {
+        Py_DECREF(data);
+        return at_end(t);
+    }
+    PyObject *method = method_of(t, &t->on_data, t->state->str_data_received);
+    PyObject *r = method == NULL ? NULL : call(method, data);
+    Py_DECREF(data);
+    if (r == NULL) {
+        return gio_transport_fatal(t, "Fatal error: protocol.data_received() call failed.");
+    }
+    Py_DECREF(r);
+    return 0;
+}
+
+/* Into a buffer of the protocol's own. */
+static int
+read_buffered(GioTransport *t)
+{
+    PyObject *method = method_of(t, &t->on_data, t->state->str_get_buffer);
+    PyObject *any = method == NULL ? NULL : PyLong_FromLong(-1);
+    PyObject *buf = any == NULL ? NULL : call(method, any);
+    Py_buffer view = {.obj = NULL};
+    Py_XDECREF(any);
+    if (buf != NULL && PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE) == 0 && view.len == 0) {
+        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+    }
+    Py_XDECREF(buf);
+    if (PyErr_Occurred()) {
+        PyBuffer_Release(&view);
+        return gio_transport_fatal(t, "Fatal error: protocol.get_buffer() call failed.");
+    }
+    ssize_t n = -1;
+    if (t->read.started) { /* get_buffer() may have ended that */
+        n = receive(t, view.buf, (size_t)view.len);
+    }
+    PyBuffer_Release(&view);
+    if (n < 0) {
+        return n == -1 ? 0 : gio_transport_fatal(t, failure(t));
+    }
+    if (n == 0) {
+        return at_end(t);
+    }
+    PyObject *count = PyLong_FromSsize_t(n);
+    method = count == NULL ? NULL : method_of(t, &t->on_filled, t->state->str_buffer_updated);
+    PyObject *r = method == NULL ? NULL : call(method, count);
+    Py_XDECREF(count);
+    if (r == NULL) {
+        return gio_transport_fatal(t, "Fatal error: protocol.buffer_updated() call failed.");
+    }
+    Py_DECREF(r);
+    return 0;
+}
+
+int
+gio_stream_readable(GioLoop *Py_UNUSED(loop), PyObject *self)
+{
+    GioTransport *t = (GioTransport *)self;
+    if (!t->read.started || t->conn_lost > 0) { /* since the poll */
+        return 0;
+    }
+    return gio_transport_in_context(t, t->read_context, t->buffered ? read_buffered : read_bytes);
+}
+
+/* ---- a transport's start -------------------------------------------------------------------- */
+
+/* Fill in what get_extra_info() knows of a socket. An address that cannot be had is None. */
+static int
+describe(GioTransport *t, const char *key, const char *method)
+{
+    PyObject *address = PyObject_CallMethod(t->file, method, NULL);
+    if (address == NULL && PyErr_ExceptionMatches(PyExc_OSError)) {
+        PyErr_Clear();
+        address = Py_NewRef(Py_None);
+    }
+    int r = address == NULL ? -1 : PyDict_SetItemString(t->extra, key, address);
+    Py_XDECREF(address);
+    return r;
+}
+
+int
+gio_stream_describe(GioTransport *t)
+{
+    PyObject *wrapped = PyObject_CallOneArg(t->state->transport_socket, t->file);
+    int r = wrapped == NULL ? -1 : PyDict_SetItemString(t->extra, "socket", wrapped);
+    Py_XDECREF(wrapped);
+    if (r == 0) {
+        r = describe(t, "sockname", "getsockname");
+    }
+    if (r == 0 && PyDict_GetItemString(t->extra, "peername") == NULL) {
+        r = describe(t, "peername", "getpeername");
+    }
+    return r;
+}
+
+/* Count as a user of the socket, as a file made from it does: whoever closes the socket, its fd
+ * stays ours until we are done with it. Without that its number could come to mean another
+ * connection, and our data go there. */
+int
+gio_stream_hold_socket(GioTransport *t)
+{
+    PyObject *users = PyObject_GetAttrString(t->file, "_io_refs");
+    if (users == NULL) { /* not a socket.socket */
+        PyErr_Clear();
+        return 0;
+    }
+    PyObject *one = PyLong_FromLong(1), *more = one == NULL ? NULL : PyNumber_Add(users, one);
+    int r = more == NULL ? -1 : PyObject_SetAttrString(t->file, "_io_refs", more);
+    t->holds_socket = r == 0;
+    Py_XDECREF(one);
+    Py_XDECREF(more);
+    Py_DECREF(users);
+    return r;
+}
+
+static int
+join_server(GioTransport *t, PyObject *server)
+{
+    if (server == NULL || server == Py_None) {
+        return 0;
+    }
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *r = PyObject_CallMethod(server, "_attach", "O", t);
+#else
+    PyObject *r = PyObject_CallMethod(server, "_attach", NULL);
+#endif
+    if (r != NULL) {
+        t->server = Py_NewRef(server);
+        Py_DECREF(r);
+    }
+    return r == NULL ? -1 : 0;
+}
+
+GioTransport *
+gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, PyObject *protocol,
+               PyObject *waiter, PyObject *extra, PyObject *server)
+{
+    GioTransport *t =
+        gio_transport_new(type, loop, sock, protocol, extra, gio_stream_readable, gio_write_ready);
+    if (t == NULL) {
+        return NULL;
+    }
+    int on = 1; /* in vain on a Unix socket */
+    setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (gio_stream_hold_socket(t) < 0 || gio_stream_describe(t) < 0 || join_server(t, server) < 0 ||
+        gio_transport_begin(t, waiter) < 0) {
+        Py_CLEAR(t);
+    }
+    return t;
+}
+
+static PyObject *
+loop_make_socket_transport(GioLoop *loop, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"sock", "protocol", "waiter", "extra", "server", NULL};
+    PyObject *sock, *protocol, *waiter = NULL, *extra = NULL, *server = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|O$OO:_make_socket_transport", keywords,
+                                     &sock, &protocol, &waiter, &extra, &server)) {
+        return NULL;
+    }
+    return (PyObject *)gio_stream_new(loop, loop->state->stream_type, sock, protocol, waiter, extra,
+                                      server);
+}
+
+/* ---- the Python face ----------------------------------------------------------------------------
+ */
+
+static PyObject *
+stream_write_eof(GioTransport *t, PyObject *Py_UNUSED(ignored))
+{
+    if (t->closing || t->eof) {
+        Py_RETURN_NONE;
+    }
+    t->eof = true;
+    if (t->queue.bytes == 0 && shutdown(t->fd, SHUT_WR) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_can_write_eof(GioTransport *Py_UNUSED(t), PyObject *Py_UNUSED(ignored))
+{
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+stream__make_empty_waiter(GioTransport *t, PyObject *Py_UNUSED(ignored))
+{
+    if (t->empty_waiter != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
+        return NULL;
+    }
+    if (t->loop == NULL) {
+        PyErr_SetString(PyExc_ConnectionError, "Connection is closed");
+        return NULL;
+    }
+    t->empty_waiter = PyObject_CallMethod((PyObject *)t->loop, "create_future", NULL);
+    if (t->empty_waiter != NULL && t->queue.bytes == 0) {
+        PyObject *r = PyObject_CallMethod(t->empty_waiter, "set_result", "O", Py_None);
+        if (r == NULL) {
+            return NULL;
+        }
+        Py_DECREF(r);
+    }
+    return Py_XNewRef(t->empty_waiter);
+}
+
+static PyObject *
+stream__reset_empty_waiter(GioTransport *t, PyObject *Py_UNUSED(ignored))
+{
+    Py_CLEAR(t->empty_waiter);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef stream_methods[] = {
+    {"write_eof", (PyCFunction)stream_write_eof, METH_NOARGS,
+     "write_eof($self, /)\n--\n\nSend what is left, then say that nothing more comes."},
+    {"can_write_eof", (PyCFunction)stream_can_write_eof, METH_NOARGS,
+     "can_write_eof($self, /)\n--\n\nTrue."},
+    {"_make_empty_waiter", (PyCFunction)stream__make_empty_waiter, METH_NOARGS,
+     "A future that is done when nothing is left to be sent; until it is reset, nobody writes."},
+    {"_reset_empty_waiter", (PyCFunction)stream__reset_empty_waiter, METH_NOARGS, NULL},
+    {NULL},
+};
+
+PyMethodDef gio_stream_loop_methods[] = {
+    {"_make_socket_transport", (PyCFunction)(void (*)(void))loop_make_socket_transport,
+     METH_VARARGS | METH_KEYWORDS, "A transport on a connected socket."},
+    {NULL},
+};
+
+static PyMemberDef stream_members[] = {
+    {"_sock", T_OBJECT, offsetof(GioTransport, file), READONLY, NULL},
+    {"_sock_fd", T_INT, offsetof(GioTransport, fd), READONLY, NULL},
+};
+
+/* The constants by which loop.start_tls() and loop.sendfile() know whom they can work with. */
+static int
+add_constants(PyTypeObject *type)
+{
+    PyObject *constants = PyImport_ImportModule("asyncio.constants");
+    PyObject *modes = constants == NULL ? NULL : PyObject_GetAttrString(constants, "_SendfileMode");
+    PyObject *native = modes == NULL ? NULL : PyObject_GetAttrString(modes, "TRY_NATIVE");
+    int r = -1;
+    if (native != NULL &&
+        PyObject_SetAttrString((PyObject *)type, "_sendfile_compatible", native) == 0) {
+        r = PyObject_SetAttrString((PyObject *)type, "_start_tls_compatible", Py_True);
+    }
+    Py_XDECREF(native);
+    Py_XDECREF(modes);
+    Py_XDECREF(constants);
+    return r;
+}
+
+int
+gio_stream_setup_types(PyObject *module, GioState *st)
+{
+    PyMethodDef *tables[] = {gio_transport_read_methods, gio_write_methods, gio_flow_methods,
+                             stream_methods, NULL};
+    PyTypeObject *type = st->stream_type = gio_transport_add_type(
+        module, "greenletio._core.StreamTransport", "_FlowControlMixin", tables);
+    if (type == NULL) {
+        return -1;
+    }
+    for (size_t i = 0; i < sizeof stream_members / sizeof *stream_members; i++) {
+        PyObject *member = PyDescr_NewMember(type, &stream_members[i]);
+        int r = member == NULL
+                    ? -1
+                    : PyObject_SetAttrString((PyObject *)type, stream_members[i].name, member);
+        Py_XDECREF(member);
+        if (r < 0) {
+            return -1;
+        }
+    }
+    return add_constants(type);
+}

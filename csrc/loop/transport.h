@@ -1,0 +1,112 @@
+/* Transports: what stands between a protocol and an fd, and how the files that make them share
+ * the work. transport.c has their common life, write.c the queue of what is to be sent.
+ *
+ * Only the thread that runs the loop uses a transport. Every call into a protocol may close,
+ * abort or drop the transport, or give it another protocol: whoever calls holds a reference to
+ * it, and reads its fields anew afterwards.
+ */
+#ifndef GIO_TRANSPORT_H
+#define GIO_TRANSPORT_H
+
+#include "loop/loop.h"
+
+#define GIO_READ_MAX (256 * 1024) /* of one read; asyncio's max_size */
+
+/* A part of what is to be sent. */
+typedef struct {
+    PyObject *owner; /* bytes, owned */
+    const char *data;
+    size_t size; /* > 0 */
+} GioPiece;
+
+typedef struct {
+    GioPiece *pieces; /* those before `head` have been sent */
+    size_t head, end, room;
+    size_t bytes; /* in all that are left */
+} GioQueue;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *extra;    /* the place of asyncio.BaseTransport's slot _extra: must stay the first */
+    PyObject *slots[4]; /* asyncio's _FlowControlMixin has them; always NULL */
+    PyObject *weakrefs;
+    GioState *state;     /* borrowed */
+    GioLoop *loop;       /* owned; NULL once connection_lost has been called, as what follows is */
+    PyObject *file;      /* a socket or a pipe, which is closed in the end */
+    PyObject *protocol;  /* NULL: none */
+    PyObject *on_data;   /* bound data_received, or get_buffer; NULL until it is needed */
+    PyObject *on_filled; /* bound buffer_updated; NULL until it is needed */
+    PyObject *server;    /* asyncio's Server that counts it, or NULL */
+    PyObject *read_context, *write_context; /* that the protocol is called in */
+    PyObject *empty_waiter;                 /* of loop.sendfile(), or NULL */
+    GioPoll read, write;
+    GioQueue queue;
+    Py_ssize_t high, low; /* water marks */
+    Py_ssize_t conn_lost; /* > 0: connection_lost is scheduled; then counts writes */
+    int fd;
+    bool pipe;         /* read(2) and write(2) instead of recv(2) and send(2) */
+    bool buffered;     /* the protocol is a BufferedProtocol */
+    bool bulky;        /* the last read was large */
+    bool holds_socket; /* we count as a user of the socket: it stays open if others close it */
+    bool closing, paused, eof, protocol_paused;
+} GioTransport;
+
+/* ---- transport.c ------------------------------------------------------------------------ */
+
+/* The rest of this header: -1 (or NULL) with an exception, unless it says otherwise. */
+
+/* A transport that is not started yet; `extra` NULL or None: a new dict. */
+GioTransport *gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file,
+                                PyObject *protocol, PyObject *extra, GioRun readable,
+                                GioRun writable);
+/* Have connection_made called, then reading started, then `waiter` (may be NULL) told. */
+int gio_transport_begin(GioTransport *t, PyObject *waiter);
+/* call_soon; `context` NULL: a copy of the current one. */
+int gio_transport_soon(GioTransport *t, PyObject *context, PyObject *callback,
+                       PyObject *const *args, Py_ssize_t nargs);
+int gio_transport_set_protocol(GioTransport *t, PyObject *protocol);
+/* Run `step` in the context that is given. */
+int gio_transport_in_context(GioTransport *t, PyObject *context, int (*step)(GioTransport *t));
+/* Something is raised that ends the connection: it is reported, or logged where it is nothing
+ * but the network's doing. -1 if it ends the loop's run instead, and stays raised. */
+int gio_transport_fatal(GioTransport *t, const char *message);
+/* Tell the loop's exception handler about what is raised; -1 as above. */
+int gio_transport_report(GioTransport *t, const char *message);
+/* What debug mode logs; -1 as above. `exc` may be NULL. */
+int gio_transport_log(GioTransport *t, const char *what, PyObject *exc);
+/* Flush, then connection_lost(None). */
+int gio_transport_close(GioTransport *t);
+/* Drop what is queued, then connection_lost(exc); exc NULL: None. */
+int gio_transport_force_close(GioTransport *t, PyObject *exc);
+/* The queue of one that is closing has been sent. */
+int gio_transport_flushed(GioTransport *t);
+/* Whether what is raised ends the loop's run: KeyboardInterrupt or SystemExit. */
+bool gio_ends_run(void);
+/* A public type with what all have, derived from a class of asyncio.transports, and more methods:
+ * tables that end with NULL. */
+PyTypeObject *gio_transport_add_type(PyObject *module, const char *name, const char *base_name,
+                                     PyMethodDef *const *tables);
+extern PyMethodDef gio_transport_read_methods[];
+
+/* ---- stream.c ----------------------------------------------------------------------------- */
+
+/* Start a transport on a connected socket; `server`, `waiter` and `extra` may be NULL. */
+GioTransport *gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, PyObject *protocol,
+                             PyObject *waiter, PyObject *extra, PyObject *server);
+/* The GioRun of a transport whose fd is readable. */
+int gio_stream_readable(GioLoop *loop, PyObject *self);
+/* Memory for what was read, GIO_READ_MAX of it, that is good until the next who asks. */
+char *gio_loop_scratch(GioLoop *loop);
+extern PyMethodDef gio_stream_loop_methods[]; /* of Loop */
+int gio_stream_setup_types(PyObject *module, GioState *st);
+
+/* ---- write.c ------------------------------------------------------------------------------ */
+
+/* Send `size` bytes at `data`, or queue them. They belong to `owner`. */
+int gio_write(GioTransport *t, PyObject *owner, const char *data, size_t size);
+/* The GioRun of a transport whose fd is writable. */
+int gio_write_ready(GioLoop *loop, PyObject *self);
+void gio_write_clear(GioTransport *t);
+extern PyMethodDef gio_write_methods[], gio_flow_methods[];
+
+#endif
