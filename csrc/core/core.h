@@ -37,10 +37,11 @@ struct GioState {
     PyTypeObject *thread_type;
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
-    PyTypeObject *loop_type; /* these four: csrc/loop */
+    PyTypeObject *loop_type; /* these five: csrc/loop */
     PyTypeObject *handle_type;
     PyTypeObject *timer_handle_type;
     PyTypeObject *stream_type;
+    PyTypeObject *tls_type;
     PyObject *greenlet_exit;     /* greenlet.GreenletExit */
     PyObject *cancelled_error;   /* asyncio.CancelledError */
     PyObject *get_running_loop;  /* asyncio._get_running_loop */

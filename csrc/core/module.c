@@ -361,6 +361,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->handle_type);
     Py_VISIT(st->timer_handle_type);
     Py_VISIT(st->stream_type);
+    Py_VISIT(st->tls_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);

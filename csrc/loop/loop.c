@@ -94,7 +94,7 @@ run_iteration(GioLoop *loop)
             return -1;
         }
     }
-    return 0;
+    return loop->unflushed == NULL ? 0 : gio_tls_flush_all(loop);
 }
 
 /* asyncio's run_forever calls it and looks at _stopping: once is enough. */
@@ -325,6 +325,7 @@ loop_release(GioLoop *loop, PyObject *Py_UNUSED(ignored))
     gio_ready_clear(loop);
     gio_schedule_clear(loop);
     gio_polls_close(loop);
+    gio_tls_forget_all(loop);
     Py_RETURN_NONE;
 }
 
@@ -436,6 +437,9 @@ loop_traverse(GioLoop *loop, visitproc visit, void *arg)
     for (GioPoll *p = loop->polls; r == 0 && p != NULL; p = p->next) {
         Py_VISIT(p->self);
     }
+    for (GioTls *t = loop->unflushed; r == 0 && t != NULL; t = t->next) {
+        Py_VISIT(t);
+    }
     return r;
 }
 
@@ -447,6 +451,7 @@ loop_clear(GioLoop *loop)
         gio_ready_clear(loop);
         gio_schedule_clear(loop);
         gio_polls_close(loop);
+        gio_tls_forget_all(loop);
     }
     return 0;
 }

@@ -131,6 +131,16 @@ int gio_handle_run_foreign(GioLoop *loop, PyObject *self);
  * one that ends the run, and stays raised. */
 int gio_loop_report(GioLoop *loop, const char *message, const char *key, PyObject *value);
 
+/* ---- TLS (tls.h) --------------------------------------------------------------------- */
+
+typedef struct GioTls GioTls;
+
+/* Raw memory: it is used without the GIL, too. */
+typedef struct {
+    char *data;
+    size_t start, end, room; /* what it holds lies from start to end */
+} GioBuffer;
+
 /* ---- the loop (loop.c) --------------------------------------------------------------- */
 
 struct GioLoop {
@@ -152,7 +162,9 @@ struct GioLoop {
     GioFdHandlers **fds;   /* by number */
     PyObject **transports; /* by number, borrowed: the transport that claims it */
     int nfds;
-    char *scratch; /* that transports receive into; NULL until one does */
+    char *scratch; /* that transports receive into; NULL until one does, and while it is lent */
+    GioBuffer ciphertext; /* memory for what is about to be sent */
+    GioTls *unflushed;    /* to which this turn has written; each is owned */
 };
 
 double gio_loop_time(void);

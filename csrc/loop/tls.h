@@ -68,12 +68,6 @@ int gio_tls_make_method(GioOpenSSL *lib);
 
 /* ---- the engine (tls_engine.c) -------------------------------------------------------------- */
 
-/* Raw memory: it is used without the GIL, too. */
-typedef struct {
-    char *data;
-    size_t start, end, room; /* what it holds lies from start to end */
-} GioBuffer;
-
 int gio_buffer_add(GioBuffer *b, const char *data, size_t size);
 void gio_buffer_free(GioBuffer *b);
 static inline size_t
@@ -89,9 +83,10 @@ typedef struct {
     GioBIO *bio;           /* borrowed from ssl */
     const char *in;        /* ciphertext that was received: the caller's, or in `kept` */
     size_t in_size;
-    GioBuffer kept; /* what was left of it */
-    GioBuffer out;  /* ciphertext that is to be sent */
-    bool busy;      /* inside OpenSSL, which may call Python (the SNI callback) */
+    GioBuffer kept;  /* what was left of it */
+    GioBuffer out;   /* ciphertext that is to be sent */
+    PyObject *error; /* that reading has met; owned, to be visited by the garbage collector */
+    bool busy;       /* inside OpenSSL, which may call Python (the SNI callback) */
 } GioTlsEngine;
 
 typedef enum {
@@ -111,7 +106,8 @@ void gio_tls_detach(GioTlsEngine *e);
 int gio_tls_feed(GioTlsEngine *e, const char *data, size_t size);
 /* Keep what is left of it. -1 with an exception. */
 int gio_tls_keep(GioTlsEngine *e);
-/* Plaintext: how much was read, and in *end why not more. What came before an error comes first. */
+/* Plaintext: how much was read, and in *end why not more. What came before an error or the end
+ * comes first, and then the next call tells of it. */
 size_t gio_tls_read(GioTlsEngine *e, char *buf, size_t size, GioTlsEnd *end);
 /* The same for one byte, which stays. */
 GioTlsEnd gio_tls_peek(GioTlsEngine *e);
@@ -121,5 +117,67 @@ Py_ssize_t gio_tls_write(GioTlsEngine *e, const char *data, size_t size);
 /* Whether reading could give something without new ciphertext. */
 bool gio_tls_pending(GioTlsEngine *e);
 int gio_tls_setup_types(PyObject *module, GioState *st);
+
+/* ---- the transport (tls.c) --------------------------------------------------------------------
+ */
+
+/* Written down in greenletio/_tls.py, too. */
+typedef enum {
+    GIO_TLS_UNWRAPPED, /* before and after */
+    GIO_TLS_HANDSHAKE,
+    GIO_TLS_WRAPPED,
+    GIO_TLS_FLUSHING, /* no more is taken; what was, is still encrypted and sent */
+    GIO_TLS_SHUTDOWN, /* waits for the peer's close_notify */
+} GioTlsState;
+
+struct GioTls {
+    PyObject_HEAD
+    PyObject *extra;    /* as in GioTransport: asyncio's slots */
+    PyObject *slots[4]; /* always NULL */
+    PyObject *weakrefs;
+    GioLoop *loop;       /* owned; NULL before _attach() */
+    GioTransport *under; /* the stream; NULL before the connection is made and after it is lost */
+    PyObject *protocol;  /* the one above; NULL when the connection is lost */
+    PyObject *on_data;   /* its data_received or get_buffer; NULL until it is needed */
+    PyObject *on_filled; /* its buffer_updated; NULL until it is needed */
+    GioTlsEngine engine;
+    GioQueue backlog;     /* plaintext that was written */
+    GioTls *prev, *next;  /* in the loop's list of what is unflushed, which owns a reference */
+    char *scratch;        /* the loop's, while what has arrived is in it; else NULL */
+    Py_ssize_t high, low; /* water marks of the backlog */
+    Py_ssize_t conn_lost; /* writes after the end */
+    int state;            /* GioTlsState; _tls.py moves it */
+    bool unflushed;
+    bool reading;     /* what is written now is flushed afterwards */
+    bool buffered;    /* the protocol is a BufferedProtocol */
+    bool closed;      /* by the user, the peer's close_notify, or an error */
+    bool read_paused; /* by the user */
+    bool stream_full; /* the stream has called pause_writing() */
+    bool protocol_paused;
+};
+
+#define GIO_TLS_HIGH_WATER (512 * 1024) /* asyncio's */
+
+/* Call a method of _tls.py's. */
+int gio_tls_call(GioTls *t, const char *method);
+/* What is raised ends the connection; -1 if it ends the loop's run instead. */
+int gio_tls_failed(GioTls *t);
+/* The GioRun of a stream that was taken over. */
+int gio_tls_readable(GioLoop *loop, PyObject *self);
+int gio_tls_setup_transport(PyObject *module, GioState *st);
+
+/* ---- writing (tls_write.c) --------------------------------------------------------------------
+ */
+
+/* Encrypt and send what was written, as far as the stream takes it. -1 with an exception, an
+ * SSLError perhaps. */
+int gio_tls_flush(GioTls *t);
+/* Off the list of those that are flushed at the end of the turn. */
+void gio_tls_forget_flush(GioTls *t);
+/* Encrypt and send what the callbacks of this turn have written. -1 ends the loop's run. */
+int gio_tls_flush_all(GioLoop *loop);
+/* The loop closes: drop it. */
+void gio_tls_forget_all(GioLoop *loop);
+extern PyMethodDef gio_tls_write_methods[];
 
 #endif

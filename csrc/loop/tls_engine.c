@@ -149,7 +149,9 @@ gio_tls_detach(GioTlsEngine *e)
         e->lib->BIO_set_data(e->bio, NULL);
         gio_buffer_free(&e->kept);
         gio_buffer_free(&e->out);
+        PyObject *error = e->error;
         *e = (GioTlsEngine){0};
+        Py_XDECREF(error);
         Py_DECREF(object);
     }
 }
@@ -220,12 +222,24 @@ why(GioTlsEngine *e, int returned)
     }
 }
 
+/* A session that has failed fails for good. */
+static bool
+has_failed(GioTlsEngine *e, GioTlsEnd *end)
+{
+    if (e->error == NULL) {
+        return false;
+    }
+    gio_err_give(Py_NewRef(e->error));
+    *end = GIO_TLS_FAILED;
+    return true;
+}
+
 size_t
 gio_tls_read(GioTlsEngine *e, char *buf, size_t size, GioTlsEnd *end)
 {
     size_t got = 0;
     *end = GIO_TLS_AGAIN;
-    if (e->busy) {
+    if (e->busy || has_failed(e, end)) {
         return 0;
     }
     e->busy = true;
@@ -244,21 +258,28 @@ gio_tls_read(GioTlsEngine *e, char *buf, size_t size, GioTlsEnd *end)
         got += n;
     }
     e->busy = false;
+    if (got > 0 && *end != GIO_TLS_AGAIN) { /* the rest is for the next call to tell */
+        if (*end == GIO_TLS_FAILED) {
+            e->error = gio_err_take();
+        }
+        *end = GIO_TLS_FULL;
+    }
     return got;
 }
 
 GioTlsEnd
 gio_tls_peek(GioTlsEngine *e)
 {
-    if (e->busy) {
-        return GIO_TLS_AGAIN;
+    GioTlsEnd end = GIO_TLS_AGAIN;
+    if (e->busy || has_failed(e, &end)) {
+        return end;
     }
     char byte;
     size_t n = 0;
     e->busy = true;
     e->lib->ERR_clear_error();
     int r = e->lib->SSL_peek_ex(e->ssl, &byte, 1, &n);
-    GioTlsEnd end = r > 0 ? GIO_TLS_FULL : why(e, r);
+    end = r > 0 ? GIO_TLS_FULL : why(e, r);
     e->busy = false;
     return end;
 }
@@ -303,7 +324,6 @@ gio_tls_pending(GioTlsEngine *e)
 typedef struct {
     PyObject_HEAD
     GioTlsEngine engine;
-    PyObject *error; /* that read() has met behind the data it gave */
 } TlsEngine;
 
 static PyObject *
@@ -352,19 +372,12 @@ engine_read(TlsEngine *self, PyObject *arg)
     if (size <= 0) {
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "read() of nothing");
     }
-    if (self->error != NULL) {
-        gio_err_give(Py_NewRef(self->error));
-        return NULL;
-    }
     PyObject *data = PyBytes_FromStringAndSize(NULL, size);
     if (data == NULL) {
         return NULL;
     }
     GioTlsEnd end;
     size_t got = gio_tls_read(&self->engine, PyBytes_AS_STRING(data), (size_t)size, &end);
-    if (end == GIO_TLS_FAILED && got > 0) {
-        self->error = gio_err_take();
-    }
     if (got == 0 && end != GIO_TLS_CLOSED) {
         Py_DECREF(data);
         return end == GIO_TLS_FAILED ? NULL : Py_NewRef(Py_None);
@@ -416,14 +429,14 @@ engine_traverse(TlsEngine *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->engine.object);
-    Py_VISIT(self->error);
+    Py_VISIT(self->engine.error);
     return 0;
 }
 
 static int
 engine_clear(TlsEngine *self)
 {
-    Py_CLEAR(self->error); /* the session refers to nothing of ours */
+    Py_CLEAR(self->engine.error); /* the session refers to nothing of ours */
     return 0;
 }
 
@@ -433,7 +446,6 @@ engine_dealloc(TlsEngine *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     gio_tls_detach(&self->engine);
-    Py_CLEAR(self->error);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -485,5 +497,5 @@ gio_tls_setup_types(PyObject *module, GioState *st)
 {
     PyTypeObject *type = gio_add_type(module, &engine_spec, NULL, true);
     Py_XDECREF(type);
-    return type == NULL ? -1 : 0;
+    return type == NULL ? -1 : gio_tls_setup_transport(module, st);
 }
