@@ -4,7 +4,7 @@
 BOOTSTRAP = scripts/bootstrap.sh
 RUN = .venv/bin
 PYTEST = $(RUN)/pytest
-C_FILES = $(wildcard csrc/*/*.c csrc/*/*.h)
+C_FILES = $(wildcard csrc/*/*.c csrc/*/*.h benchmarks/*.c)
 
 ifdef PYTHON
 export PYTHON
@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-pythons build asan leaks lint types fmt bench bench-core clean
+.PHONY: help demo test test-all test-asyncio test-pythons build asan leaks soak lint types fmt bench bench-core bench-loop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -32,12 +32,21 @@ build: ## .venv and the extensions, for working on them
 asan: ## the tests on a build with AddressSanitizer and UBSan
 	scripts/asan.sh $(ARGS)
 
-leaks: ## thousands of waits, calls, loops and threads, repeated: nothing may grow
+leaks: ## tests of every kind, and thousands of waits, calls, loops and threads: nothing may grow
 	@$(BOOTSTRAP) test
-	$(PYTEST) -k "(leak and not leak_check) or nothing_behind or leave_nothing" $(ARGS)
+	GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 $(PYTEST) --leaks $(ARGS)
+	$(PYTEST) -m "not leaks and not slow" -k "(leak and not leak_check) or nothing_behind or leave_nothing" $(ARGS)
+
+soak: ## our loop under everything at once for ten minutes (ARGS="--minutes 1")
+	@$(BOOTSTRAP) test
+	$(RUN)/python -X faulthandler tests/loop/soak.py $(ARGS)
 
 test-pythons: ## the tests on every Python from 3.10 to 3.14 that is found
 	scripts/test-pythons.sh $(ARGS)
+
+test-asyncio: ## CPython's own asyncio tests on our loop (ARGS="--loop uvloop.Loop")
+	@$(BOOTSTRAP) test
+	$(RUN)/python tests/stdlib/run.py $(ARGS)
 
 test-all: ## all of the above, and the tests marked `slow`
 	@$(BOOTSTRAP) test
@@ -63,11 +72,15 @@ fmt: ## lay the sources out
 	$(RUN)/ruff format
 	$(RUN)/clang-format -i $(C_FILES)
 
-bench: bench-core ## every benchmark
+bench: bench-core bench-loop ## every benchmark
 
 bench-core: ## the bridge and psycopg2 against their peers (ARGS="--json PATH")
 	@$(BOOTSTRAP) bench
 	$(RUN)/python -m benchmarks.core $(ARGS)
+
+bench-loop: ## event loops against each other (ARGS="--only 'protocol-*' --json PATH")
+	@$(BOOTSTRAP) bench
+	$(RUN)/python -m benchmarks.loop $(ARGS)
 
 clean: ## remove what building and running made
 	rm -rf build dist *.egg-info .venv .venvs greenletio/*.so greenletio/green greenletio/pg

@@ -111,7 +111,7 @@ def extensions():
     return [
         extension(
             "greenletio._core",
-            ["core", "loop"],
+            ["core", "loop", "sync"],
             [greenlet_include(), *libevent_include()],
             libraries=["event_core"],
         ),

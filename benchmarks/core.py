@@ -1,265 +1,86 @@
-"""The bridge and psycopg2 against every peer: ``python -m benchmarks.core [--json PATH]``.
-
-Each contender is a process of its own, driven over pipes; each round runs every contender once,
-one at a time, so that what the machine does meanwhile hits all alike. CPU time of the contender's
-process is measured, inside it. Figures are medians over the rounds.
-"""
+"""The bridge and psycopg2 against every peer: ``python -m benchmarks.core [--json PATH]``."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import os
-import sys
-from collections.abc import Iterator
-from fnmatch import fnmatch
-from pathlib import Path
-from typing import Any
+from benchmarks import envs, run
+from benchmarks.plan import Bench, Contender, Goal, Plan, Unit
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from benchmarks import envs, plan, report, workers
-
-
-class Settings:
-    def __init__(self, quick: bool, rounds: int | None) -> None:
-        self.rounds = rounds or (3 if quick else 15)
-        self.memory_rounds = min(self.rounds, 5)
-        self.sample_ns = 4_000_000 if quick else 20_000_000
-        self.shrink = 10 if quick else 1  # of the benches with a fixed size
+CONTENDERS = {
+    "ours": Contender("greenletio"),
+    "greenletio_0_11": Contender("greenletio 0.11", "greenletio-0.11", envs.OLD_GREENLETIO),
+    "sqlalchemy": Contender("SQLAlchemy", "peers", envs.PEERS),
+    "greenback": Contender("greenback", "peers", envs.PEERS),
+    "asgiref": Contender("asgiref", "peers", envs.PEERS),
+    "gevent": Contender("gevent", "peers", envs.PEERS),
+    "plain": Contender("plain await"),
+    "blocking": Contender("blocking psycopg2"),
+}
 
 
-class Run:
-    """The workers of one run, started when first needed, and what was measured."""
+def _both(name: str, title: str, method: str, unit: Unit = "ns") -> list[Bench]:
+    return [
+        Bench(f"{name}-{loop}", f"{title}, {loop}", method, unit, loop)
+        for loop in ("asyncio", "uvloop")
+    ]
 
-    def __init__(self, contenders: list[str], dsn: str | None, settings: Settings) -> None:
-        self._contenders = contenders
-        self._dsn = dsn
-        self._settings = settings
-        self._pythons: dict[str, Path] = {}
-        self._workers: dict[tuple[str, bool], workers.Worker] = {}
-        self.versions: dict[str, dict[str, str]] = {}
-        self.left_out: dict[str, str] = {}
-        self.results: report.Results = {}
 
-    def prepare(self, progress: Progress) -> None:
-        """Make the environments and start one worker for each contender."""
-        task = progress.add_task("environments", total=len(self._contenders))
-        for name in list(self._contenders):
-            contender = plan.CONTENDERS[name]
-            progress.update(task, description=f"environments: {contender.title}")
-            try:
-                if contender.env is None:
-                    self._pythons[name] = Path(sys.executable)
-                else:
-                    self._pythons[name] = envs.ensure(contender.env, contender.packages)
-                worker = self._worker(name, shim=False)
-            except (envs.EnvError, workers.WorkerError) as exc:
-                self.left_out[name] = str(exc)
-                self._contenders.remove(name)
-            else:
-                self.versions[name] = {"python": worker.python, **worker.versions}
-            progress.advance(task)
-        progress.remove_task(task)
+def _postgres(loop: str) -> list[Bench]:
+    return [
+        Bench(f"pg1-{loop}", f"psycopg2 SELECT 1, 1 task, {loop}", "pg1", "us", loop,
+              postgres=True),
+        Bench(f"pg20-{loop}", f"psycopg2 SELECT 1, 20 tasks, {loop}", "pg20", "us", loop,
+              multiple=20, postgres=True),
+        Bench(f"pg-rows-{loop}", f"psycopg2 1000 rows, 1 task, {loop}", "pg_rows", "us", loop,
+              postgres=True),
+    ]  # fmt: skip
 
-    def _start(self, name: str, shim: bool) -> workers.Worker:
-        preload = envs.shim() if shim else None
-        return workers.Worker(name, self._pythons[name], self._dsn, preload)
 
-    def _worker(self, name: str, shim: bool) -> workers.Worker:
-        key = (name, shim)
-        if key not in self._workers:
-            self._workers[key] = self._start(name, shim)
-        return self._workers[key]
+BENCHES = [
+    Bench("call", "await async_(f)(), f empty", "call"),
+    Bench("call-shim", "the same with the mmap cost removed for all", "call", shim=True),
+    Bench("immediate", "await_(coroutine that returns at once)", "immediate"),
+    *_both("suspend", "await_(asyncio.sleep(0))", "suspend"),
+    *_both("deep", "the same below 100 awaiting coroutines", "deep"),
+    Bench("tasks", "10,000 tasks x 10 sleep(0)", "tasks", n=10_000, per_n=10),
+    *_both("fd", "wait for a socket to become readable", "fd"),
+    Bench("spawn", "spawn and join, f empty", "spawn"),
+    Bench("rss", "memory of a suspended greenlet", "rss", "bytes", n=10_000, memory=True),
+    Bench("rss-task", "the same in a task, waiting for an event", "rss_task", "bytes", n=10_000,
+          memory=True),
+    *_postgres("uvloop"),
+    *_postgres("asyncio"),
+]  # fmt: skip
 
-    def _in(self, bench: plan.Bench) -> list[str]:
-        return [
-            name
-            for name in self._contenders
-            if bench.method in self._worker(name, shim=False).benches
-        ]
 
-    def steps(self, benches: list[plan.Bench]) -> int:
-        """How many samples `measure` takes."""
-        return sum(
-            (self._settings.memory_rounds if b.memory else self._settings.rounds) * len(self._in(b))
-            for b in benches
+def _at_least(bench: str, limit: float, *peers: str) -> list[Goal]:
+    return [Goal(bench, peer, "ours", ">=", limit) for peer in peers]
+
+
+GOALS = [
+    *_at_least("call", 15, "greenletio_0_11", "sqlalchemy"),
+    *_at_least("call-shim", 3, "greenletio_0_11", "sqlalchemy"),
+    *_at_least("immediate", 8, "greenletio_0_11", "sqlalchemy"),
+    Goal("immediate", "ours", "plain", "<=", 1.2),
+    *_at_least("suspend-asyncio", 1.1, "sqlalchemy"),
+    *_at_least("suspend-asyncio", 2.2, "greenback"),
+    *_at_least("suspend-uvloop", 1.1, "sqlalchemy"),
+    *_at_least("suspend-uvloop", 2.2, "greenback"),
+    *_at_least("tasks", 1.25, "sqlalchemy"),
+    *_at_least("fd-asyncio", 2, "greenletio_0_11"),
+    *_at_least("fd-uvloop", 2, "greenletio_0_11"),
+    Goal("rss", "ours", None, "<=", 7000),
+    *[
+        goal
+        for loop in ("uvloop", "asyncio")
+        for goal in (
+            Goal(f"pg20-{loop}", "greenletio_0_11", "ours", ">=", 1.6),
+            Goal(f"pg20-{loop}", "gevent", "ours", ">=", 1.05),
+            Goal(f"pg20-{loop}", "ours", "blocking", "<=", 1.25),
         )
+    ],
+]
 
-    def measure(self, benches: list[plan.Bench]) -> Iterator[None]:
-        """Take all samples, and yield after each.
-
-        A round goes through all benches: a busy minute of the machine then costs every bench a
-        few samples instead of costing one bench most of them.
-        """
-        took_part = {bench.name: self._in(bench) for bench in benches}
-        sizes: dict[tuple[str, str], int] = {}
-        self.results = {b.name: {c: [] for c in took_part[b.name]} for b in benches}
-        for turn in range(self._settings.rounds):
-            for bench in benches:
-                if bench.memory and turn >= self._settings.memory_rounds:
-                    continue
-                names = took_part[bench.name]
-                first = turn % max(len(names), 1)
-                for name in names[first:] + names[:first]:
-                    try:
-                        if (bench.name, name) not in sizes:
-                            sizes[bench.name, name] = self._size(bench, name)
-                        value = self._value(bench, name, sizes[bench.name, name])
-                        self.results[bench.name][name].append(value)
-                    except workers.WorkerError as exc:
-                        self._drop(bench, name, str(exc))
-                        names.remove(name)
-                    yield
-        for bench in benches:
-            if bench.shim:
-                self._check_shim(bench, took_part[bench.name])
-
-    def _drop(self, bench: plan.Bench, name: str, why: str) -> None:
-        """Go on without a contender that failed, in this bench."""
-        del self.results[bench.name][name]
-        self.left_out[f"{name}, {bench.name}"] = why
-        worker = self._workers.pop((name, bench.shim), None)
-        if worker is not None:
-            worker.close()
-
-    def _value(self, bench: plan.Bench, name: str, n: int) -> float:
-        if bench.memory:
-            with contextlib.closing(self._start(name, shim=False)) as worker:
-                used: float = worker.sample(bench.method, n, bench.loop).extra
-                return used
-        sample = self._worker(name, bench.shim).sample(bench.method, n, bench.loop)
-        ns = sample.cpu_ns / (n * bench.per_n)
-        return ns / 1000 if bench.unit == "us" else ns
-
-    def _size(self, bench: plan.Bench, name: str) -> int:
-        """How many operations make a sample of the wanted length."""
-        if bench.n is not None:
-            return bench.n // self._settings.shrink
-        worker = self._worker(name, bench.shim)
-        n = 20
-        while True:
-            took = worker.sample(bench.method, n, bench.loop).cpu_ns
-            factor = self._settings.sample_ns / max(took, 1)
-            if factor < 1.5 or n >= 1_000_000:
-                return n
-            n = int(n * min(factor, 20)) // bench.multiple * bench.multiple
-
-    def _check_shim(self, bench: plan.Bench, names: list[str]) -> None:
-        """The shim must have worked for those that make a greenlet for each call."""
-        for name in {"greenletio_0_11", "sqlalchemy", "greenback"} & set(names):
-            if not self._worker(name, shim=True).chunks_reused():
-                raise workers.WorkerError(f"{name}: the shim of {bench.name} spared no mapping")
-
-    def close(self) -> None:
-        for worker in self._workers.values():
-            worker.close()
-
-
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.core", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures to PATH")
-    parser.add_argument("--quick", action="store_true", help="few rounds, short samples")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each bench")
-    parser.add_argument(
-        "--only",
-        action="append",
-        metavar="NAME",
-        help="run these benches (a name, or a pattern such as 'pg*'); may be repeated",
-    )
-    parser.add_argument(
-        "--contender",
-        action="append",
-        choices=list(plan.CONTENDERS),
-        metavar="NAME",
-        help="run these contenders only; may be repeated",
-    )
-    parser.add_argument("--list", action="store_true", help="list benches and contenders")
-    return parser.parse_args(argv)
-
-
-def chosen(patterns: list[str] | None) -> list[plan.Bench]:
-    if patterns is None:
-        return list(plan.BENCHES)
-    found = [b for b in plan.BENCHES if any(fnmatch(b.name, p) for p in patterns)]
-    if not found:
-        raise SystemExit(f"no bench is named {' or '.join(patterns)}: see --list")
-    return found
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = arguments(argv)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    if args.list:
-        for bench in plan.BENCHES:
-            console.print(f"{bench.name:16} {bench.title}")
-        console.print("contenders: " + ", ".join(plan.CONTENDERS))
-        return 0
-    benches = chosen(args.only)
-    try:
-        return measure(console, benches, args)
-    except KeyboardInterrupt:
-        console.print("stopped")
-        return 130
-    except (envs.EnvError, workers.WorkerError) as exc:
-        console.print(f"[red]{exc}[/]")
-        return 1
-
-
-def measure(console: Console, benches: list[plan.Bench], args: argparse.Namespace) -> int:
-    settings = Settings(args.quick, args.rounds)
-    names = args.contender or list(plan.CONTENDERS)
-    machine = report.machine()
-    console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}, "
-        f"{machine['system']}, Python {machine['python']}; {settings.rounds} rounds"
-    )
-    with contextlib.ExitStack() as stack:
-        dsn = None
-        if any(bench.postgres for bench in benches):
-            dsn = stack.enter_context(workers.server())
-        run = Run(names, dsn, settings)
-        stack.callback(run.close)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-            run.prepare(progress)
-            print_versions(console, run)
-            task = progress.add_task("measuring", total=run.steps(benches))
-            for _ in run.measure(benches):
-                progress.advance(task)
-        for bench in benches:
-            if run.results[bench.name]:
-                report.print_bench(console, bench, run.results)
-        report.print_goals(console, run.results)
-        for name, why in run.left_out.items():
-            console.print(f"[yellow]left out: {name}: {why}[/]", highlight=False)
-    if args.json is not None:
-        write_json(args.json, benches, run, settings, machine)
-    return 1 if run.left_out else 0
-
-
-def print_versions(console: Console, run: Run) -> None:
-    for name, versions in run.versions.items():
-        listed = ", ".join(f"{package} {version}" for package, version in versions.items())
-        console.print(f"{plan.CONTENDERS[name].title}: {listed}")
-
-
-def write_json(
-    path: Path, benches: list[plan.Bench], run: Run, settings: Settings, machine: dict[str, Any]
-) -> None:
-    document = {
-        "machine": machine,
-        "versions": run.versions,
-        "left_out": run.left_out,
-        "rounds": settings.rounds,
-        **report.as_json(benches, run.results),
-    }
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(partial, path)
-
+PLAN = Plan("python -m benchmarks.core", __doc__, CONTENDERS, BENCHES, GOALS)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run.main(PLAN))

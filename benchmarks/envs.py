@@ -65,23 +65,44 @@ def ensure(name: str, packages: tuple[str, ...]) -> Path:
     return python
 
 
-def shim() -> Path:
-    """The preload library of shim.c, compiled if need be."""
-    source = Path(__file__).with_name("shim.c")
-    library = HOME / "shim.so"
-    if library.exists() and library.stat().st_mtime >= source.stat().st_mtime:
-        return library
+def compiled(source: str, target: str, *flags: str) -> Path:
+    """What a C file beside this one is compiled to, under .venvs/; again when it has changed."""
+    path, made = Path(__file__).with_name(source), HOME / target
+    if made.exists() and made.stat().st_mtime >= path.stat().st_mtime:
+        return made
     HOME.mkdir(exist_ok=True)
     compiler = os.environ.get("CC", "cc")
-    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-fPIC", "-shared"]
+    common = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wshadow"]
     try:
         done = subprocess.run(
-            [compiler, *flags, "-fvisibility=hidden", "-o", library, source],
-            capture_output=True,
-            text=True,
+            [compiler, *common, "-o", made, path, *flags], capture_output=True, text=True
         )
     except FileNotFoundError:
         raise EnvError(f"no C compiler: {compiler} was not found (set CC)") from None
     if done.returncode:
-        raise EnvError(f"shim.c does not compile: {done.stderr.strip()}")
-    return library
+        raise EnvError(f"{source} does not compile: {done.stderr.strip()}")
+    return made
+
+
+def shim() -> Path:
+    """The preload library of shim.c."""
+    return compiled("shim.c", "shim.so", "-fPIC", "-shared", "-fvisibility=hidden")
+
+
+def load() -> Path:
+    """The program of load.c."""
+    return compiled("load.c", "load", "-lssl", "-lcrypto")
+
+
+def certificate() -> Path:
+    """A server's certificate and key in one file, for TLS on this machine."""
+    made = HOME / "bench.pem"
+    if not made.exists():
+        import trustme
+
+        HOME.mkdir(exist_ok=True)
+        issued = trustme.CA().issue_cert("localhost", "127.0.0.1")
+        partial = made.with_suffix(".part")
+        partial.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+        partial.replace(made)
+    return made

@@ -25,8 +25,10 @@ CASES = {
 
 def measure(case: str, n: int, loop: str) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
-        dsn = stack.enter_context(workers.server()) if case == "pool" else None
-        worker = workers.Worker("scale", Path(sys.executable), dsn, preload=None)
+        env = {}
+        if case == "pool":
+            env["DATABASE_URL"] = stack.enter_context(workers.server())
+        worker = workers.Worker("scale", Path(sys.executable), env, preload=None)
         stack.callback(worker.close)
         result: dict[str, float] = worker.sample(case, n, loop).extra
         return result

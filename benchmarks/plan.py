@@ -1,11 +1,10 @@
-"""What is measured, by whom, and what greenletio is to reach."""
+"""The terms of a plan: what is measured, by whom, and what greenletio is to reach."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-from benchmarks import envs
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -13,18 +12,9 @@ class Contender:
     title: str
     env: str | None = None  # None: the environment that runs the benchmark
     packages: tuple[str, ...] = ()
+    module: str | None = None  # of benchmarks.contenders; None: it has the contender's name
+    loop: str | None = None  # it always runs on; None: the bench's
 
-
-CONTENDERS = {
-    "ours": Contender("greenletio"),
-    "greenletio_0_11": Contender("greenletio 0.11", "greenletio-0.11", envs.OLD_GREENLETIO),
-    "sqlalchemy": Contender("SQLAlchemy", "peers", envs.PEERS),
-    "greenback": Contender("greenback", "peers", envs.PEERS),
-    "asgiref": Contender("asgiref", "peers", envs.PEERS),
-    "gevent": Contender("gevent", "peers", envs.PEERS),
-    "plain": Contender("plain await"),
-    "blocking": Contender("blocking psycopg2"),
-}
 
 Unit = Literal["ns", "us", "bytes"]
 
@@ -42,41 +32,9 @@ class Bench:
     multiple: int = 1  # n is a multiple of this
     memory: bool = False  # a fresh process for each sample
     postgres: bool = False
-
-
-def _both(name: str, title: str, method: str, unit: Unit = "ns") -> list[Bench]:
-    return [
-        Bench(f"{name}-{loop}", f"{title}, {loop}", method, unit, loop)
-        for loop in ("asyncio", "uvloop")
-    ]
-
-
-def _postgres(loop: str) -> list[Bench]:
-    return [
-        Bench(f"pg1-{loop}", f"psycopg2 SELECT 1, 1 task, {loop}", "pg1", "us", loop,
-              postgres=True),
-        Bench(f"pg20-{loop}", f"psycopg2 SELECT 1, 20 tasks, {loop}", "pg20", "us", loop,
-              multiple=20, postgres=True),
-        Bench(f"pg-rows-{loop}", f"psycopg2 1000 rows, 1 task, {loop}", "pg_rows", "us", loop,
-              postgres=True),
-    ]  # fmt: skip
-
-
-BENCHES = [
-    Bench("call", "await async_(f)(), f empty", "call"),
-    Bench("call-shim", "the same with the mmap cost removed for all", "call", shim=True),
-    Bench("immediate", "await_(coroutine that returns at once)", "immediate"),
-    *_both("suspend", "await_(asyncio.sleep(0))", "suspend"),
-    *_both("deep", "the same below 100 awaiting coroutines", "deep"),
-    Bench("tasks", "10,000 tasks x 10 sleep(0)", "tasks", n=10_000, per_n=10),
-    *_both("fd", "wait for a socket to become readable", "fd"),
-    Bench("spawn", "spawn and join, f empty", "spawn"),
-    Bench("rss", "memory of a suspended greenlet", "rss", "bytes", n=10_000, memory=True),
-    Bench("rss-task", "the same in a task, waiting for an event", "rss_task", "bytes", n=10_000,
-          memory=True),
-    *_postgres("uvloop"),
-    *_postgres("asyncio"),
-]  # fmt: skip
+    rounds: int | None = None  # at most; None: no limit of its own
+    args: Mapping[str, Any] = field(default_factory=dict)  # of the method
+    without: tuple[str, ...] = ()  # contenders that have the method, but not this bench
 
 
 @dataclass(frozen=True)
@@ -89,38 +47,21 @@ class Goal:
     sign: Literal[">=", "<="]
     limit: float
 
-    @property
-    def text(self) -> str:
-        if self.under is None:
-            return f"{CONTENDERS[self.over].title} {self.sign} {self.limit:,.0f}"
-        over, under = CONTENDERS[self.over].title, CONTENDERS[self.under].title
-        return f"{over} / {under} {self.sign} {self.limit:g}"
 
+@dataclass(frozen=True)
+class Plan:
+    prog: str
+    doc: str
+    contenders: Mapping[str, Contender]
+    benches: list[Bench]
+    goals: list[Goal]
+    sample_ms: int = 20  # CPU time of a sample
+    wall: bool = False  # wall time is reported, too
+    environment: Callable[[], dict[str, str]] = dict  # what the workers find in theirs
+    mean_against: str | None = None  # whose ratios to ours are summed up in one geometric mean
 
-def _at_least(bench: str, limit: float, *peers: str) -> list[Goal]:
-    return [Goal(bench, peer, "ours", ">=", limit) for peer in peers]
-
-
-GOALS = [
-    *_at_least("call", 15, "greenletio_0_11", "sqlalchemy"),
-    *_at_least("call-shim", 3, "greenletio_0_11", "sqlalchemy"),
-    *_at_least("immediate", 8, "greenletio_0_11", "sqlalchemy"),
-    Goal("immediate", "ours", "plain", "<=", 1.2),
-    *_at_least("suspend-asyncio", 1.1, "sqlalchemy"),
-    *_at_least("suspend-asyncio", 2.2, "greenback"),
-    *_at_least("suspend-uvloop", 1.1, "sqlalchemy"),
-    *_at_least("suspend-uvloop", 2.2, "greenback"),
-    *_at_least("tasks", 1.25, "sqlalchemy"),
-    *_at_least("fd-asyncio", 2, "greenletio_0_11"),
-    *_at_least("fd-uvloop", 2, "greenletio_0_11"),
-    Goal("rss", "ours", None, "<=", 7000),
-    *[
-        goal
-        for loop in ("uvloop", "asyncio")
-        for goal in (
-            Goal(f"pg20-{loop}", "greenletio_0_11", "ours", ">=", 1.6),
-            Goal(f"pg20-{loop}", "gevent", "ours", ">=", 1.05),
-            Goal(f"pg20-{loop}", "ours", "blocking", "<=", 1.25),
-        )
-    ],
-]
+    def text(self, goal: Goal) -> str:
+        over = self.contenders[goal.over].title
+        if goal.under is None:
+            return f"{over} {goal.sign} {goal.limit:,.0f}"
+        return f"{over} / {self.contenders[goal.under].title} {goal.sign} {goal.limit:g}"

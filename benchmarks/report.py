@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.plan import CONTENDERS, GOALS, Bench
+from benchmarks.plan import Bench, Plan
 
 # bench name -> contender -> one value for each round, in round order
 Results = dict[str, dict[str, list[float]]]
@@ -32,6 +32,11 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2),
+        "malloc": {  # every contender inherits them
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "PYTHONMALLOC")
+        },
     }
 
 
@@ -52,9 +57,9 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
     }
 
 
-def goals(results: Results) -> list[dict[str, Any]]:
+def goals(plan: Plan, results: Results) -> list[dict[str, Any]]:
     found = []
-    for goal in GOALS:
+    for goal in plan.goals:
         by = results.get(goal.bench, {})
         if goal.over not in by or (goal.under is not None and goal.under not in by):
             continue
@@ -64,11 +69,26 @@ def goals(results: Results) -> list[dict[str, Any]]:
             measured = ratio(by[goal.over], by[goal.under])
         value = measured["ratio"]
         met = value >= goal.limit if goal.sign == ">=" else value <= goal.limit
-        found.append({"bench": goal.bench, "goal": goal.text, "met": met, **measured})
+        found.append({"bench": goal.bench, "goal": plan.text(goal), "met": met, **measured})
     return found
 
 
-def as_json(benches: Sequence[Bench], results: Results) -> dict[str, Any]:
+def mean(plan: Plan, results: Results) -> dict[str, float]:
+    """The geometric mean of the ratios of medians over all benches that both took part in."""
+    peer = plan.mean_against
+    ratios = [
+        statistics.median(by[peer]) / statistics.median(by["ours"])
+        for by in results.values()
+        if peer is not None and peer in by and "ours" in by
+    ]
+    if not ratios:
+        return {}
+    return {"ratio": statistics.geometric_mean(ratios), "benches": len(ratios)}
+
+
+def as_json(
+    plan: Plan, benches: Sequence[Bench], results: Results, walls: Results
+) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for bench in benches:
         rows = {}
@@ -80,45 +100,52 @@ def as_json(benches: Sequence[Bench], results: Results) -> dict[str, Any]:
                 "q3": high,
                 "min": min(values),
                 "rounds": values,
+                "wall_median": statistics.median(walls[bench.name][contender]),
             }
             ours = results[bench.name].get("ours")
             if ours is not None:
                 rows[contender]["vs_ours"] = ratio(values, ours)
         out[bench.name] = {"title": bench.title, "unit": bench.unit, "contenders": rows}
-    return {"benches": out, "goals": goals(results)}
+    return {"benches": out, "goals": goals(plan, results), "mean": mean(plan, results)}
 
 
 def _number(value: float, unit: str) -> str:
     return f"{value:,.2f}" if unit == "us" else f"{value:,.0f}"
 
 
-def print_bench(console: Console, bench: Bench, results: Results) -> None:
+def print_bench(
+    console: Console, plan: Plan, bench: Bench, results: Results, walls: Results
+) -> None:
     unit = {"ns": "CPU ns", "us": "CPU µs", "bytes": "bytes"}[bench.unit]
     table = Table(title=bench.title, title_justify="left", title_style="bold")
     table.add_column("", min_width=17)
     for heading in (f"median {unit}", "quartiles", "min", "÷ greenletio", "quartiles by round"):
         table.add_column(heading, justify="right")
-    for contender, row in as_json([bench], results)["benches"][bench.name]["contenders"].items():
+    if plan.wall:
+        table.add_column("median wall", justify="right")
+    document = as_json(plan, [bench], results, walls)
+    for contender, row in document["benches"][bench.name]["contenders"].items():
         versus = row.get("vs_ours")
         table.add_row(
-            CONTENDERS[contender].title,
+            plan.contenders[contender].title,
             _number(row["median"], bench.unit),
             f"{_number(row['q1'], bench.unit)} .. {_number(row['q3'], bench.unit)}",
             _number(row["min"], bench.unit),
             f"{versus['ratio']:.2f}" if versus else "",
             f"{versus['q1']:.2f} .. {versus['q3']:.2f}" if versus else "",
+            *([_number(row["wall_median"], bench.unit)] if plan.wall else []),
         )
     console.print(table)
 
 
-def print_goals(console: Console, results: Results) -> None:
+def print_goals(console: Console, plan: Plan, results: Results) -> None:
     table = Table(title="Goals", title_justify="left", title_style="bold")
     for heading in ("bench", "goal"):
         table.add_column(heading)
     table.add_column("measured", justify="right")
     table.add_column("quartiles by round", justify="right")
     table.add_column("")
-    for goal in goals(results):
+    for goal in goals(plan, results):
         table.add_row(
             goal["bench"],
             goal["goal"],
@@ -128,3 +155,13 @@ def print_goals(console: Console, results: Results) -> None:
         )
     if table.row_count:
         console.print(table)
+
+
+def print_mean(console: Console, plan: Plan, results: Results) -> None:
+    found = mean(plan, results)
+    if found and plan.mean_against is not None:
+        title = plan.contenders[plan.mean_against].title
+        console.print(
+            f"geometric mean of {title} / greenletio over {found['benches']} benches:"
+            f" {found['ratio']:.2f}"
+        )

@@ -26,10 +26,13 @@ from typing import Any
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    if name == "uvloop":
-        loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
-        return loop
-    return asyncio.new_event_loop()
+    """A loop of `asyncio`, of another module with new_event_loop(), or of `module:factory`."""
+    if name == "asyncio":
+        return asyncio.new_event_loop()
+    module, _, factory = name.partition(":")
+    make = getattr(importlib.import_module(module), factory or "new_event_loop")
+    loop: asyncio.AbstractEventLoop = make()
+    return loop
 
 
 def in_loop(main: Callable[[], Any], name: str) -> Any:
@@ -51,11 +54,12 @@ def sample(contender: Any, request: dict[str, Any]) -> dict[str, Any]:
     meter = Meter()
     bench = getattr(contender, request["bench"])
     n: int = request["n"]
+    args = request["args"]
 
     async def main() -> Any:
-        return await bench(meter, n)
+        return await bench(meter, n, **args)
 
-    run = main if inspect.iscoroutinefunction(bench) else lambda: bench(meter, n)
+    run = main if inspect.iscoroutinefunction(bench) else lambda: bench(meter, n, **args)
     extra = in_loop(run, request["loop"])
     return {"n": n, "cpu_ns": meter.cpu_ns, "wall_ns": meter.wall_ns, "extra": extra}
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ class Sample:
 class Worker:
     """One contender's process. It is idle unless a sample is being taken."""
 
-    def __init__(self, contender: str, python: Path, dsn: str | None, preload: Path | None) -> None:
+    def __init__(
+        self, contender: str, python: Path, extra: Mapping[str, str], preload: Path | None
+    ) -> None:
         env = dict(os.environ)
         for name in ("PYTHONPATH", "PYTHONASYNCIODEBUG", "LD_PRELOAD", "DATABASE_URL"):
             env.pop(name, None)
-        if dsn is not None:
-            env["DATABASE_URL"] = dsn
+        env.update(extra)
         if preload is not None:
             env["LD_PRELOAD"] = str(preload)
         self._contender = contender
@@ -75,8 +76,10 @@ class Worker:
             self._process.stdin.flush()
         return self._answer()
 
-    def sample(self, bench: str, n: int, loop: str = "asyncio") -> Sample:
-        return Sample(**self._ask(bench=bench, n=n, loop=loop))
+    def sample(
+        self, bench: str, n: int, loop: str = "asyncio", args: Mapping[str, Any] | None = None
+    ) -> Sample:
+        return Sample(**self._ask(bench=bench, n=n, loop=loop, args=dict(args or {})))
 
     def chunks_reused(self) -> int | None:
         reused: int | None = self._ask(bench="chunks_reused")

@@ -205,6 +205,8 @@ class TlsTransport(_core.TlsTransport):
             self._told_made = True
             self._protocol.connection_made(self)
         self._wake_waiter(None)
+        if self._read_paused and self._stream is not None:
+            self._stream.pause_reading()  # it was needed for the handshake
         self._read()
 
     def _wake_waiter(self, exc: Exception | None) -> None:

@@ -107,6 +107,9 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
         (added = PyObject_CallMethodOneArg(y, st->str_add_done_callback, wake)) == NULL) {
         goto done;
     }
+    if (gio_here_lost(here)) {
+        goto done;
+    }
     here->job->expired = NULL;
     if (gio_suspend(st, here, w, GIO_NEVER, false) == 1) {
         sent = Py_NewRef(Py_None);
@@ -155,6 +158,9 @@ note_loop(GioState *st, GioWorker *w)
 {
     GioHub *hub = gio_hub_running(st, w->thread);
     PyErr_Clear(); /* trio, or driven by hand */
+    if (w->call == NULL) {
+        return;
+    }
     w->call->noted = true;
     if (w->call->hub == NULL) {
         w->call->hub = (GioHub *)Py_XNewRef((PyObject *)hub);
@@ -181,8 +187,12 @@ drive(GioState *st, GioHere *here, PyObject *it)
         if (r == PYGEN_ERROR) {
             return NULL;
         }
-        if (!here->worker->call->noted) {
+        if (here->worker->call != NULL && !here->worker->call->noted) {
             note_loop(st, here->worker);
+        }
+        if (gio_here_lost(here)) {
+            Py_DECREF(result);
+            return NULL;
         }
         here->worker->driven = it;
         if ((here->job->scopes == NULL && here->job->shield == 0) || result == Py_None) {

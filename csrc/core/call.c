@@ -314,10 +314,13 @@ call_iternext(GioCall *c)
     return call_send(c, Py_None);
 }
 
-/* One exception object from throw()'s one to three arguments. */
-static PyObject *
-make_exception(PyObject *const *args, Py_ssize_t nargs)
+PyObject *
+gio_exception_from_throw(PyObject *const *args, Py_ssize_t nargs)
 {
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", nargs);
+        return NULL;
+    }
     PyObject *type = args[0];
     PyObject *value = nargs > 1 ? args[1] : Py_None;
     PyObject *tb = nargs > 2 ? args[2] : Py_None;
@@ -361,11 +364,7 @@ make_exception(PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 call_throw(GioCall *c, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs < 1 || nargs > 3) {
-        PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", nargs);
-        return NULL;
-    }
-    PyObject *exc = make_exception(args, nargs), *result;
+    PyObject *exc = gio_exception_from_throw(args, nargs), *result;
     if (exc == NULL) {
         return NULL;
     }
@@ -381,7 +380,13 @@ call_abandon(GioCall *c)
     GioWorker *w = call_end(c);
     w->call = NULL;
     w->thread = NULL;
-    /* Kept alive on purpose: dropping it would run the stack once more. */
+    /* Kept alive on purpose: dropping it would run the stack once more. So is what the function
+     * was called with, which a C function in the stack may have borrowed. */
+    Py_XINCREF(c->fn);
+    Py_XINCREF(c->kwnames);
+    for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
+        Py_XINCREF(c->argv[i]);
+    }
 }
 
 int
@@ -613,6 +618,7 @@ call_dealloc(GioCall *c)
     if (c->worker != NULL) { /* finalized before, or too late for it: leave the stack alone */
         call_abandon(c);
     }
+    Py_TRASHCAN_BEGIN(c, call_dealloc); /* calls may be each other's arguments, a million deep */
     if (c->weakrefs != NULL) { /* runs Python, which must not find it in the thread's list */
         PyObject_ClearWeakRefs((PyObject *)c);
     }
@@ -621,6 +627,7 @@ call_dealloc(GioCall *c)
     Py_CLEAR(c->job.kept);
     PyObject_GC_Del(c);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 static PyMethodDef call_methods[] = {

@@ -37,12 +37,17 @@ struct GioState {
     PyTypeObject *thread_type;
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
-    PyTypeObject *loop_type; /* these five: csrc/loop */
+    PyTypeObject *green_socket_type; /* csrc/sync */
+    PyTypeObject *loop_type;         /* these seven: csrc/loop */
     PyTypeObject *handle_type;
     PyTypeObject *timer_handle_type;
     PyTypeObject *stream_type;
     PyTypeObject *tls_type;
-    PyObject *greenlet_exit;     /* greenlet.GreenletExit */
+    PyTypeObject *sock_type;
+    PyTypeObject *sock_op_type;
+    PyTypeObject *socket_type; /* socket.socket */
+    int socket_layout;       /* its fields are where we look for them: 1 yes, -1 no, 0 not known */
+    PyObject *greenlet_exit; /* greenlet.GreenletExit */
     PyObject *cancelled_error;   /* asyncio.CancelledError */
     PyObject *get_running_loop;  /* asyncio._get_running_loop */
     PyObject *buffered_protocol; /* asyncio.BufferedProtocol */
@@ -69,6 +74,8 @@ struct GioState {
     PyObject *str_hub; /* the attribute of a loop that holds its hub */
     PyObject *str_remove_done_callback;
     PyObject *str_throw;
+    PyObject *str_timeout; /* "_timeout", of green sockets */
+    PyObject *str_fileno;
     PyObject *str_get_loop;
     PyObject *str_is_closed;
     PyObject *str_name;
@@ -78,6 +85,9 @@ struct GioState {
     struct GioLoop *event_loops;    /* all event loops of ours, linked, borrowed */
     struct GioHandle *free_handles; /* for reuse */
     int nfree_handles;
+    PyObject *task_type, *future_type; /* asyncio's */
+    PyObject *kw_task[4];              /* ("loop",), with "name" (1) and "context" (2) */
+    char *receive_buffer; /* of green sockets: used between two calls of Python, NULL at first */
     const struct GioOpenSSL *openssl; /* _ssl's, once it was asked for; NULL: not usable */
     bool openssl_sought;
 };
@@ -96,12 +106,16 @@ typedef struct {
 
 /* ---- per thread (thread.c) ---------------------------------------------- */
 
+#define GIO_DEPTHS 32 /* bits of a uint32_t */
+
 struct GioThread {
     PyObject_HEAD
     GioState *state;     /* borrowed: the module outlives its threads' use */
     unsigned long ident; /* PyThread_get_thread_ident() of the owner */
     PyObject *main;      /* the thread's main greenlet */
-    GioWorker *idle;     /* linked pool; each link owns its worker */
+    /* The pool, by how deep in the C stack its workers begin; links, each owning its worker. */
+    GioWorker *idle[GIO_DEPTHS];
+    uint32_t idle_depths; /* a bit for each depth that has some */
     int idle_count;
     int idle_unused;    /* of the idle, how many no job has needed lately */
     int released;       /* jobs ended since that count began */
@@ -112,6 +126,8 @@ struct GioThread {
     GioJob job;         /* the thread's plain code */
     int wake_fd;        /* eventfd that plain waits on a Waiter poll; -1 */
     char *stack_low;    /* lowest usable address of the C stack, or NULL */
+    char *stack_high;   /* its other end, where depths are counted from */
+    size_t depth_unit;  /* bytes of C stack */
 };
 
 /* The calling thread's, made on first use; borrowed, NULL with an exception. */
@@ -155,6 +171,7 @@ struct GioWorker {
     PyObject *in, *out;
     GioIn in_kind;
     GioOut out_kind;
+    int depth;    /* how deep in the C stack it began: 0 .. GIO_DEPTHS; set as it starts */
     bool started; /* inside the trampoline, until it quits */
     bool quit;    /* leave the trampoline */
     GioRecursion recursion;
@@ -180,8 +197,10 @@ int gio_worker_setup_types(PyObject *module, GioState *st);
 
 /* ---- workers (worker.c) ------------------------------------------------- */
 
-/* A worker ready to be switched to for the first step of a job; a new reference. */
+/* A worker ready to be switched to from here for the first step of a job; a new reference. */
 GioWorker *gio_worker_acquire(GioThread *t);
+/* Take an idle worker out of the pool, of the deepest; a new reference, NULL if there is none. */
+GioWorker *gio_worker_take_idle(GioThread *t);
 /* Give it back after its job. Steals; may switch when the worker can't be reused. */
 void gio_worker_release(GioThread *t, GioWorker *w);
 /* End an idle worker's greenlet and drop it. Steals; switches. */
@@ -193,7 +212,7 @@ int gio_worker_enter(GioWorker *w, PyObject *target);
  * `lend` the caller's stack owns another reference to y, and no one else but us knows of it:
  * so that a suspended stack does not keep itself alive, it is given up meanwhile. */
 PyObject *gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend);
-/* The nearest worker at or above `current` that is being driven, borrowed, or NULL. */
+/* The nearest worker at or above `current` that is being driven; a new reference or NULL. */
 GioWorker *gio_worker_of(GioState *st, PyObject *current);
 extern PyMethodDef gio_worker_run_def;
 /* Forget the scopes of a job that goes away with its stack still suspended. */
@@ -251,6 +270,9 @@ typedef struct GioFdWait {
     bool linked;
 } GioFdWait;
 
+/* Its time has come, but not its turn in the loop: in place of the place among the timers. */
+#define GIO_DUE (-2)
+
 struct GioWaiter {
     PyObject_HEAD
     PyObject *weakrefs;
@@ -264,7 +286,7 @@ struct GioWaiter {
     int nfds;
     GioFdWait one;
     int64_t deadline;
-    Py_ssize_t heap; /* place in the hub's timers, -1 */
+    Py_ssize_t heap; /* place in the hub's timers (its serial in a loop's of ours), -1, GIO_DUE */
     bool waited;     /* sync code waits on it: it has one deadline, so no other may */
     GioWaiter *held_prev, *held_next; /* in the hub's list of what it keeps, if `held` */
     bool held;
@@ -286,6 +308,9 @@ bool gio_waiter_finish(GioWaiter *w, GioWaiterStatus status, PyObject *value);
 int gio_waiter_wake(GioWaiter *w, bool direct);
 /* finish + wake, from any thread; exceptions are reported, not raised. */
 bool gio_waiter_set(GioWaiter *w, GioWaiterStatus status, PyObject *value);
+/* fn(arg) in a context (NULL: the current one). What it raises is reported; -1 with what is not:
+ * KeyboardInterrupt and SystemExit. */
+int gio_call_in_context(PyObject *fn, PyObject *context, PyObject *arg);
 int gio_waiter_bind(GioState *st, GioWaiter *w);
 int gio_waiter_setup_types(PyObject *module, GioState *st);
 
@@ -294,16 +319,19 @@ int gio_waiter_setup_types(PyObject *module, GioState *st);
 typedef struct {
     GioFdWait *waits;
     uint32_t generation;
-    bool known; /* the kernel may have a registration under this number */
+    bool known;           /* the kernel may have a registration under this number */
+    struct GioKept *kept; /* registrations with a loop of ours that stay between waits */
 } GioFd;
 
 struct GioHub {
     PyObject_HEAD
-    GioState *state; /* borrowed */
-    PyObject *loop;  /* weak reference */
+    GioState *state;        /* borrowed */
+    PyObject *loop;         /* weak reference */
+    struct GioLoop *native; /* the same, borrowed, if it is of our make; it clears this */
     GioHub *prev, *next;
     unsigned long ident; /* the thread that its loop was last seen in */
     int poll_fd, timer_fd;
+    bool stale; /* some GioKept is */
     GioFd *fds;
     int nfds;
     GioWaiter **timers; /* binary heap by deadline, borrowed */
@@ -333,6 +361,12 @@ int gio_poller_reopen(GioHub *hub);
 int gio_poller_add(GioHub *hub, GioWaiter *w);
 void gio_poller_remove(GioFdWait *node);
 void gio_poller_fd_closing(GioHub *hub, int fd);
+/* An fd goes to somebody who will not call fd_closing: keep nothing registered for it. */
+void gio_poller_fd_released(GioHub *hub, int fd);
+/* The poll is over: drop the registrations of fds that were closed meanwhile. */
+void gio_poller_drop_stale(GioHub *hub);
+/* Free what gio_poller_add has left; nothing is registered any more. */
+void gio_poller_free(GioHub *hub);
 /* Collect what fired into the ready list; wakes nobody. */
 void gio_poller_collect(GioHub *hub);
 
@@ -350,9 +384,9 @@ typedef struct {
     GioPlace place;
     GioThread *thread; /* borrowed */
     GioHub *hub;       /* of the running loop, borrowed; NULL in plain code and under trio */
-    GioWorker *worker; /* set if green, borrowed: it runs us */
-    PyObject *current; /* the running greenlet, owned by the struct */
-    GioJob *job;
+    GioWorker *worker; /* set if green, owned: it runs us, and runs nothing else meanwhile */
+    PyObject *current; /* the running greenlet, owned */
+    GioJob *job;       /* borrowed; gone when gio_here_lost */
 } GioHere;
 
 /* Are we in a greenlet that is being driven? Fills worker, current and job if so:
@@ -363,6 +397,8 @@ int gio_here(GioState *st, GioHere *here);
 /* The same for those that wait: a call that is being closed is refused with GreenletExit. */
 int gio_here_to_wait(GioState *st, GioHere *here);
 void gio_here_clear(GioHere *here);
+/* Green, and Python code that ran since has given the call up: RuntimeError is set then. */
+bool gio_here_lost(const GioHere *here);
 void gio_would_block(GioState *st, const char *what);
 /* Suspend the greenlet on w until it ends or the deadline passes: 1 ended,
  * 0 deadline, -1 exception. Only where here->place is green. `ours`: the caller made w, and
@@ -407,6 +443,8 @@ int gio_api_export(PyObject *module, GioState *st);
 
 /* A step's outcome as the value of send(), throw() and next(): returning is StopIteration. */
 PyObject *gio_method_result(PySendResult r, PyObject *result);
+/* throw()'s one to three arguments as one exception; NULL with TypeError. */
+PyObject *gio_exception_from_throw(PyObject *const *args, Py_ssize_t nargs);
 
 /* A tracer that keeps its state by greenlet (coverage) notices a switch at the next call or
  * return: make one, where tracing is on. */

@@ -11,6 +11,8 @@
  */
 #include "core.h"
 
+#include "loop/loop.h"
+
 #include <stddef.h>
 #include <structmember.h>
 
@@ -85,8 +87,8 @@ gio_hub_loop(GioHub *hub)
 static PyObject *
 hub_dispatch(GioHub *hub, PyObject *Py_UNUSED(ignored))
 {
-    gio_poller_collect(hub);
     Py_INCREF(hub);
+    gio_poller_collect(hub);
     GioWaiter *w;
     PyObject *result = Py_None;
     while (result != NULL && (w = pop_ready(hub)) != NULL) {
@@ -211,6 +213,7 @@ hub_new(GioState *st, PyObject *loop)
     memset((char *)hub + sizeof(PyObject), 0, sizeof(*hub) - sizeof(PyObject));
     hub->state = st;
     hub->ident = PyThread_get_thread_ident();
+    Py_INCREF(loop); /* its add_reader may be Python, and have the thread drop it */
     hub->poll_fd = hub->timer_fd = -1;
     hub->armed = GIO_NEVER;
     hub->ready_tail = &hub->ready;
@@ -224,6 +227,11 @@ hub_new(GioState *st, PyObject *loop)
         (watch = watch_new(hub)) == NULL) {
         goto error;
     }
+    if (PyObject_TypeCheck(loop, st->loop_type)) {
+        hub->native = (GioLoop *)loop;
+        Py_XSETREF(hub->native->hub, (GioHub *)Py_NewRef((PyObject *)hub));
+        Py_XSETREF(hub->native->watch, Py_NewRef(watch));
+    }
     /* In an empty context: the loop keeps the one that add_reader is called in. */
     r = PyObject_CallMethod(st->loops, "watch", "OiO", loop, hub->poll_fd, watch);
     if (r == NULL || PyObject_SetAttr(loop, st->str_hub, (PyObject *)hub) < 0) {
@@ -231,10 +239,12 @@ hub_new(GioState *st, PyObject *loop)
     }
     Py_DECREF(r);
     Py_DECREF(watch);
+    Py_DECREF(loop);
     return hub;
 error:
     Py_XDECREF(r);
     Py_XDECREF(watch);
+    Py_DECREF(loop);
     Py_DECREF(hub);
     return NULL;
 }
@@ -250,6 +260,12 @@ gio_hub_of_loop(GioState *st, GioThread *t, PyObject *loop)
             hub->ident = t->ident;
             return hub;
         }
+    }
+    if (PyObject_TypeCheck(loop, st->loop_type) && ((GioLoop *)loop)->hub != NULL) {
+        hub = ((GioLoop *)loop)->hub;
+        hub->ident = t->ident;
+        Py_XSETREF(t->hub, (GioHub *)Py_NewRef((PyObject *)hub));
+        return hub;
     }
     hub = (GioHub *)PyObject_GetAttr(loop, st->str_hub);
     if (hub == NULL) {
@@ -342,7 +358,7 @@ hub_dealloc(GioHub *hub)
     hub_clear(hub);
     /* Every waiter holds the hub, so none is on its lists now. */
     gio_poller_close(hub);
-    PyMem_Free(hub->fds);
+    gio_poller_free(hub);
     PyMem_Free(hub->timers);
     Py_CLEAR(hub->loop);
     PyObject_GC_Del(hub);

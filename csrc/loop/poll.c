@@ -1,16 +1,39 @@
 /* File descriptors: libevent, and what add_reader and its kin keep.
  *
  * A libevent callback runs without the GIL and only notes what has fired; after the poll the
- * notes go to the ready queue in their order. With libevent's changelist, starting and stopping
- * cost no system call: what has changed is told to the kernel at the next poll.
+ * notes go to the ready queue in their order. libevent's changelist is not used: what it tells
+ * the kernel only at the next poll may be too late. An fd that was stopped and closed by then, but
+ * lives on in another process, could never be taken out of the epoll; and whether an fd can be
+ * watched at all has to be known at once.
  */
 #include "loop/loop.h"
 
-#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+GioFdSlot *
+gio_polls_slot(GioLoop *loop, int fd)
+{
+    if (fd >= loop->nfds) {
+        if (fcntl(fd, F_GETFD) < 0) { /* before there is room made for every number below it */
+            PyErr_SetFromErrno(PyExc_OSError);
+            return NULL;
+        }
+        int n = loop->nfds ? loop->nfds : 64;
+        while (n <= fd) {
+            n *= 2;
+        }
+        GioFdSlot *fds = PyMem_Realloc(loop->fds, (size_t)n * sizeof *fds);
+        if (fds == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        memset(fds + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *fds);
+        loop->fds = fds;
+        loop->nfds = n;
+    }
+    return &loop->fds[fd];
+}
 
 /* ---- one registration ---------------------------------------------------------------- */
 
@@ -40,6 +63,7 @@ gio_poll_init(GioPoll *p, GioLoop *loop, int fd, short events, GioRun run, PyObj
     p->loop = loop;
     p->run = run;
     p->self = self;
+    p->collect = NULL;
     p->prev = p->next = NULL;
     p->started = false;
 }
@@ -54,10 +78,22 @@ gio_poll_start(GioPoll *p)
     if (gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0) {
         return -1;
     }
+    int fd = (int)event_get_fd(&p->event);
+    GioFdSlot *slot = gio_polls_slot(loop, fd);
+    if (slot == NULL) {
+        return -1;
+    }
+    if (slot->sock != NULL && (PyObject *)slot->sock != p->self) {
+        if (gio_socks_make_way(slot->sock) < 0) {
+            return -1;
+        }
+        slot = &loop->fds[fd];
+    }
     if (event_add(&p->event, NULL) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    slot->level += (PyObject *)slot->sock != p->self;
     p->started = true;
     p->prev = NULL;
     p->next = loop->polls;
@@ -80,6 +116,8 @@ gio_poll_stop(GioPoll *p)
         return -1;
     }
     event_del(&p->event);
+    GioFdSlot *slot = &loop->fds[event_get_fd(&p->event)];
+    slot->level -= (PyObject *)slot->sock != p->self;
     p->started = false;
     if (p->prev != NULL) {
         p->prev->next = p->next;
@@ -118,7 +156,6 @@ gio_polls_open(GioLoop *loop)
     struct event_config *config = event_config_new();
     if (config != NULL) {
         event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV |
-                                          EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST |
                                           EVENT_BASE_FLAG_NO_CACHE_TIME);
         event_set_log_callback(on_log);
         loop->base = event_base_new_with_config(config);
@@ -135,9 +172,10 @@ gio_polls_open(GioLoop *loop)
 void
 gio_polls_close(GioLoop *loop)
 {
+    gio_socks_close(loop);
     for (int fd = 0; fd < loop->nfds; fd++) {
-        GioFdHandlers *f = loop->fds[fd];
-        loop->fds[fd] = NULL;
+        GioFdHandlers *f = loop->fds[fd].handlers;
+        loop->fds[fd].handlers = NULL;
         for (int i = 0; f != NULL && i < 2; i++) {
             GioHandle *h = f->handle[i];
             gio_poll_stop(&f->poll[i]);
@@ -153,10 +191,8 @@ gio_polls_close(GioLoop *loop)
         gio_poll_stop(loop->polls);
     }
     PyMem_Free(loop->fds);
-    PyMem_Free(loop->transports);
     free(loop->fired);
     loop->fds = NULL;
-    loop->transports = NULL;
     loop->fired = NULL;
     loop->nfds = 0;
     loop->nfired = loop->fired_size = 0;
@@ -190,9 +226,15 @@ gio_polls_run(GioLoop *loop, double timeout)
     event_base_loop(loop->base, flags);
     Py_END_ALLOW_THREADS
     loop->polling = false;
+    if (loop->hub != NULL && loop->hub->stale) {
+        gio_poller_drop_stale(loop->hub);
+    }
     for (size_t i = 0; i < loop->nfired; i++) {
         GioPoll *p = loop->fired[i];
-        if (gio_ready_push(loop, p->run, p->self) < 0) {
+        if (p->collect != NULL) {
+            p->collect(p);
+        }
+        else if (gio_ready_push(loop, p->run, p->self) < 0) {
             return -1;
         }
     }
@@ -211,63 +253,6 @@ gio_loops_after_fork(GioState *st)
 }
 
 /* ---- add_reader and its kin ---------------------------------------------------------- */
-
-static int
-room_for_fd(GioLoop *loop, int fd)
-{
-    if (fd < loop->nfds) {
-        return 0;
-    }
-    int n = loop->nfds ? loop->nfds : 64;
-    while (n <= fd) {
-        n *= 2;
-    }
-    GioFdHandlers **fds = PyMem_Realloc(loop->fds, (size_t)n * sizeof *fds);
-    if (fds != NULL) {
-        loop->fds = fds;
-        memset(fds + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *fds);
-    }
-    PyObject **transports =
-        fds == NULL ? NULL : PyMem_Realloc(loop->transports, (size_t)n * sizeof *transports);
-    if (transports == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    loop->transports = transports;
-    memset(transports + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *transports);
-    loop->nfds = n;
-    return 0;
-}
-
-/* epoll's own opinion of an fd: 0, or -1 with OSError. The changelist would learn it too late. */
-static int
-check_watchable(int fd)
-{
-    struct stat s;
-    int error = 0;
-    if (fstat(fd, &s) < 0) {
-        error = errno;
-    }
-    else if (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode)) {
-        error = EPERM;
-    }
-    else if (S_ISCHR(s.st_mode)) { /* some can be watched, some can't */
-        int epoll = epoll_create1(EPOLL_CLOEXEC);
-        struct epoll_event ev = {.events = EPOLLIN};
-        if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &ev) < 0) {
-            error = errno;
-        }
-        if (epoll >= 0) {
-            close(epoll);
-        }
-    }
-    if (error != 0) {
-        errno = error;
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    return 0;
-}
 
 static int
 run_reader(GioLoop *loop, PyObject *self)
@@ -296,19 +281,16 @@ set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
     }
     int fd = fd_number(args[0]);
     if (fd < 0 || gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0 ||
-        room_for_fd(loop, fd) < 0) {
+        gio_polls_slot(loop, fd) == NULL) {
         return NULL;
     }
-    GioFdHandlers *f = loop->fds[fd];
+    GioFdHandlers *f = loop->fds[fd].handlers;
     if (f == NULL) {
-        f = loop->fds[fd] = PyMem_Calloc(1, sizeof *f);
+        f = loop->fds[fd].handlers = PyMem_Calloc(1, sizeof *f);
         if (f == NULL) {
             PyErr_NoMemory();
             return NULL;
         }
-    }
-    if (f->handle[0] == NULL && f->handle[1] == NULL && check_watchable(fd) < 0) {
-        return NULL;
     }
     GioHandle *h =
         gio_handle_new(loop, loop->state->handle_type, args[1], args + 2, nargs - 2, NULL);
@@ -343,18 +325,17 @@ unset_handler(GioLoop *loop, int which, PyObject *arg)
     if (fd < 0) {
         return NULL;
     }
-    if (loop->base == NULL || fd >= loop->nfds || loop->fds[fd] == NULL ||
-        loop->fds[fd]->handle[which] == NULL) {
+    GioFdHandlers *f = fd < loop->nfds ? loop->fds[fd].handlers : NULL;
+    if (f == NULL || f->handle[which] == NULL) {
         Py_RETURN_FALSE;
     }
-    GioFdHandlers *f = loop->fds[fd];
     if (gio_poll_stop(&f->poll[which]) < 0) {
         return NULL;
     }
     GioHandle *h = f->handle[which];
     f->handle[which] = NULL;
     if (f->handle[0] == NULL && f->handle[1] == NULL) {
-        loop->fds[fd] = NULL;
+        loop->fds[fd].handlers = NULL;
         PyMem_Free(f);
     }
     gio_handle_cancel(h);
@@ -365,18 +346,19 @@ unset_handler(GioLoop *loop, int which, PyObject *arg)
 int
 gio_polls_claim_fd(GioLoop *loop, int fd, PyObject *transport)
 {
-    if (room_for_fd(loop, fd) < 0) {
+    GioFdSlot *slot = gio_polls_slot(loop, fd);
+    if (slot == NULL) {
         return -1;
     }
-    loop->transports[fd] = transport;
+    slot->transport = transport;
     return 0;
 }
 
 void
 gio_polls_release_fd(GioLoop *loop, int fd, PyObject *transport)
 {
-    if (fd < loop->nfds && loop->transports[fd] == transport) {
-        loop->transports[fd] = NULL;
+    if (fd < loop->nfds && loop->fds[fd].transport == transport) {
+        loop->fds[fd].transport = NULL;
     }
 }
 
@@ -396,7 +378,7 @@ loop_transport_of(GioLoop *loop, PyObject *arg)
     if (fd < 0) {
         return NULL;
     }
-    PyObject *transport = fd < loop->nfds ? loop->transports[fd] : NULL;
+    PyObject *transport = fd < loop->nfds ? loop->fds[fd].transport : NULL;
     return Py_NewRef(transport != NULL ? transport : Py_None);
 }
 

@@ -17,18 +17,6 @@
 
 #define LARGE (16 * 1024)
 
-char *
-gio_loop_scratch(GioLoop *loop)
-{
-    if (loop->scratch == NULL) {
-        loop->scratch = PyMem_Malloc(GIO_READ_MAX);
-        if (loop->scratch == NULL) {
-            PyErr_NoMemory();
-        }
-    }
-    return loop->scratch;
-}
-
 /* ---- reading ----------------------------------------------------------------------------------
  */
 

@@ -148,7 +148,7 @@ struct GioTls {
     Py_ssize_t conn_lost; /* writes after the end */
     int state;            /* GioTlsState; _tls.py moves it */
     bool unflushed;
-    bool reading;     /* what is written now is flushed afterwards */
+    bool reading;     /* what is written meanwhile is flushed afterwards */
     bool buffered;    /* the protocol is a BufferedProtocol */
     bool closed;      /* by the user, the peer's close_notify, or an error */
     bool read_paused; /* by the user */

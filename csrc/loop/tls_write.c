@@ -227,13 +227,15 @@ static int
 written(GioTls *t)
 {
     size_t size = t->backlog.bytes;
-    if (t->state != GIO_TLS_WRAPPED || t->reading || t->stream_full || size == 0) {
+    if (t->state != GIO_TLS_WRAPPED || t->stream_full || size == 0) {
         return control_writing(t);
     }
     if (size >= EAGER || size > (size_t)t->high) {
         return gio_tls_flush(t) < 0 ? gio_tls_failed(t) : 0;
     }
-    flush_later(t);
+    if (!t->reading) {
+        flush_later(t);
+    }
     return 0;
 }
 

@@ -10,8 +10,6 @@
 
 #include "loop/loop.h"
 
-#define GIO_READ_MAX (256 * 1024) /* of one read; asyncio's max_size */
-
 /* A part of what is to be sent. */
 typedef struct {
     PyObject *owner; /* bytes, owned */
@@ -95,8 +93,6 @@ GioTransport *gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, 
                              PyObject *waiter, PyObject *extra, PyObject *server);
 /* The GioRun of a transport whose fd is readable. */
 int gio_stream_readable(GioLoop *loop, PyObject *self);
-/* Memory for what was read, GIO_READ_MAX of it, that is good until the next who asks. */
-char *gio_loop_scratch(GioLoop *loop);
 extern PyMethodDef gio_stream_loop_methods[]; /* of Loop */
 int gio_stream_setup_types(PyObject *module, GioState *st);
 
