@@ -449,6 +449,26 @@ def test_what_cannot_be_written(run, connect):
     run(main())
 
 
+@LIKE_ASYNCIO
+def test_a_protocol_that_writes_much_when_it_is_handed_data_need_not_pause(run, connect):
+    class Generous(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            for _ in range(20):
+                self.transport.write(bytes(30_000))
+
+    async def main():
+        client, server = await connect(server_protocol=Generous)
+        client.transport.write(b"go on")
+        await until(lambda: len(client.data) == 600_000)
+        assert server.told == ["made", "data"]
+        client.transport.abort()
+        await client.lost
+        await server.lost
+
+    run(main())
+
+
 # --- the end -------------------------------------------------------------------------------------
 
 
@@ -721,6 +741,68 @@ def test_new_keys_that_the_peer_asks_for(run, peer, contexts):
         await client.lost
 
     run(main())
+
+
+@LIKE_ASYNCIO
+def test_reading_that_is_paused_before_the_handshake_is_paused_after_it(run, contexts):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=contexts[0])
+        transport, plain = await loop.create_connection(Recorder, *server.sockets[0].getsockname())
+        protocol = Recorder()
+        protocol.told.append("made")
+        upgrading = asyncio.ensure_future(
+            loop.start_tls(transport, protocol, contexts[1], server_hostname="localhost")
+        )
+        await asyncio.sleep(0)
+        below = transport.get_protocol()  # asyncio has the transport apart from it
+        getattr(below, "_app_transport", below).pause_reading()
+        upgraded = await upgrading
+        upgraded.write(b"hello")
+        await asyncio.sleep(0.05)
+        assert protocol.told == ["made"]
+        upgraded.resume_reading()
+        await until(lambda: protocol.data == b"hello")
+        upgraded.abort()
+        await protocol.lost
+        server.close()
+
+    run(main())
+
+
+@OURS
+def test_a_session_that_cannot_be_used_is_left_to_asyncio(run, connect, contexts):
+    """Such as one of a class of the user's own, which may do what it likes."""
+
+    class Session(ssl.SSLObject):
+        @classmethod
+        def _create(cls, *args, **kwargs):
+            self = super()._create(*args, **kwargs)
+            self._sslobj = Wrapper(self._sslobj)
+            return self
+
+    class Wrapper:
+        def __init__(self, session):
+            self.session = session
+
+        def __getattr__(self, name):
+            return getattr(self.session, name)
+
+    contexts[1].sslobject_class = Session
+
+    async def main():
+        client, server = await connect(server_protocol=Echo)
+        assert type(client.transport) is not _tls.TlsTransport
+        client.transport.write(b"hello")
+        await until(lambda: client.data == b"hello")
+        client.transport.abort()
+        await client.lost
+        await server.lost
+
+    try:
+        run(main())
+    finally:
+        del contexts[1].sslobject_class
 
 
 # --- start_tls and the rest ----------------------------------------------------------------------
