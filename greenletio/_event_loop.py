@@ -124,12 +124,69 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         server: asyncio.AbstractServer | None = None,
         **timeouts: Any,
     ) -> asyncio.Transport:
-        tls: Any = sslproto.SSLProtocol(
-            self, protocol, sslcontext, waiter, server_side, server_hostname, **timeouts
+        from greenletio import _tls  # not every Python has ssl
+
+        tls: Any = _tls.new_transport(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            **timeouts,
         )
+        transport = tls
+        if tls is None:
+            tls = sslproto.SSLProtocol(
+                self, protocol, sslcontext, waiter, server_side, server_hostname, **timeouts
+            )
+            transport = tls._app_transport
         self._make_socket_transport(rawsock, tls, extra=extra, server=server)
-        app_transport: asyncio.Transport = tls._app_transport
-        return app_transport
+        tls_transport: asyncio.Transport = transport
+        return tls_transport
+
+    async def start_tls(
+        self,
+        transport: asyncio.BaseTransport,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport | None:
+        """Go on with TLS on a transport; returns the transport to use instead."""
+        from greenletio import _tls
+
+        options: dict[str, Any] = {
+            "server_side": server_side,
+            "server_hostname": server_hostname,
+            "ssl_handshake_timeout": ssl_handshake_timeout,
+        }
+        if ssl_shutdown_timeout is not None:  # asyncio takes it since 3.11
+            options["ssl_shutdown_timeout"] = ssl_shutdown_timeout
+        tls: Any = None
+        if isinstance(transport, _core.StreamTransport) and _tls.is_context(sslcontext):
+            waiter = self.create_future()
+            tls = _tls.new_transport(
+                self, protocol, sslcontext, waiter, call_connection_made=False, **options
+            )
+        if tls is None:  # TLS in TLS, a transport of somebody else's, or no way to do it here
+            return await super().start_tls(transport, protocol, sslcontext, **options)
+        transport.pause_reading()  # what comes is not for the protocol any more
+        transport.set_protocol(tls)
+        made = self.call_soon(tls.connection_made, transport)
+        resumed = self.call_soon(transport.resume_reading)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            made.cancel()
+            resumed.cancel()
+            raise
+        upgraded: asyncio.Transport = tls
+        return upgraded
 
     def _start_serving(
         self,

@@ -45,6 +45,7 @@ struct GioState {
     PyTypeObject *read_pipe_type;
     PyTypeObject *write_pipe_type;
     PyTypeObject *datagram_type;
+    PyTypeObject *tls_type;
     PyTypeObject *sock_type;
     PyTypeObject *sock_op_type;
     PyTypeObject *socket_type; /* socket.socket */
@@ -96,6 +97,8 @@ struct GioState {
     PyObject *task_type, *future_type; /* asyncio's */
     PyObject *kw_task[4];              /* ("loop",), with "name" (1) and "context" (2) */
     char *receive_buffer; /* of green sockets: used between two calls of Python, NULL at first */
+    const struct GioOpenSSL *openssl; /* _ssl's, once it was asked for; NULL: not usable */
+    bool openssl_sought;
 };
 
 /* What belongs to one line of sync execution: a call of an async_ function, or

@@ -396,6 +396,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->read_pipe_type);
     Py_VISIT(st->write_pipe_type);
     Py_VISIT(st->datagram_type);
+    Py_VISIT(st->tls_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);

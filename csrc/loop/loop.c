@@ -6,7 +6,7 @@
  * loop; call_soon and its kin may be called from any, since they only need the GIL.
  */
 #include "loop/sock.h"
-#include "loop/transport.h"
+#include "loop/tls.h"
 
 #include <math.h>
 #include <sys/socket.h>
@@ -110,8 +110,9 @@ run_iteration(GioLoop *loop)
     gio_socks_sweep(loop);
     if (exc != NULL) {
         gio_err_give(exc);
+        return r;
     }
-    return r;
+    return loop->unflushed == NULL ? 0 : gio_tls_flush_all(loop);
 }
 
 /* asyncio's run_forever calls it and looks at _stopping: once is enough. Whoever calls it without
@@ -375,6 +376,7 @@ loop_release(GioLoop *loop, PyObject *Py_UNUSED(ignored))
     gio_ready_clear(loop);
     gio_schedule_clear(loop);
     gio_polls_close(loop);
+    gio_tls_forget_all(loop);
     Py_CLEAR(loop->watch); /* unwinds the calls that are stranded now */
     Py_RETURN_NONE;
 }
@@ -505,6 +507,9 @@ loop_traverse(GioLoop *loop, visitproc visit, void *arg)
     for (GioPoll *p = loop->polls; r == 0 && p != NULL; p = p->next) {
         Py_VISIT(p->self);
     }
+    for (GioTls *t = loop->unflushed; r == 0 && t != NULL; t = t->next) {
+        Py_VISIT(t);
+    }
     return r;
 }
 
@@ -516,6 +521,7 @@ loop_clear(GioLoop *loop)
         gio_ready_clear(loop);
         gio_schedule_clear(loop);
         gio_polls_close(loop);
+        gio_tls_forget_all(loop);
         Py_CLEAR(loop->watch);
         Py_CLEAR(loop->task_factory);
         if (loop->hub != NULL) {
@@ -639,5 +645,5 @@ gio_loop_setup_types(PyObject *module, GioState *st)
         gio_pipe_setup_types(module, st) < 0 || gio_datagram_setup_types(module, st) < 0) {
         return -1;
     }
-    return gio_factory_setup(st);
+    return gio_tls_setup_types(module, st) < 0 ? -1 : gio_factory_setup(st);
 }

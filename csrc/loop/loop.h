@@ -157,6 +157,16 @@ int gio_handle_run_foreign(GioLoop *loop, PyObject *self);
  * one that ends the run, and stays raised. */
 int gio_loop_report(GioLoop *loop, const char *message, const char *key, PyObject *value);
 
+/* ---- TLS (tls.h) --------------------------------------------------------------------- */
+
+typedef struct GioTls GioTls;
+
+/* Raw memory: it is used without the GIL, too. */
+typedef struct {
+    char *data;
+    size_t start, end, room; /* what it holds lies from start to end */
+} GioBuffer;
+
 /* ---- the loop (loop.c) --------------------------------------------------------------- */
 
 struct GioLoop {
@@ -182,7 +192,9 @@ struct GioLoop {
     int nfds;
     GioSock *idle_socks;   /* for the sweep, borrowed */
     GioSock *active_socks; /* a ring, borrowed */
-    char *scratch;         /* see gio_loop_scratch; NULL until it is needed */
+    char *scratch;         /* see gio_loop_scratch; NULL until it is needed, and while it is lent */
+    GioBuffer ciphertext;  /* memory for what is about to be sent */
+    GioTls *unflushed;     /* to which this turn has written; each is owned */
 };
 
 #define GIO_READ_MAX (256 * 1024) /* of one read; asyncio's max_size */

@@ -121,6 +121,13 @@ int gio_datagram_setup_types(PyObject *module, GioState *st);
 
 /* Send `size` bytes at `data`, or queue them. They belong to `owner`. */
 int gio_write(GioTransport *t, PyObject *owner, const char *data, size_t size);
+/* Queue data that `obj` exports; a copy, where others could change it. */
+int gio_queue_data(GioQueue *q, PyObject *obj, const char *data, size_t size);
+/* Drop as many bytes from the front. */
+void gio_queue_drop(GioQueue *q, size_t sent);
+/* What set_write_buffer_limits() is given, None included, as water marks. */
+int gio_water_marks(PyObject *high_arg, PyObject *low_arg, Py_ssize_t otherwise, Py_ssize_t *high,
+                    Py_ssize_t *low);
 /* The GioRun of a transport whose fd is writable. */
 int gio_write_ready(GioLoop *loop, PyObject *self);
 /* Have the GioRun above called when the fd is writable. */

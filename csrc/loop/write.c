@@ -58,9 +58,8 @@ keeper(PyObject *obj)
     return obj != NULL && PyBytes_CheckExact(obj) ? obj : NULL;
 }
 
-/* Queue data that `obj` exports. */
-static int
-queue_data(GioQueue *q, PyObject *obj, const char *data, size_t size)
+int
+gio_queue_data(GioQueue *q, PyObject *obj, const char *data, size_t size)
 {
     PyObject *owner = keeper(obj);
     if (owner != NULL) {
@@ -76,8 +75,8 @@ queue_data(GioQueue *q, PyObject *obj, const char *data, size_t size)
     return queue_add(q, owner, data, size);
 }
 
-static void
-queue_drop(GioQueue *q, size_t sent)
+void
+gio_queue_drop(GioQueue *q, size_t sent)
 {
     q->bytes -= sent;
     while (sent > 0) {
@@ -104,7 +103,7 @@ gio_write_clear(GioTransport *t)
         Py_CLEAR(t->pending);
         return;
     }
-    queue_drop(&t->queue, t->queue.bytes);
+    gio_queue_drop(&t->queue, t->queue.bytes);
     PyMem_Free(t->queue.pieces);
     t->queue = (GioQueue){0};
 }
@@ -167,7 +166,7 @@ flush(GioTransport *t)
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;
         }
-        queue_drop(q, (size_t)sent);
+        gio_queue_drop(q, (size_t)sent);
     } while ((size_t)sent == asked && q->bytes > 0);
     return 0;
 }
@@ -211,7 +210,7 @@ gio_write(GioTransport *t, PyObject *owner, const char *data, size_t size)
             return -1;
         }
     }
-    if (queue_data(&t->queue, owner, data, size) < 0) {
+    if (gio_queue_data(&t->queue, owner, data, size) < 0) {
         return -1;
     }
     return gio_write_pause(t);
@@ -373,7 +372,7 @@ queue_items(GioTransport *t, PyObject *items)
         Py_buffer view;
         int r = PyObject_GetBuffer(item, &view, PyBUF_SIMPLE);
         if (r == 0) {
-            r = view.len == 0 ? 0 : queue_data(q, item, view.buf, (size_t)view.len);
+            r = view.len == 0 ? 0 : gio_queue_data(q, item, view.buf, (size_t)view.len);
             PyBuffer_Release(&view);
         }
         Py_DECREF(item);
@@ -432,6 +431,29 @@ transport_get_write_buffer_limits(GioTransport *t, PyObject *Py_UNUSED(ignored))
     return Py_BuildValue("nn", t->low, t->high);
 }
 
+int
+gio_water_marks(PyObject *high_arg, PyObject *low_arg, Py_ssize_t otherwise, Py_ssize_t *high,
+                Py_ssize_t *low)
+{
+    Py_ssize_t l = low_arg == Py_None ? -1 : PyNumber_AsSsize_t(low_arg, NULL);
+    Py_ssize_t h = high_arg != Py_None  ? PyNumber_AsSsize_t(high_arg, NULL)
+                   : low_arg == Py_None ? otherwise
+                                        : 4 * l;
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    if (low_arg == Py_None) {
+        l = h / 4;
+    }
+    if (l < 0 || h < l) {
+        PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0", h, l);
+        return -1;
+    }
+    *high = h;
+    *low = l;
+    return 0;
+}
+
 static PyObject *
 transport_set_write_buffer_limits(GioTransport *t, PyObject *args, PyObject *kwargs)
 {
@@ -441,23 +463,8 @@ transport_set_write_buffer_limits(GioTransport *t, PyObject *args, PyObject *kwa
                                      &high_arg, &low_arg)) {
         return NULL;
     }
-    Py_ssize_t low = low_arg == Py_None ? -1 : PyNumber_AsSsize_t(low_arg, NULL);
-    Py_ssize_t high = high_arg != Py_None  ? PyNumber_AsSsize_t(high_arg, NULL)
-                      : low_arg == Py_None ? 64 * 1024
-                                           : 4 * low;
-    if (PyErr_Occurred()) {
-        return NULL;
-    }
-    if (low_arg == Py_None) {
-        low = high / 4;
-    }
-    if (low < 0 || high < low) {
-        return PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0", high,
-                            low);
-    }
-    t->high = high;
-    t->low = low;
-    if (gio_write_pause(t) < 0) {
+    if (gio_water_marks(high_arg, low_arg, 64 * 1024, &t->high, &t->low) < 0 ||
+        gio_write_pause(t) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
