@@ -401,8 +401,9 @@ tls_repr(GioTls *t)
 {
     static const char *const states[] = {"unwrapped", "handshake", "wrapped", "flushing",
                                          "shutdown"};
-    return PyUnicode_FromFormat("<TlsTransport %s%s over %S>", t->closed ? "closing " : "",
-                                states[t->state],
+    const char *name = strrchr(Py_TYPE(t)->tp_name, '.');
+    return PyUnicode_FromFormat("<%s %s%s over %S>", name == NULL ? Py_TYPE(t)->tp_name : name + 1,
+                                t->closed ? "closing " : "", states[t->state],
                                 t->under == NULL ? Py_None : (PyObject *)t->under);
 }
 

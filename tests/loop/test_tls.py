@@ -210,7 +210,7 @@ def test_it_is_our_transport(run, connect):
     async def main():
         client, server = await connect()
         for end in (client, server):
-            assert type(end.transport) is _tls.TlsTransport
+            assert type(end.transport) is _tls.SSLTransport
             assert isinstance(end.transport, asyncio.Transport)
             end.transport.abort()
         await client.lost
@@ -792,7 +792,7 @@ def test_a_session_that_cannot_be_used_is_left_to_asyncio(run, connect, contexts
 
     async def main():
         client, server = await connect(server_protocol=Echo)
-        assert type(client.transport) is not _tls.TlsTransport
+        assert type(client.transport) is not _tls.SSLTransport
         client.transport.write(b"hello")
         await until(lambda: client.data == b"hello")
         client.transport.abort()
@@ -847,7 +847,7 @@ def test_start_tls(run, contexts, times):
                 transport, client, contexts[1], server_hostname="localhost"
             )
             if loop.__module__.startswith("greenletio"):
-                assert (type(transport) is _tls.TlsTransport) == (i == 0)
+                assert (type(transport) is _tls.SSLTransport) == (i == 0)
         await protocols[0].upgraded
         transport.write(MUCH)
         await until(lambda: client.data == MUCH)
@@ -881,8 +881,8 @@ def test_key_logs_leave_it_to_asyncio(run, connect, contexts, tmp_path):
 
     async def main():
         client, server = await connect(server_protocol=Echo)
-        assert type(client.transport) is not _tls.TlsTransport
-        assert type(server.transport) is _tls.TlsTransport
+        assert type(client.transport) is not _tls.SSLTransport
+        assert type(server.transport) is _tls.SSLTransport
         client.transport.write(b"hello")
         await until(lambda: client.data == b"hello")
         client.transport.abort()
