@@ -26,6 +26,7 @@ import gc
 import linecache
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -77,7 +78,7 @@ class Stack:
     frames: tuple[Frame, ...]
     waits_for: object | None
     task: asyncio.Task[Any] | None
-    call: _core.AsyncCall[Any] | None
+    call: _core._Call | None
 
 
 def dump(file: TextIO | None = None, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -128,24 +129,24 @@ def _of_task(task: asyncio.Task[Any], seen: dict[int, object]) -> Stack:
     coro = task.get_coro()
     running = asyncio.current_task(task.get_loop()) is task
     frames, end = _follow(coro, seen)
-    if running and (above := _of_this_thread(coro, seen)):
+    if running and (above := _of_running(coro, seen)):
         frames = above
     waiter = getattr(task, "_fut_waiter", None)
     state: Literal["running", "waiting", "ready"] = (
         "running" if running else "ready" if waiter is None else "waiting"
     )
-    call = coro if isinstance(coro, _core.AsyncCall) else None
+    call = coro if isinstance(coro, _core.AsyncCall | _core.PortalCoroutine) else None
     waits_for = None if state != "waiting" else waiter if end is None else end
     return Stack(task.get_name(), state, tuple(frames), waits_for, task, call)
 
 
-def _of_call(call: _core.AsyncCall[Any]) -> Stack:
+def _of_call(call: _core._Call) -> Stack:
     frames, end = _follow(call, {})
     if call.cr_running:
         return Stack(
             call.__qualname__,
             "running",
-            tuple(_of_this_thread(call, {}) or frames),
+            tuple(_of_running(call, {}) or frames),
             None,
             None,
             call,
@@ -162,15 +163,16 @@ def _follow(awaitable: object, seen: dict[int, object]) -> tuple[list[Frame], ob
     frames: list[Frame] = []
     while awaitable is not None and id(awaitable) not in seen:
         seen[id(awaitable)] = awaitable
-        if isinstance(awaitable, _core.AsyncCall):
-            frames += reversed([_frame(f, "sync") for f in _back_from(awaitable.cr_frame)])
+        within = getattr(awaitable, "greenlet", None)
+        if isinstance(awaitable, _core.AsyncCall | _core.PortalCoroutine) and within is not None:
+            frames += reversed([_frame(f) for f in _back_from(within.gr_frame)])
             awaitable = awaitable.cr_await
             continue
         for frame_name, next_name in _COROUTINE_LIKE:
             if hasattr(awaitable, frame_name):
                 frame = getattr(awaitable, frame_name)
                 if frame is not None:
-                    frames.append(_frame(frame, "async"))
+                    frames.append(_frame(frame))
                 awaitable = getattr(awaitable, next_name, None)
                 break
         else:
@@ -191,43 +193,55 @@ def _stands_for(awaitable: object) -> object | None:
     return None
 
 
-def _of_this_thread(root: object, seen: dict[int, object]) -> list[Frame]:
-    """The frames from `root` down to our caller; empty if `root` runs in another thread."""
-    pieces: list[list[Frame]] = []
-    current: greenlet.greenlet | None = greenlet.getcurrent()
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_globals is globals():
-        frame = frame.f_back
-    # Calls run inside each other, each in its greenlet: the one that began last is innermost.
-    running = [call for call in reversed(_core.calls()) if call.cr_running]
-    by_greenlet = {call.greenlet: call for call in running}
+def _of_running(root: object, seen: dict[int, object]) -> list[Frame]:
+    """The frames of `root`, which runs in some thread, down to where it is; empty if not found."""
     root_frame = getattr(root, "cr_frame", None) or getattr(root, "gi_frame", None)
-    while current is not None:
-        piece = []
-        for f in _back_from(frame):
-            piece.append(_frame(f, "async" if f.f_code.co_flags & _SUSPENDABLE else "sync"))
-            if f is root_frame and not isinstance(root, _core.AsyncCall):
-                break
-        else:
-            f = None
-        pieces.insert(0, piece[::-1])
-        call = by_greenlet.get(current)
-        if f is not None or (call is not None and call is root):
-            return [frame for piece in pieces for frame in piece]
-        if call is None:
-            current = current.parent  # a greenlet of the user's own, inside the one that began it
-        else:
-            seen[id(call)] = call
-            before = running[: running.index(call)]
-            current = before[-1].greenlet if before else _outermost(current)
-        frame = None if current is None else current.gr_frame
+    for ident in sys._current_frames():
+        frames: list[Frame] = []
+        passed: list[object] = []
+        for f, call in _running_frames(ident):
+            if f is not None:
+                frames.append(_frame(f))
+            elif call is not None:
+                passed.append(call)
+            if call is root if isinstance(root, _core.AsyncCall) else f is root_frame is not None:
+                seen.update((id(call), call) for call in passed)
+                return frames[::-1]
     return []
 
 
-def _outermost(current: greenlet.greenlet) -> greenlet.greenlet:
-    while current.parent is not None:
-        current = current.parent
-    return current
+def _running_frames(ident: int) -> Iterator[tuple[FrameType | None, _core._Call | None]]:
+    """What runs in thread `ident`, innermost frame first, through the calls that it is made of.
+
+    Each call comes after the frames that run in its greenlet. Frames of this module are left out.
+    """
+    calls = [call for call in _core.calls(ident) if call.cr_running]
+    by_greenlet = {call.greenlet: call for call in calls}
+    frame = sys._current_frames().get(ident)
+    current: greenlet.greenlet | None
+    if ident == threading.get_ident():
+        current = greenlet.getcurrent()
+        frame = sys._getframe()
+        while frame is not None and frame.f_globals is globals():
+            frame = frame.f_back
+    else:
+        drivers = {call.driver for call in calls}
+        # Not the greenlet of another library's that runs in it, if one does: that can't be asked.
+        current = next((g for g in by_greenlet if g not in drivers), None)
+        if current is not None and current.gr_frame is not None:
+            yield from ((f, None) for f in _back_from(frame))
+            frame = current.gr_frame
+    while True:
+        yield from ((f, None) for f in _back_from(frame))
+        if current is None:
+            return
+        call = by_greenlet.get(current)
+        if call is None:
+            current = current.parent  # a greenlet of the user's own, inside the one that began it
+        else:
+            yield None, call
+            current = call.driver
+        frame = None if current is None else current.gr_frame
 
 
 # co_flags of coroutines, of generators that are awaitable, and of async generators.
@@ -240,8 +254,9 @@ def _back_from(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _frame(frame: FrameType, kind: Literal["async", "sync"]) -> Frame:
+def _frame(frame: FrameType) -> Frame:
     code = frame.f_code
+    kind: Literal["async", "sync"] = "async" if code.co_flags & _SUSPENDABLE else "sync"
     name = getattr(code, "co_qualname", code.co_name)
     return Frame(name, code.co_filename, frame.f_lineno or code.co_firstlineno, kind)
 
