@@ -1,6 +1,6 @@
 """detect_blocking: who holds a loop, as a watchdog thread sees it.
 
-Nothing is hooked into the loop, so it works on any and costs the loop nothing. Four times per
+Nothing is hooked into the loop, so it works on any and costs the loop nothing. Twice per
 threshold the watchdog looks at the innermost frame of the loop's thread. If that is the loop
 waiting for events, all is well, and the loop is not woken. Otherwise it asks the loop for an
 answer (``call_soon_threadsafe``). If that takes longer than the threshold, something holds the
@@ -18,34 +18,40 @@ import math
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType, TracebackType
 from typing import Any, Literal
 
 from typing_extensions import Self
 
+from greenletio import _core
 from greenletio._stacks import Stack, describe, frame_of, running_frames
 from greenletio.errors import BlockingError
 
 __all__ = ("Detector", "Report", "detect_blocking")
 
-_LOOKS = 4  # per threshold
+# Per threshold: while the loop waits for events, and while it does not. Waking a thread is what
+# all of this costs.
+_LOOKS_IDLE = 2
+_LOOKS_BUSY = 4
 
 
 @dataclass(frozen=True)
 class Report:
     """One time that the loop was held."""
 
-    #: Seconds for which it was held, at least; at most a quarter of the threshold longer.
+    #: Seconds for which it was held, at least; at most half the threshold longer.
     duration: float
     #: The joined stack that held it, as soon as that was known.
     stack: Stack
+    #: The name of the innermost call of `async_` or `spawn` in it, if there is one.
+    call: str | None
 
     def __str__(self) -> str:
         stack = self.stack
         who = "a callback" if stack.task is None else f"task {stack.task.get_name()!r}"
-        if stack.call is not None and stack.call.__qualname__ != stack.name:
-            who += f", green call {stack.call.__qualname__}"
+        if self.call is not None:
+            who += f", green call {self.call}"
         where = ""
         if stack.frames:
             frame = stack.frames[-1]
@@ -107,7 +113,7 @@ class Detector:
     def current(self) -> Report | None:
         """What holds the loop at this moment, and for how long so far. For other threads."""
         held, now = self._held, time.monotonic()
-        return None if held is None else Report(now - self._since, held.stack)
+        return None if held is None else replace(held, duration=now - self._since)
 
     def stop(self) -> None:
         """End the watchdog's thread. What holds the loop now, our caller maybe, is reported."""
@@ -138,12 +144,13 @@ class Detector:
         self._loop.call_soon_threadsafe(self._answer)
 
     def _watch(self) -> None:
-        look = self.threshold / _LOOKS
         before = time.monotonic()
+        look = 0.0
         try:
             while not self._stop.acquire(timeout=look):
                 now = time.monotonic()
-                self._look(now, before + look)
+                idle = self._look(now, before + look)
+                look = self.threshold / (_LOOKS_IDLE if idle else _LOOKS_BUSY)
                 before = now
         except RuntimeError:
             if not self._loop.is_closed():
@@ -152,7 +159,8 @@ class Detector:
             if self._held is not None:
                 self._end(self._answered if self._asked is None else time.monotonic())
 
-    def _look(self, now: float, due: float) -> None:
+    def _look(self, now: float, due: float) -> bool:
+        """Whether the loop waits for events, or does not run."""
         if not self._loop.is_running():
             if self._held is not None:
                 self._end(now)
@@ -160,14 +168,14 @@ class Detector:
                 raise RuntimeError("closed")
             if self._asked not in (None, math.inf):
                 self._asked = now  # it is answered when the loop runs again
-            return
+            return True
         asked = self._asked
         if asked is None:
             if self._held is not None:
                 self._end(self._answered)
             frame = sys._current_frames().get(self._ident or 0)
             if frame is None or frame.f_code is self._idle:
-                return
+                return True
             # Nobody lets a thread sleep for so long but who holds the GIL. First of all, before
             # anything here lets go of it: that one goes on then.
             if now - due > self.threshold:
@@ -175,6 +183,7 @@ class Detector:
             self._ask(now)
         elif self._held is None and self._ident is not None and now - asked > self.threshold:
             self._begin(asked, now)
+        return False
 
     def _begin(self, since: float, now: float) -> None:
         assert self._ident is not None
@@ -182,7 +191,9 @@ class Detector:
         if self._answered > now:  # it went on just now, and this is what runs next
             return
         self._since = since
-        self._held = Report(now - since, stack)
+        # Its name now: a call that has ended has none any more.
+        call = stack.call.__qualname__ if isinstance(stack.call, _core.AsyncCall) else None
+        self._held = Report(now - since, stack, call)
         if self.mode == "raise":
             # Raised by its class, so the report goes with a class of its own.
             attributes = {"report": self._held, "__module__": BlockingError.__module__}
@@ -193,7 +204,7 @@ class Detector:
 
     def _end(self, now: float) -> None:
         assert self._held is not None
-        report = self.last = Report(now - self._since, self._held.stack)
+        report = self.last = replace(self._held, duration=now - self._since)
         self._held = None
         self.longest = max(self.longest, report.duration)
         self.count += 1
@@ -244,11 +255,12 @@ def detect_blocking(
     of C (``time.sleep``) returns first, and code that does not expect it may leave things half
     done, so that is for development.
 
-    What is held for 1.25 thresholds is seen for certain, what is held for less than one is never
-    reported. The costs are one look in each quarter of the threshold by a thread of its own; a loop
-    that waits for events is not woken. On loops in C (uvloop) a callback that itself is a function
-    of C, such as ``loop.call_soon(time.sleep, 1)``, looks like waiting, and is not seen. If many
-    callbacks take the time between them, the report shows the one that ran as it was noticed.
+    What is held for 1.5 thresholds is seen for certain, what is held for less than one is never
+    reported. The costs are those of a thread that wakes up twice in each threshold (four times
+    while the loop works); a loop that waits for events is not woken. On loops in C (uvloop) a
+    callback that itself is a function of C, such as ``loop.call_soon(time.sleep, 1)``, looks like
+    waiting, and is not seen. If many callbacks take the time between them, the report shows the one
+    that ran as it was noticed.
 
     May be called from anywhere, and for several loops, or several times for one. The loop need
     not run yet. Works on asyncio's loops and others that follow its interface.

@@ -89,7 +89,7 @@ def test_sync_code_below_async_shows_both_sides(run):
             ("hold", "sync"),
         ]
         text = str(detector.last)
-        assert "by task 'the handler', green call " in text
+        assert f"by task 'the handler', green call {view.__qualname__}, in hold (" in text
         last = detector.last.stack.frames[-1]
         assert f", in hold ({__file__}:{last.lineno})" in text
         assert last.line in ("while detector._held is None:", "time.sleep(0.005)")
