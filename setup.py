@@ -56,27 +56,46 @@ def ask(*command):
     return answer.strip()
 
 
+def pkg_config_includes(library):
+    return [flag[2:] for flag in ask("pkg-config", "--cflags-only-I", library).split()]
+
+
+def find_header(header, folders):
+    """The first of the folders, or of the usual ones, that holds a header; None if none does."""
+    for folder in [*folders, "/usr/include", "/usr/local/include", "/opt/homebrew/include"]:
+        if folder and Path(folder, header).is_file():
+            return folder
+    return None
+
+
+def libevent_include():
+    """The folder that holds event2/event.h, as a list; empty if the compiler looks there anyway."""
+    folder = find_header("event2/event.h", pkg_config_includes("libevent_core"))
+    if folder is None:
+        fail(
+            "event2/event.h, libevent's header, was not found",
+            "Debian/Ubuntu: apt-get install libevent-dev; Fedora: dnf install libevent-devel; "
+            "macOS: brew install libevent",
+        )
+    return [] if folder == "/usr/include" else [folder]
+
+
 def libpq_include():
     """The folder that holds libpq-fe.h. The library itself is opened at run time."""
     folders = [
         ask("pg_config", "--includedir"),
-        *(flag[2:] for flag in ask("pkg-config", "--cflags-only-I", "libpq").split()),
+        *pkg_config_includes("libpq"),
         "/usr/include/postgresql",
-        "/usr/include",
-        "/usr/local/include",
     ]
-    for folder in folders:
-        if folder and Path(folder, "libpq-fe.h").is_file():
-            return folder
-    return fail(
+    return find_header("libpq-fe.h", folders) or fail(
         "libpq-fe.h, libpq's header, was not found",
         "Debian/Ubuntu: apt-get install libpq-dev; Fedora: dnf install libpq-devel; "
         "macOS: brew install libpq, and put its bin folder on PATH",
     )
 
 
-def extension(name, folder, include_dirs, **options):
-    sources = sorted(glob(f"csrc/{folder}/*.c"))
+def extension(name, folders, include_dirs, **options):
+    sources = sorted(file for folder in folders for file in glob(f"csrc/{folder}/*.c"))
     return Extension(
         name,
         sources,
@@ -90,8 +109,13 @@ def extension(name, folder, include_dirs, **options):
 
 def extensions():
     return [
-        extension("greenletio._core", "core", [greenlet_include()]),
-        extension("greenletio._pq", "pq", [libpq_include()]),
+        extension(
+            "greenletio._core",
+            ["core", "loop", "sync"],
+            [greenlet_include(), *libevent_include()],
+            libraries=["event_core"],
+        ),
+        extension("greenletio._pq", ["pq"], [libpq_include()]),
     ]
 
 

@@ -24,7 +24,6 @@ from greenletio.green._std import Deadline, adopt, public, rebind
 __all__ = public(_std)
 
 _DONTWAIT = getattr(_std, "MSG_DONTWAIT", 0)
-_WAITALL = getattr(_std, "MSG_WAITALL", 0)
 
 
 def getaddrinfo(
@@ -85,13 +84,11 @@ def _cooperative(name: str, events: int, flags_at: int | None) -> Any:
     return method
 
 
-_recv = _cooperative("recv", _core.READ, 1)
-_recv_into = _cooperative("recv_into", _core.READ, 2)
 _sendto = _cooperative("sendto", _core.WRITE, 1)
 _sendmsg = _cooperative("sendmsg", _core.WRITE, 2)
 
 
-class socket(_std.socket):
+class socket(_core.GreenSocket, _std.socket):
     """``socket.socket``. Waits can be cancelled; a socket may be used from any thread."""
 
     __slots__ = ("_timeout",)
@@ -126,7 +123,7 @@ class socket(_std.socket):
     timeout = property(gettimeout, doc="The socket timeout in seconds, None: no limit.")
 
     def _wait(self, events: int, deadline: Deadline, message: str = "timed out") -> None:
-        if not _core.wait_fd(self.fileno(), events, deadline.left()):
+        if not _core.wait_fd(self.fileno(), events | _core.KEEP, deadline.left()):
             raise TimeoutError(message)
 
     # Receiving and sending.
@@ -137,45 +134,6 @@ class socket(_std.socket):
     recvfrom_into = _cooperative("recvfrom_into", _core.READ, 2)
     recvmsg = _cooperative("recvmsg", _core.READ, 2)
     recvmsg_into = _cooperative("recvmsg_into", _core.READ, 2)
-    send = _cooperative("send", _core.WRITE, 1)
-
-    def _receives_all(self, flags: int) -> bool:
-        """Whether MSG_WAITALL must be done here, the kernel not waiting for us."""
-        return (
-            bool(flags & _WAITALL)
-            and self._timeout is None
-            and not flags & (_DONTWAIT | _std.MSG_PEEK)
-        )
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        if self._receives_all(flags):
-            buffer = bytearray(bufsize)
-            return bytes(memoryview(buffer)[: self.recv_into(buffer, bufsize, flags)])
-        data: bytes = _recv(self, bufsize, flags)
-        return data
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        count: int = _recv_into(self, buffer, nbytes, flags)
-        if count and self._receives_all(flags):
-            with memoryview(buffer) as view, view.cast("B") as data:
-                end = nbytes or len(data)
-                while count < end and (more := _recv_into(self, data[count:end], 0, flags)):
-                    count += more
-        return count
-
-    def sendall(self, data: Any, flags: int = 0, /) -> None:
-        deadline = Deadline(self._timeout)
-        with memoryview(data) as view, view.cast("B") as rest:
-            sent = 0
-            while sent < len(rest):
-                try:
-                    sent += super().send(rest[sent:], flags)
-                except BlockingIOError:
-                    if self._timeout == 0 or flags & _DONTWAIT:
-                        raise
-                else:
-                    continue
-                self._wait(_core.WRITE, deadline)
 
     def sendto(self, data: Any, *args: Any) -> int:
         if args:
@@ -246,6 +204,18 @@ class socket(_std.socket):
             return self._connect(address)
         except TimeoutError as error:
             return error.errno or errno.EAGAIN
+
+    def detach(self) -> int:
+        fd = super().detach()
+        if fd >= 0:
+            _core.fd_released(fd)
+        return fd
+
+    def __del__(self) -> None:
+        fd = self.fileno()
+        if fd >= 0:
+            _core.fd_released(fd)
+        super().__del__()  # type: ignore[misc]
 
     def _real_close(self, _ss: Any = _std.socket) -> None:
         fd = self.fileno()

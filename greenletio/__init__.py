@@ -18,23 +18,29 @@ from greenletio._group import Group
 from greenletio.errors import GreenletioError, WouldBlockError
 
 if TYPE_CHECKING:
+    from greenletio._event_loop import EventLoop, EventLoopPolicy, install, new_event_loop, run
     from greenletio._patch import patch_blocking
     from greenletio._portal import portal
     from greenletio._psycopg import patch_psycopg, unpatch_psycopg
     from greenletio._psycopg2 import patch_psycopg2, psycopg2_blocking, unpatch_psycopg2
 
 __all__ = (
+    "EventLoop",
+    "EventLoopPolicy",
     "Green",
     "GreenletioError",
     "Group",
     "WouldBlockError",
     "async_",
     "await_",
+    "install",
+    "new_event_loop",
     "patch_blocking",
     "patch_psycopg",
     "patch_psycopg2",
     "portal",
     "psycopg2_blocking",
+    "run",
     "sleep",
     "spawn",
     "timeout",
@@ -46,6 +52,11 @@ __version__ = "1.0.0.dev0"
 
 # Imported when first used: each draws in modules that other programs have no need of.
 _LAZY = {
+    "EventLoop": "greenletio._event_loop",
+    "EventLoopPolicy": "greenletio._event_loop",
+    "install": "greenletio._event_loop",
+    "new_event_loop": "greenletio._event_loop",
+    "run": "greenletio._event_loop",
     "patch_blocking": "greenletio._patch",
     "patch_psycopg": "greenletio._psycopg",
     "unpatch_psycopg": "greenletio._psycopg",

@@ -130,9 +130,9 @@ class Detector:
     def _answer(self) -> None:
         caller = sys._getframe(1)
         self._base = caller.f_code
-        selector = getattr(self._loop, "_selector", None)
-        # A loop in C waits below the very frame that it calls back from.
-        self._idle = getattr(type(selector).select, "__code__", None) if selector else self._base
+        # asyncio's own waits in its selector, a loop in C below the frame that it calls back from.
+        select = getattr(getattr(self._loop, "_selector", None), "select", None)
+        self._idle = getattr(select, "__code__", self._base)
         self._ident = threading.get_ident()
         self._answered = time.monotonic()
         self._asked = None

@@ -1,7 +1,7 @@
 """Event loops: `loop_kind` runs a test once per kind of loop, `run` runs a coroutine on one.
 
     def test_it(run):
-        assert run(main()) == 42        # once on asyncio's loop, once on uvloop's
+        assert run(main()) == 42        # once on asyncio's loop, on uvloop's, and on ours
 
 What a loop reports to its exception handler ("exception was never retrieved", a failed callback)
 fails the test, unless the test expects it and empties `run.reported`.
@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+import greenletio
+
 T = TypeVar("T")
 
 
@@ -22,6 +24,8 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
         import uvloop
 
         return uvloop.new_event_loop()
+    if kind == "greenletio":
+        return greenletio.new_event_loop()
     return asyncio.SelectorEventLoop()
 
 
@@ -57,7 +61,7 @@ def cancel_all(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=["asyncio", "uvloop", "greenletio"])
 def loop_kind(request: pytest.FixtureRequest) -> str:
     """The kind of loop this run of the test uses."""
     kind: str = request.param

@@ -19,6 +19,10 @@
  * events that were asked for: the next read or write meets them. */
 enum { GIO_READ = 1, GIO_WRITE = 2 };
 
+/* With the events: the registration may stay after the wait, since fd_closing will be called in
+ * any case before the fd is closed, by whomever. */
+enum { GIO_KEEP = 4 };
+
 /* A moment of the monotonic clock in nanoseconds; GIO_NEVER is no deadline. */
 #define GIO_NEVER INT64_MAX
 

@@ -39,6 +39,10 @@ struct GioState {
     PyTypeObject *thread_type;
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
+    PyTypeObject *green_socket_type; /* csrc/sync */
+    PyTypeObject *loop_type;         /* these three: csrc/loop */
+    PyTypeObject *handle_type;
+    PyTypeObject *timer_handle_type;
     PyObject *greenlet_exit;    /* greenlet.GreenletExit */
     PyObject *cancelled_error;  /* asyncio.CancelledError */
     PyObject *get_running_loop; /* asyncio._get_running_loop */
@@ -60,12 +64,18 @@ struct GioState {
     PyObject *str_hub; /* the attribute of a loop that holds its hub */
     PyObject *str_remove_done_callback;
     PyObject *str_throw;
+    PyObject *str_timeout; /* "_timeout", of green sockets */
+    PyObject *str_fileno;
     PyObject *str_get_loop;
     PyObject *str_is_closed;
     PyObject *str_name;
     PyObject *str_qualname;
-    PyObject *kw_context; /* ("context",) */
-    GioHub *hubs;         /* all hubs, linked, borrowed */
+    PyObject *kw_context;           /* ("context",) */
+    GioHub *hubs;                   /* all hubs, linked, borrowed */
+    struct GioLoop *event_loops;    /* all event loops of ours, linked, borrowed */
+    struct GioHandle *free_handles; /* for reuse */
+    int nfree_handles;
+    char *receive_buffer; /* of green sockets: used between two calls of Python, NULL at first */
 };
 
 /* What belongs to one line of sync execution: a call of an async_ function, or
@@ -322,16 +332,19 @@ int gio_waiter_setup_types(PyObject *module, GioState *st);
 typedef struct {
     GioFdWait *waits;
     uint32_t generation;
-    bool known; /* the kernel may have a registration under this number */
+    bool known;           /* the kernel may have a registration under this number */
+    struct GioKept *kept; /* registrations with a loop of ours that stay between waits */
 } GioFd;
 
 struct GioHub {
     PyObject_HEAD
-    GioState *state; /* borrowed */
-    PyObject *loop;  /* weak reference */
+    GioState *state;        /* borrowed */
+    PyObject *loop;         /* weak reference */
+    struct GioLoop *native; /* the same, borrowed, if it is of our make; it clears this */
     GioHub *prev, *next;
     unsigned long ident; /* the thread that its loop was last seen in */
     int poll_fd, timer_fd;
+    bool stale; /* some GioKept is */
     GioFd *fds;
     int nfds;
     GioWaiter **timers; /* binary heap by deadline, borrowed */
@@ -361,6 +374,12 @@ int gio_poller_reopen(GioHub *hub);
 int gio_poller_add(GioHub *hub, GioWaiter *w);
 void gio_poller_remove(GioFdWait *node);
 void gio_poller_fd_closing(GioHub *hub, int fd);
+/* An fd goes to somebody who will not call fd_closing: keep nothing registered for it. */
+void gio_poller_fd_released(GioHub *hub, int fd);
+/* The poll is over: drop the registrations of fds that were closed meanwhile. */
+void gio_poller_drop_stale(GioHub *hub);
+/* Free what gio_poller_add has left; nothing is registered any more. */
+void gio_poller_free(GioHub *hub);
 /* Collect what fired into the ready list; wakes nobody. */
 void gio_poller_collect(GioHub *hub);
 

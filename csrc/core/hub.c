@@ -11,6 +11,8 @@
  */
 #include "core.h"
 
+#include "loop/loop.h"
+
 #include <stddef.h>
 #include <structmember.h>
 
@@ -224,6 +226,11 @@ hub_new(GioState *st, PyObject *loop)
         (watch = watch_new(hub)) == NULL) {
         goto error;
     }
+    if (PyObject_TypeCheck(loop, st->loop_type)) {
+        hub->native = (GioLoop *)loop;
+        Py_XSETREF(hub->native->hub, (GioHub *)Py_NewRef((PyObject *)hub));
+        Py_XSETREF(hub->native->watch, Py_NewRef(watch));
+    }
     /* In an empty context: the loop keeps the one that add_reader is called in. */
     r = PyObject_CallMethod(st->loops, "watch", "OiO", loop, hub->poll_fd, watch);
     if (r == NULL || PyObject_SetAttr(loop, st->str_hub, (PyObject *)hub) < 0) {
@@ -250,6 +257,12 @@ gio_hub_of_loop(GioState *st, GioThread *t, PyObject *loop)
             hub->ident = t->ident;
             return hub;
         }
+    }
+    if (PyObject_TypeCheck(loop, st->loop_type) && ((GioLoop *)loop)->hub != NULL) {
+        hub = ((GioLoop *)loop)->hub;
+        hub->ident = t->ident;
+        Py_XSETREF(t->hub, (GioHub *)Py_NewRef((PyObject *)hub));
+        return hub;
     }
     hub = (GioHub *)PyObject_GetAttr(loop, st->str_hub);
     if (hub == NULL) {
@@ -342,7 +355,7 @@ hub_dealloc(GioHub *hub)
     hub_clear(hub);
     /* Every waiter holds the hub, so none is on its lists now. */
     gio_poller_close(hub);
-    PyMem_Free(hub->fds);
+    gio_poller_free(hub);
     PyMem_Free(hub->timers);
     Py_CLEAR(hub->loop);
     PyObject_GC_Del(hub);

@@ -1,6 +1,9 @@
 /* greenletio._core: the module, its state, and its functions' Python faces. */
 #include "core.h"
 
+#include "loop/loop.h"
+#include "sync/sync.h"
+
 PyTypeObject *
 gio_add_type(PyObject *module, PyType_Spec *spec, PyObject *base, bool public_)
 {
@@ -20,7 +23,7 @@ ready_to_python(int r)
 static bool
 valid_events(int events)
 {
-    if (events >= 1 && events <= (GIO_READ | GIO_WRITE)) {
+    if (events & (GIO_READ | GIO_WRITE) && !(events & ~(GIO_READ | GIO_WRITE | GIO_KEEP))) {
         return true;
     }
     PyErr_SetString(PyExc_ValueError, "events must be READ, WRITE, or READ | WRITE");
@@ -142,6 +145,20 @@ core_fd_closing(PyObject *Py_UNUSED(module), PyObject *arg)
 }
 
 static PyObject *
+core_fd_released(PyObject *module, PyObject *arg)
+{
+    int fd = PyLong_AsLong(arg);
+    if (fd == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    GioState *st = PyModule_GetState(module);
+    for (GioHub *hub = st->hubs; hub != NULL; hub = hub->next) {
+        gio_poller_fd_released(hub, fd);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 core_place(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     GioHere here;
@@ -227,6 +244,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_CLEAR(t->own_loop);
     gio_thread_forget_wake_fd(t);
     gio_hubs_after_fork(st);
+    gio_loops_after_fork(st);
     Py_RETURN_NONE;
 }
 
@@ -266,6 +284,9 @@ static PyMethodDef core_methods[] = {
     {"fd_closing", core_fd_closing, METH_O,
      "fd_closing($module, fd, /)\n--\n\n"
      "Wake whoever waits for fd with EBADF: call it before you close one that may be waited on."},
+    {"fd_released", core_fd_released, METH_O,
+     "fd_released($module, fd, /)\n--\n\n"
+     "fd goes to somebody who will not call fd_closing: keep nothing registered for it."},
     {"place", core_place, METH_NOARGS,
      "place($module, /)\n--\n\n"
      "What a wait would do here: 1 suspend this greenlet, 0 block the thread, -1 WouldBlockError."},
@@ -315,6 +336,8 @@ intern_all(GioState *st)
         {&st->str_qualname, "__qualname__"},
         {&st->str_remove_done_callback, "remove_done_callback"},
         {&st->str_throw, "throw"},
+        {&st->str_timeout, "_timeout"},
+        {&st->str_fileno, "fileno"},
         {&st->str_get_loop, "get_loop"},
         {&st->str_is_closed, "is_closed"},
         {&st->thread_key, "greenletio._core.Thread"},
@@ -350,8 +373,10 @@ core_exec(PyObject *module)
         gio_call_setup_types(module, st) < 0 || gio_portal_setup_types(module, st) < 0 ||
         gio_function_setup_types(module, st) < 0 || gio_waiter_setup_types(module, st) < 0 ||
         gio_hub_setup_types(module, st) < 0 || gio_timeout_setup_types(module, st) < 0 ||
+        gio_loop_setup_types(module, st) < 0 || gio_socket_setup_types(module, st) < 0 ||
         PyModule_AddIntConstant(module, "READ", GIO_READ) < 0 ||
-        PyModule_AddIntConstant(module, "WRITE", GIO_WRITE) < 0 || gio_api_export(module, st) < 0) {
+        PyModule_AddIntConstant(module, "WRITE", GIO_WRITE) < 0 ||
+        PyModule_AddIntConstant(module, "KEEP", GIO_KEEP) < 0 || gio_api_export(module, st) < 0) {
         return -1;
     }
     /* It imports this module: by now everything that it needs is there. */
@@ -373,6 +398,10 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->thread_type);
     Py_VISIT(st->timeout_type);
     Py_VISIT(st->worker_type);
+    Py_VISIT(st->green_socket_type);
+    Py_VISIT(st->loop_type);
+    Py_VISIT(st->handle_type);
+    Py_VISIT(st->timer_handle_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);

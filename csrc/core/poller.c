@@ -10,6 +10,8 @@
  */
 #include "core.h"
 
+#include "loop/loop.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -158,6 +160,94 @@ arm(GioHub *hub, int fd)
     return -1;
 }
 
+/* ---- registrations that stay ---------------------------------------------------------- */
+
+/* On a loop of our make, a wait with GIO_KEEP registers the fd with the loop itself, and leaves it
+ * there: the next wait costs no system call. An event for which nobody waits ends it. */
+struct GioKept {
+    GioPoll poll[2]; /* reading, writing; each keeps the hub alive while it is started */
+    bool stale;      /* the fd was closed while another thread was polling */
+};
+
+static void finish_ready(GioHub *hub, int fd, int ready, bool native);
+
+static void
+kept_collect(GioPoll *p)
+{
+    GioHub *hub = (GioHub *)p->self;
+    int fd = (int)event_get_fd(&p->event);
+    int ready = event_get_events(&p->event) & EV_READ ? GIO_READ : GIO_WRITE;
+    if (wanted(&hub->fds[fd]) & ready) {
+        finish_ready(hub, fd, ready, true);
+    }
+    else if (gio_poll_stop(p) < 0) {
+        PyErr_Clear();
+    }
+}
+
+static int
+kept_run(GioLoop *Py_UNUSED(loop), PyObject *Py_UNUSED(self))
+{
+    return 0;
+}
+
+/* As arm(), for the events of one wait. */
+static int
+arm_kept(GioHub *hub, int fd, int events)
+{
+    GioFd *e = &hub->fds[fd];
+    if (e->kept == NULL) {
+        e->kept = PyMem_Calloc(1, sizeof *e->kept);
+        if (e->kept == NULL) {
+            errno = ENOMEM;
+            return -1;
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        GioPoll *p = &e->kept->poll[i];
+        if (!(events & (i == 0 ? GIO_READ : GIO_WRITE)) || p->started) {
+            continue;
+        }
+        gio_poll_init(p, hub->native, fd, i == 0 ? EV_READ : EV_WRITE, kept_run, (PyObject *)hub);
+        p->collect = kept_collect;
+        if (gio_poll_start(p) < 0) {
+            int error = errno;
+            PyErr_Clear();
+            errno = error;
+            return error == EPERM ? 1 : -1;
+        }
+    }
+    return 0;
+}
+
+static void
+drop_kept(GioHub *hub, GioFd *e)
+{
+    if (e->kept == NULL) {
+        return;
+    }
+    e->kept->stale = false;
+    for (int i = 0; i < 2; i++) {
+        if (gio_poll_stop(&e->kept->poll[i]) < 0) { /* its loop is polling in another thread */
+            PyErr_Clear();
+            e->kept->stale = hub->stale = true;
+        }
+    }
+}
+
+void
+gio_poller_free(GioHub *hub)
+{
+    for (int fd = 0; fd < hub->nfds; fd++) {
+        PyMem_Free(hub->fds[fd].kept);
+    }
+    PyMem_Free(hub->fds);
+    hub->fds = NULL;
+    hub->nfds = 0;
+}
+
+/* ---- waits ---------------------------------------------------------------------------------- */
+
 static void
 link_node(GioFd *e, GioFdWait *node)
 {
@@ -206,7 +296,9 @@ gio_poller_add(GioHub *hub, GioWaiter *w)
             goto error;
         }
         link_node(e, node);
-        int r = arm(hub, node->fd);
+        int r = node->events & GIO_KEEP && hub->native != NULL
+                    ? arm_kept(hub, node->fd, node->events)
+                    : arm(hub, node->fd);
         if (r == 2) { /* whoever waited on the file of before waits for ever */
             gio_poller_remove(node);
             fail_waits(hub, node->fd);
@@ -215,7 +307,7 @@ gio_poller_add(GioHub *hub, GioWaiter *w)
         }
         if (r == 1) {
             gio_poller_remove(node);
-            node->ready = node->events;
+            node->ready = node->events & (GIO_READ | GIO_WRITE);
             always = 1;
         }
         else if (r != 0) {
@@ -247,7 +339,52 @@ gio_poller_fd_closing(GioHub *hub, int fd)
         epoll_ctl(hub->poll_fd, EPOLL_CTL_DEL, fd, &none); /* closed already: gone already */
         e->known = false;
     }
+    drop_kept(hub, e);
     fail_waits(hub, fd);
+}
+
+void
+gio_poller_fd_released(GioHub *hub, int fd)
+{
+    if (fd >= 0 && fd < hub->nfds && hub->fds[fd].waits == NULL) {
+        drop_kept(hub, &hub->fds[fd]);
+    }
+}
+
+void
+gio_poller_drop_stale(GioHub *hub)
+{
+    hub->stale = false;
+    for (int fd = 0; fd < hub->nfds; fd++) {
+        if (hub->fds[fd].kept != NULL && hub->fds[fd].kept->stale) {
+            drop_kept(hub, &hub->fds[fd]);
+        }
+    }
+}
+
+/* End the waits that `ready` concerns; they are woken by the loop or by the hub. */
+static void
+finish_ready(GioHub *hub, int fd, int ready, bool native)
+{
+    GioFdWait *n = hub->fds[fd].waits;
+    while (n != NULL) {
+        if (!(n->events & ready)) {
+            n = n->next;
+            continue;
+        }
+        GioWaiter *w = (GioWaiter *)Py_NewRef((PyObject *)n->waiter);
+        n->ready = n->events & ready;
+        if (gio_waiter_finish(w, GIO_SET, NULL)) { /* takes all its nodes off */
+            if (!native) {
+                gio_hub_push_ready(hub, w);
+            }
+            else if (gio_ready_push(hub->native, gio_waiter_run, (PyObject *)w) < 0) {
+                PyErr_WriteUnraisable((PyObject *)w);
+            }
+        }
+        Py_DECREF(w);
+        n = hub->fds[fd].waits;
+    }
 }
 
 static void
@@ -264,20 +401,7 @@ collect_fd(GioHub *hub, uint64_t data, uint32_t got)
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
         ready |= GIO_WRITE;
     }
-    GioFdWait *n = hub->fds[fd].waits;
-    while (n != NULL) {
-        if (!(n->events & ready)) {
-            n = n->next;
-            continue;
-        }
-        GioWaiter *w = (GioWaiter *)Py_NewRef((PyObject *)n->waiter);
-        n->ready = n->events & ready;
-        if (gio_waiter_finish(w, GIO_SET, NULL)) { /* takes all its nodes off */
-            gio_hub_push_ready(hub, w);
-        }
-        Py_DECREF(w);
-        n = hub->fds[fd].waits;
-    }
+    finish_ready(hub, fd, ready, false);
     if (hub->fds[fd].waits != NULL && arm(hub, fd) != 0) { /* one-shot: the rest needs it again */
         fail_waits(hub, fd);
     }

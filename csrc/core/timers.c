@@ -2,9 +2,11 @@
  *
  * Cancelling a timer is O(log n) and touches no kernel object; the timerfd is set
  * again only when an earlier deadline arrives, and may fire once too often after a
- * cancel. Pure C: runs no Python.
+ * cancel. On a loop of our make they are timers of the loop itself. Pure C: runs no Python.
  */
 #include "core.h"
+
+#include "loop/loop.h"
 
 #include <errno.h>
 #ifdef __linux__
@@ -76,6 +78,14 @@ arm(GioHub *hub)
 int
 gio_timers_add(GioHub *hub, GioWaiter *w, int64_t deadline)
 {
+    if (hub->native != NULL) {
+        w->deadline = deadline;
+        if (gio_schedule_add(hub->native, (PyObject *)w, (double)deadline * 1e-9) < 0) {
+            return -1;
+        }
+        gio_loop_wake(hub->native);
+        return 0;
+    }
     if (hub->ntimers == hub->timers_size) {
         Py_ssize_t size = hub->timers_size ? hub->timers_size * 2 : 16;
         GioWaiter **timers = PyMem_Realloc(hub->timers, (size_t)size * sizeof *timers);
@@ -100,6 +110,10 @@ gio_timers_add(GioHub *hub, GioWaiter *w, int64_t deadline)
 void
 gio_timers_remove(GioHub *hub, GioWaiter *w)
 {
+    if (hub->native != NULL) {
+        Py_DECREF(gio_schedule_take(hub->native, w->heap));
+        return;
+    }
     Py_ssize_t i = w->heap;
     w->heap = -1;
     GioWaiter *last = hub->timers[--hub->ntimers];

@@ -467,7 +467,7 @@ gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, int n,
     r = suspend_on_fds(st, &here, hub, fds, events, n, deadline, ready);
     if (n == 1) {
         if (r == 1 && ready[0] == 0) { /* trio does not say for what */
-            ready[0] = events[0];
+            ready[0] = events[0] & (GIO_READ | GIO_WRITE);
         }
     }
     else if (r >= 0) {

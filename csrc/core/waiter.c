@@ -7,6 +7,8 @@
  */
 #include "core.h"
 
+#include "loop/loop.h"
+
 #include <stddef.h>
 #include <structmember.h>
 #include <unistd.h>
@@ -91,6 +93,16 @@ call_later(GioWaiter *w, PyObject *fn, PyObject *context)
         return call_in_context(fn, context, (PyObject *)w);
     }
     GioState *st = hub->state;
+    if (hub->native != NULL && !hub->native->debug) {
+        if (gio_loop_call_soon(hub->native, fn, (PyObject *)w, context) == 0) {
+            return 0;
+        }
+        if (!hub->native->closed) {
+            return -1;
+        }
+        PyErr_Clear(); /* closed */
+        return 0;
+    }
     PyObject *loop = gio_hub_loop(hub);
     if (loop == NULL) {
         PyErr_Clear(); /* the loop has gone, and with it whoever waited */

@@ -389,13 +389,13 @@ def test_cancel_first_then_expiry(run):
 
     async def main():
         def sync():
-            with timeout(0.005):
+            with timeout(0.1):
                 greenletio.sleep(3600)
 
         task = asyncio.ensure_future(async_(sync)())
         await settle()
         task.cancel()
-        spin(0.01)
+        spin(0.15)
         with pytest.raises(asyncio.CancelledError):
             await task
         assert task.cancelled()

@@ -1,0 +1,583 @@
+/* Loop: the C half of greenletio.EventLoop; asyncio's own classes are the other half.
+ *
+ * It has what is hot: the iteration, call_soon and its kin, the fds. The Python class puts it
+ * before asyncio.SelectorEventLoop in its bases, so what is defined here hides what is there,
+ * attributes that asyncio's code sets (_closed, _debug, _stopping) included. One thread runs a
+ * loop; call_soon and its kin may be called from any, since they only need the GIL.
+ */
+#include "loop/loop.h"
+
+#include <math.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#define LONGEST_POLL (24 * 3600.0)
+
+double
+gio_loop_time(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
+
+int
+gio_loop_check_open(GioLoop *loop)
+{
+    if (loop->closed || loop->base == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    return 0;
+}
+
+int
+gio_loop_check_idle(GioLoop *loop)
+{
+    if (loop->polling) { /* we have the GIL, so it is another thread that polls */
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Non-thread-safe operation invoked on an event loop that runs in another "
+                        "thread: use call_soon_threadsafe()");
+        return -1;
+    }
+    return 0;
+}
+
+void
+gio_loop_wake(GioLoop *loop)
+{
+    if (loop->polling && !loop->woken && loop->wake_fd >= 0) {
+        /* Full means that it is awake already. */
+        loop->woken = send(loop->wake_fd, "\0", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+    }
+}
+
+/* ---- the iteration ------------------------------------------------------------------- */
+
+GIO_COLD static int
+run_timed(GioLoop *loop, GioReady entry)
+{
+    double began = gio_loop_time();
+    int r = entry.run(loop, entry.self);
+    if (r < 0) {
+        return -1;
+    }
+    PyObject *ok =
+        PyObject_CallMethod((PyObject *)loop, "_took", "Od", entry.self, gio_loop_time() - began);
+    Py_XDECREF(ok);
+    return ok == NULL ? gio_loop_report(loop, "Exception in debug mode", "handle", entry.self) : 0;
+}
+
+static int
+run_iteration(GioLoop *loop)
+{
+    double timeout = -1;
+    if (loop->ready.count > 0 || loop->stopping) {
+        timeout = 0;
+    }
+    else if (loop->schedule.count > 0) {
+        timeout = loop->schedule.timers[0].when - gio_loop_time();
+        timeout = timeout < 0 ? 0 : timeout > LONGEST_POLL ? LONGEST_POLL : timeout;
+    }
+    if (gio_polls_run(loop, timeout) < 0) {
+        return -1;
+    }
+    if (loop->schedule.count > 0 && gio_schedule_fire(loop, gio_loop_time() + 1e-9) < 0) {
+        return -1;
+    }
+    /* What these add is for the next iteration. */
+    for (size_t todo = loop->ready.count; todo > 0 && loop->ready.count > 0; todo--) {
+        GioReady entry = gio_ready_pop(loop);
+        int r = loop->debug ? run_timed(loop, entry) : entry.run(loop, entry.self);
+        Py_DECREF(entry.self);
+        if (r < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* asyncio's run_forever calls it and looks at _stopping: once is enough. */
+static PyObject *
+loop_run_once(GioLoop *loop, PyObject *Py_UNUSED(ignored))
+{
+    if (loop->iterating) {
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
+        return NULL;
+    }
+    loop->iterating = true;
+    int r;
+    do {
+        r = gio_loop_check_open(loop) < 0 ? -1 : run_iteration(loop);
+    } while (r == 0 && !loop->stopping);
+    loop->iterating = false;
+    if (r < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- call_soon and its kin -------------------------------------------------------------- */
+
+/* The value of the one keyword these take; NULL with or without an exception. */
+static PyObject *
+context_argument(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *method)
+{
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    if (n == 0) {
+        return NULL;
+    }
+    PyObject *name = PyTuple_GET_ITEM(kwnames, 0);
+    if (n > 1 || PyUnicode_CompareWithASCIIString(name, "context") != 0) {
+        PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", method,
+                     n > 1 ? PyTuple_GET_ITEM(kwnames, 1) : name);
+        return NULL;
+    }
+    return args[nargs];
+}
+
+static bool
+few(Py_ssize_t nargs, Py_ssize_t least, const char *method)
+{
+    if (nargs >= least) {
+        return false;
+    }
+    PyErr_Format(PyExc_TypeError, "%s() needs at least %zd arguments (%zd given)", method, least,
+                 nargs);
+    return true;
+}
+
+/* In debug mode asyncio's own method does it, and ends in _call_soon or _add_timer. */
+GIO_COLD static PyObject *
+in_debug(GioLoop *loop, const char *method, PyObject *const *args, Py_ssize_t nargs,
+         PyObject *kwnames)
+{
+    PyObject *cold = PyImport_ImportModule("greenletio._event_loop");
+    PyObject *fn = cold == NULL ? NULL : PyObject_GetAttrString(cold, method), *r = NULL;
+    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject **all = fn == NULL ? NULL : PyMem_Malloc((size_t)(n + 1) * sizeof *all);
+    if (all != NULL) {
+        all[0] = (PyObject *)loop;
+        memcpy(all + 1, args, (size_t)n * sizeof *all);
+        r = PyObject_Vectorcall(fn, all, (size_t)nargs + 1, kwnames);
+        PyMem_Free(all);
+    }
+    else if (fn != NULL) {
+        PyErr_NoMemory();
+    }
+    Py_XDECREF(fn);
+    Py_XDECREF(cold);
+    return r;
+}
+
+static PyObject *
+soon(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *method)
+{
+    if (few(nargs, 1, method) || gio_loop_check_open(loop) < 0) {
+        return NULL;
+    }
+    if (loop->debug) {
+        return in_debug(loop, method, args, nargs, kwnames);
+    }
+    PyObject *context = context_argument(args, nargs, kwnames, method);
+    if (context == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
+    GioHandle *h =
+        gio_handle_new(loop, loop->state->handle_type, args[0], args + 1, nargs - 1, context);
+    if (h != NULL && gio_ready_push(loop, gio_handle_run, (PyObject *)h) < 0) {
+        Py_CLEAR(h);
+    }
+    gio_loop_wake(loop); /* at once if another thread is meant, whichever method it has called */
+    return (PyObject *)h;
+}
+
+static PyObject *
+loop_call_soon(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return soon(loop, args, nargs, kwnames, "call_soon");
+}
+
+static PyObject *
+loop_call_soon_threadsafe(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return soon(loop, args, nargs, kwnames, "call_soon_threadsafe");
+}
+
+static PyObject *
+later(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *method,
+      const char *what, double from)
+{
+    if (few(nargs, 2, method) || gio_loop_check_open(loop) < 0) {
+        return NULL;
+    }
+    if (args[0] == Py_None) {
+        PyErr_Format(PyExc_TypeError, "%s must not be None", what);
+        return NULL;
+    }
+    if (loop->debug) {
+        return in_debug(loop, method, args, nargs, kwnames);
+    }
+    double when = PyFloat_AsDouble(args[0]);
+    PyObject *context = NULL;
+    if (when != -1.0 || !PyErr_Occurred()) {
+        context = context_argument(args, nargs, kwnames, method);
+    }
+    if (context == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (isnan(when)) {
+        PyErr_Format(PyExc_ValueError, "%s must not be NaN", what);
+        return NULL;
+    }
+    GioHandle *h =
+        gio_handle_new(loop, loop->state->timer_handle_type, args[1], args + 2, nargs - 2, context);
+    if (h == NULL) {
+        return NULL;
+    }
+    h->when = from + when;
+    if (gio_schedule_add(loop, (PyObject *)h, h->when) < 0) {
+        Py_CLEAR(h);
+    }
+    gio_loop_wake(loop);
+    return (PyObject *)h;
+}
+
+static PyObject *
+loop_call_later(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return later(loop, args, nargs, kwnames, "call_later", "delay", gio_loop_time());
+}
+
+static PyObject *
+loop_call_at(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return later(loop, args, nargs, kwnames, "call_at", "when", 0);
+}
+
+static PyObject *
+loop_time(GioLoop *loop, PyObject *Py_UNUSED(ignored))
+{
+    return PyFloat_FromDouble(gio_loop_time());
+}
+
+int
+gio_loop_call_soon(GioLoop *loop, PyObject *fn, PyObject *arg, PyObject *context)
+{
+    if (gio_loop_check_open(loop) < 0) {
+        return -1;
+    }
+    GioHandle *h = gio_handle_new(loop, loop->state->handle_type, fn, &arg, 1, context);
+    if (h == NULL) {
+        return -1;
+    }
+    int r = gio_ready_push(loop, gio_handle_run, (PyObject *)h);
+    Py_DECREF(h);
+    gio_loop_wake(loop);
+    return r;
+}
+
+int
+gio_waiter_run(GioLoop *Py_UNUSED(loop), PyObject *waiter)
+{
+    return gio_waiter_wake((GioWaiter *)waiter, true);
+}
+
+/* ---- for asyncio's own code ----------------------------------------------------------------- */
+
+static PyObject *
+loop_add_callback(GioLoop *loop, PyObject *handle)
+{
+    if (gio_loop_check_open(loop) < 0 || gio_ready_push(loop, gio_handle_run_foreign, handle) < 0) {
+        return NULL;
+    }
+    gio_loop_wake(loop);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_add_timer(GioLoop *loop, PyObject *args)
+{
+    PyObject *handle;
+    double when;
+    if (!PyArg_ParseTuple(args, "Od:_add_timer", &handle, &when)) {
+        return NULL;
+    }
+    if (isnan(when)) {
+        PyErr_SetString(PyExc_ValueError, "when must not be NaN");
+        return NULL;
+    }
+    if (Py_IS_TYPE(handle, loop->state->timer_handle_type)) {
+        PyErr_SetString(PyExc_TypeError, "it is scheduled already");
+        return NULL;
+    }
+    if (gio_loop_check_open(loop) < 0 || gio_schedule_add(loop, handle, when) < 0) {
+        return NULL;
+    }
+    gio_loop_wake(loop);
+    Py_RETURN_NONE;
+}
+
+/* An asyncio.TimerHandle of debug mode was cancelled. */
+static PyObject *
+loop_timer_handle_cancelled(GioLoop *loop, PyObject *handle)
+{
+    Py_ssize_t place = gio_schedule_find(loop, handle);
+    if (place >= 0) {
+        Py_DECREF(gio_schedule_take(loop, place));
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_write_to_self(GioLoop *loop, PyObject *Py_UNUSED(ignored))
+{
+    gio_loop_wake(loop);
+    Py_RETURN_NONE;
+}
+
+/* The last act of close(). */
+static PyObject *
+loop_release(GioLoop *loop, PyObject *Py_UNUSED(ignored))
+{
+    if (gio_loop_check_idle(loop) < 0) {
+        return NULL;
+    }
+    loop->closed = true;
+    gio_ready_clear(loop);
+    gio_schedule_clear(loop);
+    gio_polls_close(loop);
+    Py_CLEAR(loop->watch); /* unwinds the calls that are stranded now */
+    Py_RETURN_NONE;
+}
+
+/* ---- attributes -------------------------------------------------------------------------------
+ */
+
+static PyObject *
+get_flag(GioLoop *loop, void *offset)
+{
+    return PyBool_FromLong(*(bool *)((char *)loop + (size_t)offset));
+}
+
+static int
+set_flag(GioLoop *loop, PyObject *value, void *offset)
+{
+    int on = value == NULL ? 0 : PyObject_IsTrue(value);
+    if (on < 0) {
+        return -1;
+    }
+    *(bool *)((char *)loop + (size_t)offset) = on;
+    return 0;
+}
+
+static int
+set_wake_fd(GioLoop *loop, PyObject *value, void *Py_UNUSED(closure))
+{
+    long fd = value == NULL ? -1 : PyLong_AsLong(value);
+    if (fd == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    loop->wake_fd = (int)fd;
+    return 0;
+}
+
+static PyObject *
+get_wake_fd(GioLoop *loop, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(loop->wake_fd);
+}
+
+/* ---- lifetime ---------------------------------------------------------------------------------
+ */
+
+static PyObject *loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+
+/* The state of the module, which a subclass of ours does not know itself. */
+static GioState *
+state_of(PyTypeObject *type)
+{
+    while (type->tp_new != loop_new || type->tp_base->tp_new == loop_new) {
+        type = type->tp_base;
+    }
+    return PyType_GetModuleState(type);
+}
+
+static PyObject *
+loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    GioLoop *loop = (GioLoop *)type->tp_alloc(type, 0);
+    if (loop == NULL) {
+        return NULL;
+    }
+    loop->state = state_of(type);
+    loop->wake_fd = -1;
+    loop->next = loop->state->event_loops;
+    if (loop->next != NULL) {
+        loop->next->prev = loop;
+    }
+    loop->state->event_loops = loop;
+    if (gio_polls_open(loop) < 0) {
+        loop->closed = true; /* else its finalizer warns that it was not */
+        Py_CLEAR(loop);
+    }
+    return (PyObject *)loop;
+}
+
+static int
+visit_handle(GioHandle *h, visitproc visit, void *arg)
+{
+    return h == NULL ? 0 : gio_handle_traverse(h, visit, arg);
+}
+
+/* Handles have no GC header: what each refers to is visited here, exactly once. One of call_soon
+ * is in the ready queue, a timer in the schedule, one of add_reader in the table of fds. */
+static int
+loop_traverse(GioLoop *loop, visitproc visit, void *arg)
+{
+    int r = 0;
+    Py_VISIT(Py_TYPE(loop));
+    Py_VISIT(loop->hub);
+    Py_VISIT(loop->watch);
+    for (size_t i = 0; r == 0 && i < loop->ready.count; i++) {
+        GioReady *e = &loop->ready.slots[(loop->ready.head + i) & (loop->ready.size - 1)];
+        Py_VISIT(e->self);
+        if (e->run == gio_handle_run) {
+            r = visit_handle((GioHandle *)e->self, visit, arg);
+        }
+    }
+    for (Py_ssize_t i = 0; r == 0 && i < loop->schedule.count; i++) {
+        PyObject *handle = loop->schedule.timers[i].handle;
+        Py_VISIT(handle);
+        if (Py_IS_TYPE(handle, loop->state->timer_handle_type)) {
+            r = visit_handle((GioHandle *)handle, visit, arg);
+        }
+    }
+    for (int fd = 0; r == 0 && fd < loop->nfds; fd++) {
+        for (int i = 0; r == 0 && loop->fds[fd] != NULL && i < 2; i++) {
+            r = visit_handle(loop->fds[fd]->handle[i], visit, arg);
+        }
+    }
+    for (GioPoll *p = loop->polls; r == 0 && p != NULL; p = p->next) {
+        Py_VISIT(p->self);
+    }
+    return r;
+}
+
+static int
+loop_clear(GioLoop *loop)
+{
+    if (!loop->polling) { /* it can't be: whoever polls holds it */
+        loop->closed = true;
+        gio_ready_clear(loop);
+        gio_schedule_clear(loop);
+        gio_polls_close(loop);
+        Py_CLEAR(loop->watch);
+        if (loop->hub != NULL) {
+            loop->hub->native = NULL;
+            Py_CLEAR(loop->hub);
+        }
+    }
+    return 0;
+}
+
+static void
+loop_dealloc(GioLoop *loop)
+{
+    PyTypeObject *type = Py_TYPE(loop);
+    PyObject_GC_UnTrack(loop);
+    loop_clear(loop);
+    if (loop->prev != NULL) {
+        loop->prev->next = loop->next;
+    }
+    else if (loop->state->event_loops == loop) {
+        loop->state->event_loops = loop->next;
+    }
+    if (loop->next != NULL) {
+        loop->next->prev = loop->prev;
+    }
+    type->tp_free(loop);
+    Py_DECREF(type);
+}
+
+#define FAST_KW(fn) ((PyCFunction)(void (*)(void))(fn))
+
+static PyMethodDef loop_methods[] = {
+    {"call_soon", FAST_KW(loop_call_soon), METH_FASTCALL | METH_KEYWORDS,
+     "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+     "Call callback(*args) at the next turn of the loop, in order; returns a Handle."},
+    {"call_soon_threadsafe", FAST_KW(loop_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
+     "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+     "The same from any thread, or from a signal handler."},
+    {"call_later", FAST_KW(loop_call_later), METH_FASTCALL | METH_KEYWORDS,
+     "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+     "Call callback(*args) after delay seconds; returns a TimerHandle."},
+    {"call_at", FAST_KW(loop_call_at), METH_FASTCALL | METH_KEYWORDS,
+     "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+     "Call callback(*args) when time() has reached `when`; returns a TimerHandle."},
+    {"time", (PyCFunction)loop_time, METH_NOARGS,
+     "time($self, /)\n--\n\nThe loop's clock: seconds, monotonic."},
+    {"_run_once", (PyCFunction)loop_run_once, METH_NOARGS,
+     "Run until _stopping is set: what run_forever calls."},
+    {"_add_callback", (PyCFunction)loop_add_callback, METH_O,
+     "Have a handle of asyncio's own run at the next turn."},
+    {"_add_timer", (PyCFunction)loop_add_timer, METH_VARARGS,
+     "Have a handle of asyncio's own run when its time has come."},
+    {"_timer_handle_cancelled", (PyCFunction)loop_timer_handle_cancelled, METH_O,
+     "A handle given to _add_timer was cancelled."},
+    {"_write_to_self", (PyCFunction)loop_write_to_self, METH_NOARGS,
+     "Wake the loop up, from any thread."},
+    {"_release", (PyCFunction)loop_release, METH_NOARGS, "Free everything: the end of close()."},
+    {NULL},
+};
+
+#define FLAG(name, field)                                                                          \
+    {name, (getter)get_flag, (setter)set_flag, NULL, (void *)offsetof(GioLoop, field)}
+
+static PyGetSetDef loop_getset[] = {
+    FLAG("_closed", closed),
+    FLAG("_debug", debug),
+    FLAG("_stopping", stopping),
+    {"_wake_fd", (getter)get_wake_fd, (setter)set_wake_fd, "The self-pipe's writing end.", NULL},
+    {NULL},
+};
+
+static PyType_Slot loop_slots[] = {
+    {Py_tp_doc, "The C half of greenletio.EventLoop."},
+    {Py_tp_new, loop_new},
+    {Py_tp_methods, loop_methods},
+    {Py_tp_getset, loop_getset},
+    {Py_tp_traverse, loop_traverse},
+    {Py_tp_clear, loop_clear},
+    {Py_tp_dealloc, loop_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec loop_spec = {
+    .name = "greenletio._core.Loop",
+    .basicsize = sizeof(GioLoop),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = loop_slots,
+};
+
+int
+gio_loop_setup_types(PyObject *module, GioState *st)
+{
+    if (gio_handle_setup_types(module, st) < 0) {
+        return -1;
+    }
+    st->loop_type = gio_add_type(module, &loop_spec, NULL, true);
+    if (st->loop_type == NULL) {
+        return -1;
+    }
+    for (PyMethodDef *def = gio_poll_methods; def->ml_name != NULL; def++) {
+        PyObject *method = PyDescr_NewMethod(st->loop_type, def);
+        if (method == NULL ||
+            PyObject_SetAttrString((PyObject *)st->loop_type, def->ml_name, method) < 0) {
+            Py_XDECREF(method);
+            return -1;
+        }
+        Py_DECREF(method);
+    }
+    return 0;
+}

@@ -1,0 +1,172 @@
+/* The event loop's types, and what its files offer each other. core.h has what stands below.
+ *
+ * Only the thread that runs a loop touches its event_base, and never while that is polled:
+ * the poll runs without the GIL, so a function that finds `polling` set while it holds the GIL
+ * is in another thread, and refuses.
+ */
+#ifndef GIO_LOOP_H
+#define GIO_LOOP_H
+
+#include "core/core.h"
+
+#include <event2/event.h>
+#include <event2/event_struct.h>
+
+typedef struct GioLoop GioLoop;
+typedef struct GioHandle GioHandle;
+typedef struct GioPoll GioPoll;
+
+/* ---- what is to be run (ready.c) --------------------------------------------- */
+
+/* Runs one ready entry. -1 with an exception ends the loop's run: KeyboardInterrupt and
+ * SystemExit only; the rest is reported to the loop's exception handler. */
+typedef int (*GioRun)(GioLoop *loop, PyObject *self);
+
+typedef struct {
+    GioRun run;
+    PyObject *self; /* owned */
+} GioReady;
+
+typedef struct {
+    GioReady *slots; /* a ring; size is a power of two */
+    size_t size, head, count;
+} GioReadyRing;
+
+/* -1 with MemoryError. */
+int gio_ready_push(GioLoop *loop, GioRun run, PyObject *self);
+/* The oldest one, whose reference is the caller's; the ring must not be empty. */
+GioReady gio_ready_pop(GioLoop *loop);
+/* Drop everything; handles among it are cancelled. May run Python. */
+void gio_ready_clear(GioLoop *loop);
+
+/* ---- timers (schedule.c) ------------------------------------------------------- */
+
+typedef struct {
+    double when;
+    uint64_t serial;  /* equal times keep their order */
+    PyObject *handle; /* owned: a TimerHandle of ours, a GioWaiter, or one of asyncio's */
+} GioTimer;
+
+typedef struct {
+    GioTimer *timers; /* a binary heap; our handles and waiters know their place in it */
+    Py_ssize_t count, size;
+    uint64_t serial;
+} GioSchedule;
+
+int gio_schedule_add(GioLoop *loop, PyObject *handle, double when);
+/* Take out the timer at a place, whose reference is the caller's. */
+PyObject *gio_schedule_take(GioLoop *loop, Py_ssize_t place);
+/* The place of a handle that does not know it; -1 if it is not there. */
+Py_ssize_t gio_schedule_find(GioLoop *loop, PyObject *handle);
+/* Have everything run that is due before `end`. -1 with MemoryError. */
+int gio_schedule_fire(GioLoop *loop, double end);
+void gio_schedule_clear(GioLoop *loop);
+
+/* ---- file descriptors (poll.c) --------------------------------------------------- */
+
+/* One fd watched for one kind of event, embedded in whoever wants to know. Started, it keeps
+ * `self` alive; `run` is called, in its turn, whenever the fd is ready (level-triggered). */
+struct GioPoll {
+    struct event event;
+    GioLoop *loop; /* borrowed; NULL before init */
+    GioRun run;
+    PyObject *self; /* borrowed, but owned while started */
+    /* If set, called instead, right after the poll, to say what is to be run. Runs no Python. */
+    void (*collect)(GioPoll *p);
+    GioPoll *prev, *next; /* all that are started */
+    bool started;
+};
+
+/* What add_reader and add_writer have left for one fd number. */
+typedef struct {
+    GioPoll poll[2];
+    GioHandle *handle[2]; /* owned; NULL: nobody wants to know */
+} GioFdHandlers;
+
+/* `events` is EV_READ or EV_WRITE. */
+void gio_poll_init(GioPoll *p, GioLoop *loop, int fd, short events, GioRun run, PyObject *self);
+/* Both are idempotent, and a system call each; -1 with an exception. */
+int gio_poll_start(GioPoll *p);
+int gio_poll_stop(GioPoll *p);
+int gio_polls_open(GioLoop *loop);
+/* Stop whatever is started and free the base. */
+void gio_polls_close(GioLoop *loop);
+/* Wait for events for at most `timeout` seconds (< 0: as long as it takes), then put what is
+ * ready in the ring. Releases the GIL. -1 with an exception. */
+int gio_polls_run(GioLoop *loop, double timeout);
+/* In a forked child. */
+void gio_loops_after_fork(GioState *st);
+/* The transport that owns an fd is told apart from add_reader's users. */
+int gio_polls_claim_fd(GioLoop *loop, int fd, PyObject *transport);
+void gio_polls_release_fd(GioLoop *loop, int fd, PyObject *transport);
+extern PyMethodDef gio_poll_methods[];
+
+/* ---- handles (handle.c) ------------------------------------------------------------ */
+
+#define GIO_HANDLE_INLINE 3
+
+struct GioHandle {
+    PyObject_HEAD /* no GC header: see handle.c */
+    PyObject *weakrefs;
+    GioLoop *loop; /* borrowed; NULL once it is done or cancelled */
+    PyObject *callback, *context;
+    double when;
+    Py_ssize_t place; /* in the schedule; -1 */
+    bool cancelled;
+    bool kept;   /* runs again and again: of add_reader or add_writer */
+    bool spread; /* argv[1] is a tuple of the arguments */
+    int nargs;
+    PyObject *argv[1 + GIO_HANDLE_INLINE]; /* argv[0] is scratch for vectorcall's offset */
+};
+
+/* `context` NULL or None: a copy of the current one. */
+GioHandle *gio_handle_new(GioLoop *loop, PyTypeObject *type, PyObject *callback,
+                          PyObject *const *args, Py_ssize_t nargs, PyObject *context);
+int gio_handle_run(GioLoop *loop, PyObject *self);
+/* It will not run: lets go of everything. May run Python. */
+void gio_handle_cancel(GioHandle *h);
+int gio_handle_traverse(GioHandle *h, visitproc visit, void *arg);
+int gio_handle_setup_types(PyObject *module, GioState *st);
+/* Run a handle of asyncio's own. */
+int gio_handle_run_foreign(GioLoop *loop, PyObject *self);
+/* Report the exception that is raised to the loop's handler, as asyncio does; -1 if it is
+ * one that ends the run, and stays raised. */
+int gio_loop_report(GioLoop *loop, const char *message, const char *key, PyObject *value);
+
+/* ---- the loop (loop.c) --------------------------------------------------------------- */
+
+struct GioLoop {
+    PyObject_HEAD
+    GioState *state;             /* borrowed */
+    struct GioLoop *prev, *next; /* all loops */
+    struct event_base *base;     /* NULL once closed */
+    struct event timer;          /* ends a poll in time */
+    bool closed, stopping, debug;
+    bool iterating; /* inside _run_once */
+    bool polling;   /* the loop's thread is inside the poll, without the GIL */
+    bool woken;     /* the self-pipe has been written to since the poll began */
+    int wake_fd;    /* the self-pipe's writing end; -1 */
+    GioReadyRing ready;
+    GioSchedule schedule;
+    GioHub *hub;     /* what joins green waits to us; NULL before the first */
+    PyObject *watch; /* the hub's: let go of when we close */
+    GioPoll *polls;  /* that are started */
+    GioPoll **fired; /* by the poll under way */
+    size_t nfired, fired_size;
+    GioFdHandlers **fds;   /* by number */
+    PyObject **transports; /* by number, borrowed: the transport that claims it */
+    int nfds;
+};
+
+double gio_loop_time(void);
+/* -1 with RuntimeError. */
+int gio_loop_check_open(GioLoop *loop);
+int gio_loop_check_idle(GioLoop *loop);
+void gio_loop_wake(GioLoop *loop);
+/* call_soon_threadsafe(fn, arg): -1 with an exception. */
+int gio_loop_call_soon(GioLoop *loop, PyObject *fn, PyObject *arg, PyObject *context);
+/* Wakes a GioWaiter that has ended: a GioRun. */
+int gio_waiter_run(GioLoop *loop, PyObject *waiter);
+int gio_loop_setup_types(PyObject *module, GioState *st);
+
+#endif

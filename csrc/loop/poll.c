@@ -1,0 +1,456 @@
+/* File descriptors: libevent, and what add_reader and its kin keep.
+ *
+ * A libevent callback runs without the GIL and only notes what has fired; after the poll the
+ * notes go to the ready queue in their order. libevent's changelist is not used: what it tells
+ * the kernel only at the next poll may be too late. An fd that was stopped and closed by then, but
+ * lives on in another process, could never be taken out of the epoll; and whether an fd can be
+ * watched at all has to be known at once.
+ */
+#include "loop/loop.h"
+
+#include <stdlib.h>
+
+/* ---- one registration ---------------------------------------------------------------- */
+
+/* Without the GIL. */
+static void
+on_event(evutil_socket_t fd, short events, void *arg)
+{
+    (void)fd, (void)events;
+    GioPoll *p = arg;
+    GioLoop *loop = p->loop;
+    if (loop->nfired == loop->fired_size) {
+        size_t size = loop->fired_size ? loop->fired_size * 2 : 64;
+        GioPoll **fired = realloc(loop->fired, size * sizeof *fired);
+        if (fired == NULL) {
+            return; /* level-triggered: the next poll reports it again */
+        }
+        loop->fired = fired;
+        loop->fired_size = size;
+    }
+    loop->fired[loop->nfired++] = p;
+}
+
+void
+gio_poll_init(GioPoll *p, GioLoop *loop, int fd, short events, GioRun run, PyObject *self)
+{
+    event_assign(&p->event, loop->base, fd, events | EV_PERSIST, on_event, p);
+    p->loop = loop;
+    p->run = run;
+    p->self = self;
+    p->collect = NULL;
+    p->prev = p->next = NULL;
+    p->started = false;
+}
+
+int
+gio_poll_start(GioPoll *p)
+{
+    GioLoop *loop = p->loop;
+    if (p->started) {
+        return 0;
+    }
+    if (gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0) {
+        return -1;
+    }
+    if (event_add(&p->event, NULL) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    p->started = true;
+    p->prev = NULL;
+    p->next = loop->polls;
+    if (p->next != NULL) {
+        p->next->prev = p;
+    }
+    loop->polls = p;
+    Py_INCREF(p->self);
+    return 0;
+}
+
+int
+gio_poll_stop(GioPoll *p)
+{
+    if (!p->started) {
+        return 0;
+    }
+    GioLoop *loop = p->loop;
+    if (gio_loop_check_idle(loop) < 0) {
+        return -1;
+    }
+    event_del(&p->event);
+    p->started = false;
+    if (p->prev != NULL) {
+        p->prev->next = p->next;
+    }
+    else {
+        loop->polls = p->next;
+    }
+    if (p->next != NULL) {
+        p->next->prev = p->prev;
+    }
+    p->prev = p->next = NULL;
+    Py_DECREF(p->self);
+    return 0;
+}
+
+/* ---- the poll -------------------------------------------------------------------------- */
+
+static void
+on_time(evutil_socket_t fd, short events, void *arg)
+{
+    (void)fd, (void)events, (void)arg; /* it has ended the poll */
+}
+
+/* libevent's complaints (an fd that was closed while it was watched, say) are no news. */
+static void
+on_log(int severity, const char *message)
+{
+    if (severity >= EVENT_LOG_ERR) {
+        fprintf(stderr, "libevent: %s\n", message);
+    }
+}
+
+int
+gio_polls_open(GioLoop *loop)
+{
+    struct event_config *config = event_config_new();
+    if (config != NULL) {
+        event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV |
+                                          EVENT_BASE_FLAG_NO_CACHE_TIME);
+        event_set_log_callback(on_log);
+        loop->base = event_base_new_with_config(config);
+        event_config_free(config);
+    }
+    if (loop->base == NULL) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    evtimer_assign(&loop->timer, loop->base, on_time, NULL);
+    return 0;
+}
+
+void
+gio_polls_close(GioLoop *loop)
+{
+    for (int fd = 0; fd < loop->nfds; fd++) {
+        GioFdHandlers *f = loop->fds[fd];
+        loop->fds[fd] = NULL;
+        for (int i = 0; f != NULL && i < 2; i++) {
+            GioHandle *h = f->handle[i];
+            gio_poll_stop(&f->poll[i]);
+            f->handle[i] = NULL;
+            if (h != NULL) {
+                gio_handle_cancel(h);
+                Py_DECREF(h);
+            }
+        }
+        PyMem_Free(f);
+    }
+    while (loop->polls != NULL) {
+        gio_poll_stop(loop->polls);
+    }
+    PyMem_Free(loop->fds);
+    PyMem_Free(loop->transports);
+    free(loop->fired);
+    loop->fds = NULL;
+    loop->transports = NULL;
+    loop->fired = NULL;
+    loop->nfds = 0;
+    loop->nfired = loop->fired_size = 0;
+    struct event_base *base = loop->base;
+    loop->base = NULL;
+    if (base != NULL) {
+        event_del(&loop->timer);
+        event_base_free(base);
+    }
+}
+
+int
+gio_polls_run(GioLoop *loop, double timeout)
+{
+    int flags = EVLOOP_ONCE;
+    if (timeout == 0) {
+        flags |= EVLOOP_NONBLOCK;
+    }
+    else if (timeout > 0) {
+        struct timeval tv = {.tv_sec = (time_t)timeout};
+        tv.tv_usec = (suseconds_t)((timeout - (double)tv.tv_sec) * 1e6) + 1;
+        evtimer_add(&loop->timer, &tv);
+    }
+    else {
+        evtimer_del(&loop->timer);
+    }
+    loop->nfired = 0;
+    loop->woken = false;
+    loop->polling = true;
+    Py_BEGIN_ALLOW_THREADS
+    event_base_loop(loop->base, flags);
+    Py_END_ALLOW_THREADS
+    loop->polling = false;
+    if (loop->hub != NULL && loop->hub->stale) {
+        gio_poller_drop_stale(loop->hub);
+    }
+    for (size_t i = 0; i < loop->nfired; i++) {
+        GioPoll *p = loop->fired[i];
+        if (p->collect != NULL) {
+            p->collect(p);
+        }
+        else if (gio_ready_push(loop, p->run, p->self) < 0) {
+            return -1;
+        }
+    }
+    return PyErr_CheckSignals();
+}
+
+void
+gio_loops_after_fork(GioState *st)
+{
+    for (GioLoop *loop = st->event_loops; loop != NULL; loop = loop->next) {
+        loop->polling = false; /* the thread that did is not in the child */
+        if (loop->base != NULL && event_reinit(loop->base) < 0) {
+            PySys_WriteStderr("greenletio: an event loop could not be made anew after fork\n");
+        }
+    }
+}
+
+/* ---- add_reader and its kin ---------------------------------------------------------- */
+
+static int
+room_for_fd(GioLoop *loop, int fd)
+{
+    if (fd < loop->nfds) {
+        return 0;
+    }
+    int n = loop->nfds ? loop->nfds : 64;
+    while (n <= fd) {
+        n *= 2;
+    }
+    GioFdHandlers **fds = PyMem_Realloc(loop->fds, (size_t)n * sizeof *fds);
+    if (fds != NULL) {
+        loop->fds = fds;
+        memset(fds + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *fds);
+    }
+    PyObject **transports =
+        fds == NULL ? NULL : PyMem_Realloc(loop->transports, (size_t)n * sizeof *transports);
+    if (transports == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    loop->transports = transports;
+    memset(transports + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *transports);
+    loop->nfds = n;
+    return 0;
+}
+
+static int
+run_reader(GioLoop *loop, PyObject *self)
+{
+    return gio_handle_run(loop, self);
+}
+
+/* The number behind an fd argument, or -1 with ValueError. */
+static int
+fd_number(PyObject *obj)
+{
+    int fd = PyObject_AsFileDescriptor(obj);
+    if (fd < 0 && PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Format(PyExc_ValueError, "Invalid file object: %R", obj);
+    }
+    return fd;
+}
+
+static GioHandle *
+set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 2) {
+        PyErr_Format(PyExc_TypeError, "a file descriptor and a callback are needed (%zd given)",
+                     nargs);
+        return NULL;
+    }
+    int fd = fd_number(args[0]);
+    if (fd < 0 || gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0 ||
+        room_for_fd(loop, fd) < 0) {
+        return NULL;
+    }
+    GioFdHandlers *f = loop->fds[fd];
+    if (f == NULL) {
+        f = loop->fds[fd] = PyMem_Calloc(1, sizeof *f);
+        if (f == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+    }
+    GioHandle *h =
+        gio_handle_new(loop, loop->state->handle_type, args[1], args + 2, nargs - 2, NULL);
+    if (h == NULL) {
+        return NULL;
+    }
+    h->kept = true;
+    GioPoll *p = &f->poll[which];
+    GioHandle *old = f->handle[which];
+    if (old != NULL) {
+        gio_poll_stop(p); /* releases the old handle's reference to itself */
+    }
+    gio_poll_init(p, loop, fd, which == 0 ? EV_READ : EV_WRITE, run_reader, (PyObject *)h);
+    if (gio_poll_start(p) < 0) {
+        f->handle[which] = NULL;
+        Py_CLEAR(h);
+    }
+    else {
+        f->handle[which] = (GioHandle *)Py_NewRef((PyObject *)h);
+    }
+    if (old != NULL) {
+        gio_handle_cancel(old);
+        Py_DECREF(old);
+    }
+    return h;
+}
+
+static PyObject *
+unset_handler(GioLoop *loop, int which, PyObject *arg)
+{
+    int fd = fd_number(arg);
+    if (fd < 0) {
+        return NULL;
+    }
+    if (loop->base == NULL || fd >= loop->nfds || loop->fds[fd] == NULL ||
+        loop->fds[fd]->handle[which] == NULL) {
+        Py_RETURN_FALSE;
+    }
+    GioFdHandlers *f = loop->fds[fd];
+    if (gio_poll_stop(&f->poll[which]) < 0) {
+        return NULL;
+    }
+    GioHandle *h = f->handle[which];
+    f->handle[which] = NULL;
+    if (f->handle[0] == NULL && f->handle[1] == NULL) {
+        loop->fds[fd] = NULL;
+        PyMem_Free(f);
+    }
+    gio_handle_cancel(h);
+    Py_DECREF(h);
+    Py_RETURN_TRUE;
+}
+
+int
+gio_polls_claim_fd(GioLoop *loop, int fd, PyObject *transport)
+{
+    if (room_for_fd(loop, fd) < 0) {
+        return -1;
+    }
+    loop->transports[fd] = transport;
+    return 0;
+}
+
+void
+gio_polls_release_fd(GioLoop *loop, int fd, PyObject *transport)
+{
+    if (fd < loop->nfds && loop->transports[fd] == transport) {
+        loop->transports[fd] = NULL;
+    }
+}
+
+/* Refuse an fd that a transport uses: ours, or one of asyncio's own in `_transports`. */
+static int
+check_no_transport(GioLoop *loop, PyObject *arg)
+{
+    PyObject *r = PyObject_CallMethod((PyObject *)loop, "_ensure_fd_no_transport", "O", arg);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
+static PyObject *
+loop_transport_of(GioLoop *loop, PyObject *arg)
+{
+    int fd = fd_number(arg);
+    if (fd < 0) {
+        return NULL;
+    }
+    PyObject *transport = fd < loop->nfds ? loop->transports[fd] : NULL;
+    return Py_NewRef(transport != NULL ? transport : Py_None);
+}
+
+static PyObject *
+loop__add_reader(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs)
+{
+    return (PyObject *)set_handler(loop, 0, args, nargs);
+}
+
+static PyObject *
+loop__add_writer(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs)
+{
+    return (PyObject *)set_handler(loop, 1, args, nargs);
+}
+
+static PyObject *
+loop__remove_reader(GioLoop *loop, PyObject *arg)
+{
+    return unset_handler(loop, 0, arg);
+}
+
+static PyObject *
+loop__remove_writer(GioLoop *loop, PyObject *arg)
+{
+    return unset_handler(loop, 1, arg);
+}
+
+static PyObject *
+add_checked(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs > 0 && check_no_transport(loop, args[0]) < 0) {
+        return NULL;
+    }
+    GioHandle *h = set_handler(loop, which, args, nargs);
+    if (h == NULL) {
+        return NULL;
+    }
+    Py_DECREF(h);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_add_reader(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs)
+{
+    return add_checked(loop, 0, args, nargs);
+}
+
+static PyObject *
+loop_add_writer(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs)
+{
+    return add_checked(loop, 1, args, nargs);
+}
+
+static PyObject *
+loop_remove_reader(GioLoop *loop, PyObject *arg)
+{
+    return check_no_transport(loop, arg) < 0 ? NULL : unset_handler(loop, 0, arg);
+}
+
+static PyObject *
+loop_remove_writer(GioLoop *loop, PyObject *arg)
+{
+    return check_no_transport(loop, arg) < 0 ? NULL : unset_handler(loop, 1, arg);
+}
+
+#define FAST(fn) ((PyCFunction)(void (*)(void))(fn))
+
+PyMethodDef gio_poll_methods[] = {
+    {"add_reader", FAST(loop_add_reader), METH_FASTCALL,
+     "add_reader($self, fd, callback, /, *args)\n--\n\n"
+     "Call callback(*args) whenever fd is readable. Only from the loop's own thread."},
+    {"add_writer", FAST(loop_add_writer), METH_FASTCALL,
+     "add_writer($self, fd, callback, /, *args)\n--\n\n"
+     "Call callback(*args) whenever fd is writable. Only from the loop's own thread."},
+    {"remove_reader", (PyCFunction)loop_remove_reader, METH_O,
+     "remove_reader($self, fd, /)\n--\n\nUndo add_reader; whether there was one."},
+    {"remove_writer", (PyCFunction)loop_remove_writer, METH_O,
+     "remove_writer($self, fd, /)\n--\n\nUndo add_writer; whether there was one."},
+    {"_add_reader", FAST(loop__add_reader), METH_FASTCALL, NULL},
+    {"_add_writer", FAST(loop__add_writer), METH_FASTCALL, NULL},
+    {"_remove_reader", (PyCFunction)loop__remove_reader, METH_O, NULL},
+    {"_remove_writer", (PyCFunction)loop__remove_writer, METH_O, NULL},
+    {"_transport_of", (PyCFunction)loop_transport_of, METH_O,
+     "The transport of ours that owns an fd, or None."},
+    {NULL},
+};

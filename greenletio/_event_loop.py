@@ -1,0 +1,321 @@
+"""The event loop: asyncio's own, with everything hot replaced by C on libevent.
+
+`EventLoop` stands before `asyncio.SelectorEventLoop` with the methods of `_core.Loop`; what is not
+hot (servers, signals, executors, exception handling, debug mode) is asyncio's code as it is.
+"""
+
+# asyncio's own names below are not in its stubs.
+# mypy: disable-error-code="attr-defined, misc"
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import warnings
+from asyncio import base_events, unix_events
+from asyncio import format_helpers as _format
+from asyncio.log import logger
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from greenletio import _core
+
+__all__ = ("EventLoop", "EventLoopPolicy", "install", "new_event_loop", "run")
+
+_T = TypeVar("_T")
+
+
+class _NoSelector:
+    """Stands where asyncio's loop keeps its selector; _core.Loop polls instead."""
+
+    def close(self) -> None:
+        pass
+
+
+class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
+    """An asyncio event loop on libevent, written in C. Use it as any other:
+
+    >>> greenletio.run(main())
+    >>> with asyncio.Runner(loop_factory=greenletio.new_event_loop) as runner: ...
+
+    Each loop belongs to the thread that runs it; `call_soon_threadsafe` is the door for others.
+    """
+
+    _current_handle: asyncio.Handle | None
+
+    def __init__(self) -> None:
+        selector: Any = _NoSelector()
+        super().__init__(selector)
+
+    def close(self) -> None:
+        """Close the loop, which must not run; what is still scheduled will not happen."""
+        if not self.is_closed():
+            super().close()
+            self._release()
+
+    def run_forever(self) -> None:
+        """Run until stop() is called."""
+        self._check_closed()
+        if threading.current_thread() is not threading.main_thread():
+            super().run_forever()
+            return
+        # A signal has to end the poll: libevent itself would go on after EINTR.
+        try:
+            before = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        except ValueError:  # of a subinterpreter
+            super().run_forever()
+            return
+        try:
+            super().run_forever()
+        finally:
+            signal.set_wakeup_fd(before)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Undo add_signal_handler; whether there was one."""
+        removed = super().remove_signal_handler(sig)
+        if removed and self.is_running():
+            signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        return removed
+
+    def _make_self_pipe(self) -> None:
+        super()._make_self_pipe()
+        self._wake_fd = self._csock.fileno()
+
+    def _close_self_pipe(self) -> None:
+        self._wake_fd = -1
+        super()._close_self_pipe()
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        transport = self._transport_of(fd)
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+        if self._transports:  # asyncio's own
+            super()._ensure_fd_no_transport(fd)
+
+    # --- what the C half calls ------------------------------------------------------------
+
+    def _callback_failed(
+        self, handle: object, callback: Any, args: tuple[Any, ...], exc: BaseException
+    ) -> None:
+        source = _format._format_callback_source(callback, args)
+        context = {
+            "message": f"Exception in callback {source}",
+            "exception": exc,
+            "handle": handle,
+        }
+        self.call_exception_handler(context)
+
+    def _run_handle(self, handle: asyncio.Handle) -> None:
+        if handle._cancelled:
+            return
+        self._current_handle = handle
+        try:
+            handle._run()
+        finally:
+            self._current_handle = None
+
+    def _took(self, what: object, seconds: float) -> None:
+        if seconds >= self.slow_callback_duration:
+            name = base_events._format_handle(what) if hasattr(what, "_callback") else repr(what)
+            logger.warning("Executing %s took %.3f seconds", name, seconds)
+
+    def _call_soon(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        if handle._source_traceback:
+            del handle._source_traceback[-1]
+        self._add_callback(handle)
+        return handle
+
+    # --- subprocesses -----------------------------------------------------------------------
+
+    async def _make_subprocess_transport(
+        self,
+        protocol: asyncio.SubprocessProtocol,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: Any = None,
+        **kwargs: Any,
+    ) -> asyncio.SubprocessTransport:
+        """Start a process and watch it by its pidfd."""
+        waiter = self.create_future()
+        transport: Any = unix_events._UnixSubprocessTransport(
+            self,
+            protocol,
+            args,
+            shell,
+            stdin,
+            stdout,
+            stderr,
+            bufsize,
+            waiter=waiter,
+            extra=extra,
+            **kwargs,
+        )
+        _watch_child(self, transport)
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        started: asyncio.SubprocessTransport = transport
+        return started
+
+
+def _watch_child(loop: EventLoop, transport: Any) -> None:
+    """Have the transport told when its process ends."""
+    pid: int = transport.get_pid()
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # the kernel has no pidfds, or may not open them
+        threading.Thread(
+            target=lambda: loop.call_soon_threadsafe(_process_exited, transport, _reap(pid)),
+            name=f"greenletio-waitpid-{pid}",
+            daemon=True,
+        ).start()
+        return
+
+    def ended() -> None:
+        loop._remove_reader(pidfd)
+        os.close(pidfd)
+        _process_exited(transport, _reap(pid))
+
+    loop._add_reader(pidfd, ended)
+
+
+def _process_exited(transport: Any, returncode: int | None) -> None:
+    if returncode is None and transport._proc is not None:
+        returncode = transport._proc.returncode  # somebody has called its poll()
+    if returncode is None:
+        logger.warning(
+            "the exit status of child process %d was read by somebody else: reporting 255",
+            transport.get_pid(),
+        )
+        returncode = 255
+    transport._process_exited(returncode)
+
+
+def _reap(pid: int) -> int | None:
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+# --- debug mode ----------------------------------------------------------------------------------
+
+# There, the C half leaves these to asyncio, whose checks and tracebacks are meant to be seen.
+call_soon = base_events.BaseEventLoop.call_soon
+call_soon_threadsafe = base_events.BaseEventLoop.call_soon_threadsafe
+call_later = base_events.BaseEventLoop.call_later
+
+
+def call_at(
+    self: EventLoop,
+    when: float,
+    callback: Callable[..., object],
+    *args: Any,
+    context: Context | None = None,
+) -> asyncio.TimerHandle:
+    self._check_thread()
+    self._check_callback(callback, "call_at")
+    timer = asyncio.TimerHandle(when, callback, args, self, context)
+    if timer._source_traceback:
+        del timer._source_traceback[-1]
+    self._add_timer(timer, when)
+    timer._scheduled = True
+    return timer
+
+
+def describe_handle(handle: Any) -> str:
+    """The repr of a handle of ours."""
+    info = [type(handle).__name__]
+    if handle.cancelled():
+        info.append("cancelled")
+    if isinstance(handle, _core.TimerHandle):
+        info.append(f"when={handle.when()}")
+    if handle._callback is not None:
+        info.append(_format._format_callback_source(handle._callback, handle._args))
+    return f"<{' '.join(info)}>"
+
+
+# --- using it ------------------------------------------------------------------------------------
+
+
+def new_event_loop() -> EventLoop:
+    """A new event loop of ours: a loop_factory for asyncio.Runner and whoever else takes one."""
+    return EventLoop()
+
+
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+    """Run a coroutine to its end on a new EventLoop, as asyncio.run does on its own."""
+    if sys.version_info >= (3, 11):
+        with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+            return runner.run(main)
+    else:
+        before = asyncio.get_event_loop_policy()
+        asyncio.set_event_loop_policy(_policy())
+        try:
+            return asyncio.run(main, debug=debug)
+        finally:
+            asyncio.set_event_loop_policy(before)
+
+
+def install() -> None:
+    """Make every event loop that asyncio makes from now on an EventLoop.
+
+    Event loop policies are deprecated since Python 3.14: where you can, hand `new_event_loop`
+    to whoever runs the loop instead.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(_policy())
+
+
+def _policy() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return _policy_class()()
+
+
+def _policy_class() -> Any:
+    """EventLoopPolicy, made when it is asked for: its base is deprecated."""
+    found = globals().get("EventLoopPolicy")
+    if found is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+
+            class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
+                """asyncio's policy, but the loops it makes are `EventLoop`s."""
+
+                _loop_factory = EventLoop
+
+        EventLoopPolicy.__qualname__ = "EventLoopPolicy"
+        found = globals()["EventLoopPolicy"] = EventLoopPolicy
+    return found
+
+
+if TYPE_CHECKING:
+
+    class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
+        """asyncio's policy, but the loops it makes are `EventLoop`s."""
+
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "EventLoopPolicy":
+            return _policy_class()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
