@@ -32,9 +32,10 @@ build: ## .venv and the extensions, for working on them
 asan: ## the tests on a build with AddressSanitizer and UBSan
 	scripts/asan.sh $(ARGS)
 
-leaks: ## thousands of waits, calls, loops and threads, repeated: nothing may grow
+leaks: ## tests of every kind, and thousands of waits, calls, loops and threads: nothing may grow
 	@$(BOOTSTRAP) test
-	$(PYTEST) -k "(leak and not leak_check) or nothing_behind or leave_nothing" $(ARGS)
+	GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 $(PYTEST) --leaks $(ARGS)
+	$(PYTEST) -m "not leaks and not slow" -k "(leak and not leak_check) or nothing_behind or leave_nothing" $(ARGS)
 
 test-pythons: ## the tests on every Python from 3.10 to 3.14 that is found
 	scripts/test-pythons.sh $(ARGS)

@@ -35,6 +35,10 @@ class _NoSelector:
     def close(self) -> None:
         pass
 
+    def get_key(self, fd: Any) -> Any:
+        """Asked by the repr of asyncio's transports."""
+        raise KeyError(fd)
+
 
 class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     """An asyncio event loop on libevent, written in C. Use it as any other:
@@ -221,6 +225,7 @@ def _reap(pid: int) -> int | None:
 call_soon = base_events.BaseEventLoop.call_soon
 call_soon_threadsafe = base_events.BaseEventLoop.call_soon_threadsafe
 call_later = base_events.BaseEventLoop.call_later
+create_task = base_events.BaseEventLoop.create_task
 
 
 def call_at(

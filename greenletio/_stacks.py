@@ -93,7 +93,19 @@ def stacks(*, loop: asyncio.AbstractEventLoop | None = None) -> list[Stack]:
 def _tasks() -> list[asyncio.Task[Any]]:
     """The unfinished tasks of every loop in every thread, in the order they were made."""
     # asyncio tells of a loop's tasks, but nobody tells of the loops.
-    return [o for o in gc.get_objects() if issubclass(type(o), asyncio.Task) and not o.done()]
+    found = [o for o in gc.get_objects() if issubclass(type(o), asyncio.Task) and not o.done()]
+    # One that another thread is about to make has no coroutine yet, and get_coro() would crash.
+    made: set[asyncio.Task[Any]] = set()
+    for loop in {id(loop): loop for task in found if (loop := _loop_of(task))}.values():
+        made |= asyncio.all_tasks(loop)
+    return [task for task in found if task in made]
+
+
+def _loop_of(task: asyncio.Task[Any]) -> asyncio.AbstractEventLoop | None:
+    try:
+        return task.get_loop()
+    except RuntimeError:
+        return None  # nor a loop
 
 
 def _of_task(task: asyncio.Task[Any], seen: dict[int, object]) -> Stack:

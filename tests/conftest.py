@@ -2,7 +2,7 @@
 
 import hypothesis
 
-pytest_plugins = ("pytester", "fix_loops", "fix_postgres", "fix_leaks")
+pytest_plugins = ("pytester", "fix_loops", "fix_postgres", "fix_leaks", "fix_sockets")
 
 # Time limits on single examples say more about the machine than about the code.
 hypothesis.settings.register_profile("greenletio", deadline=None)

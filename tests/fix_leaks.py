@@ -5,7 +5,7 @@ collector knows (by type), the blocks of Python's allocator, the bytes taken fro
 code leaks shows only there), open file descriptors, threads, and the sum of reference counts where
 the interpreter is a debug build. What grows in every single measured round is a leak, and the test
 fails with what grew. The fixtures of the test are made once: a marked test must bear being called
-again and again.
+again and again. One that does not, in a module that is marked as a whole, says `leaks(False)`.
 """
 
 import ctypes
@@ -14,7 +14,8 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 
 import pytest
 
@@ -51,10 +52,12 @@ def _malloc_bytes() -> int:
 def measure() -> Counter[str]:
     while gc.collect():
         pass
+    # It holds the names that were asked for: asyncio's repr() of results looks up ever new ones.
+    sys._clear_type_cache()
     now: Counter[str] = Counter()
-    for obj in gc.get_objects():
-        now[f"objects of type {type(obj).__module__}.{type(obj).__qualname__}"] += 1
     now["blocks of Python's allocator"] = sys.getallocatedblocks()
+    for kind, count in Counter(map(type, gc.get_objects())).items():
+        now[f"objects of type {kind.__module__}.{kind.__qualname__}"] += count
     now["bytes of malloc"] = _malloc_bytes()
     now["open file descriptors"] = len(os.listdir("/dev/fd"))
     now["threads"] = threading.active_count()
@@ -70,14 +73,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "leaks: repeated by `make leaks`, where nothing may grow")
+    config.addinivalue_line(
+        "markers",
+        "leaks: repeated by `make leaks`: nothing may grow; leaks(False): not so",
+    )
+
+
+def is_marked(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("leaks")
+    return mark is not None and mark.args != (False,)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--leaks"):
-        others = [item for item in items if item.get_closest_marker("leaks") is None]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item.get_closest_marker("leaks") is not None]
+        config.hook.pytest_deselected(items=[item for item in items if not is_marked(item)])
+        items[:] = [item for item in items if is_marked(item)]
+
+
+def growth(call: Callable[[], object]) -> Counter[str]:
+    """What grows in every measured round of calls, and by how much in all of them."""
+    grown: Counter[str] = Counter()
+    before = measure()
+    for turn in range(WARM_UP + MEASURED):
+        for _ in range(CALLS):
+            call()
+        now = measure()
+        more = now - before  # positive counts only
+        if turn == WARM_UP:
+            grown = more
+        elif turn > WARM_UP:
+            grown = Counter({name: grown[name] + n for name, n in more.items() if name in grown})
+        before = now
+    return grown
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,21 +112,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     result = yield
     if not pyfuncitem.config.getoption("--leaks"):
         return result
-    test = pyfuncitem.obj
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    grown: Counter[str] = Counter()
-    before = measure()
-    for turn in range(WARM_UP + MEASURED):
-        for _ in range(CALLS):
-            test(**arguments)
-        now = measure()
-        growth = now - before  # positive counts only
-        if turn == WARM_UP:
-            grown = growth
-        elif turn > WARM_UP:
-            grown = Counter({name: grown[name] + n for name, n in growth.items() if name in grown})
-        before = now
-    del before, now, growth
+    gc.collect()
+    gc.freeze()  # what was there before is no growth: to go through it would take most of the time
+    try:
+        grown = growth(partial(pyfuncitem.obj, **arguments))
+    finally:
+        gc.unfreeze()
     if grown:
         calls = MEASURED * CALLS
         lines = [f"{n:8d} {name}" for name, n in grown.most_common(20)]

@@ -107,6 +107,9 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
         (added = PyObject_CallMethodOneArg(y, st->str_add_done_callback, wake)) == NULL) {
         goto done;
     }
+    if (gio_here_lost(here)) {
+        goto done;
+    }
     here->job->expired = NULL;
     if (gio_suspend(st, here, w, GIO_NEVER, false) == 1) {
         sent = Py_NewRef(Py_None);
@@ -155,6 +158,9 @@ note_loop(GioState *st, GioWorker *w)
 {
     GioHub *hub = gio_hub_running(st, w->thread);
     PyErr_Clear(); /* trio, or driven by hand */
+    if (w->call == NULL) {
+        return;
+    }
     w->call->noted = true;
     if (w->call->hub == NULL) {
         w->call->hub = (GioHub *)Py_XNewRef((PyObject *)hub);
@@ -180,6 +186,10 @@ drive(GioState *st, GioHere *here, PyObject *it, PyObject *value, bool stepwise,
             *out = result;
             return r;
         }
+        if (gio_here_lost(here)) {
+            Py_DECREF(result);
+            return PYGEN_ERROR;
+        }
         bool unlimited = (here->job->scopes == NULL && here->job->shield == 0) || result == Py_None;
         if (stepwise && unlimited) {
             *out = result;
@@ -187,6 +197,10 @@ drive(GioState *st, GioHere *here, PyObject *it, PyObject *value, bool stepwise,
         }
         if (!here->worker->call->noted) {
             note_loop(st, here->worker);
+            if (gio_here_lost(here)) {
+                Py_DECREF(result);
+                return PYGEN_ERROR;
+            }
         }
         here->worker->driven = it;
         if (unlimited) {

@@ -89,10 +89,13 @@ gio_call_iternext(GioCall *c)
     return call_send(c, Py_None);
 }
 
-/* One exception object from throw()'s one to three arguments. */
-static PyObject *
-make_exception(PyObject *const *args, Py_ssize_t nargs)
+PyObject *
+gio_exception_from_throw(PyObject *const *args, Py_ssize_t nargs)
 {
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", nargs);
+        return NULL;
+    }
     PyObject *type = args[0];
     PyObject *value = nargs > 1 ? args[1] : Py_None;
     PyObject *tb = nargs > 2 ? args[2] : Py_None;
@@ -136,11 +139,7 @@ make_exception(PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 call_throw(GioCall *c, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs < 1 || nargs > 3) {
-        PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", nargs);
-        return NULL;
-    }
-    PyObject *exc = make_exception(args, nargs), *result;
+    PyObject *exc = gio_exception_from_throw(args, nargs), *result;
     if (exc == NULL) {
         return NULL;
     }
@@ -349,6 +348,8 @@ gio_call_dealloc(GioCall *c)
     if (c->worker != NULL) { /* finalized before, or too late for it: leave the stack alone */
         gio_call_abandon(c);
     }
+    Py_TRASHCAN_BEGIN(c,
+                      gio_call_dealloc); /* calls may be each other's arguments, a million deep */
     if (c->weakrefs != NULL) { /* runs Python, which must not find it in the thread's list */
         PyObject_ClearWeakRefs((PyObject *)c);
     }
@@ -359,6 +360,7 @@ gio_call_dealloc(GioCall *c)
     Py_CLEAR(c->job.kept);
     PyObject_GC_Del(c);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 PyMethodDef gio_call_methods[] = {

@@ -40,10 +40,14 @@ struct GioState {
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
     PyTypeObject *green_socket_type; /* csrc/sync */
-    PyTypeObject *loop_type;         /* these three: csrc/loop */
+    PyTypeObject *loop_type;         /* these five: csrc/loop */
     PyTypeObject *handle_type;
     PyTypeObject *timer_handle_type;
-    PyObject *greenlet_exit;    /* greenlet.GreenletExit */
+    PyTypeObject *sock_type;
+    PyTypeObject *sock_op_type;
+    PyTypeObject *socket_type; /* socket.socket */
+    int socket_layout;       /* its fields are where we look for them: 1 yes, -1 no, 0 not known */
+    PyObject *greenlet_exit; /* greenlet.GreenletExit */
     PyObject *cancelled_error;  /* asyncio.CancelledError */
     PyObject *get_running_loop; /* asyncio._get_running_loop */
     PyObject *current_task;     /* asyncio.current_task */
@@ -75,6 +79,8 @@ struct GioState {
     struct GioLoop *event_loops;    /* all event loops of ours, linked, borrowed */
     struct GioHandle *free_handles; /* for reuse */
     int nfree_handles;
+    PyObject *task_type, *future_type; /* asyncio's */
+    PyObject *kw_task[4];              /* ("loop",), with "name" (1) and "context" (2) */
     char *receive_buffer; /* of green sockets: used between two calls of Python, NULL at first */
 };
 
@@ -92,13 +98,17 @@ typedef struct {
 
 /* ---- per thread (thread.c) ---------------------------------------------- */
 
+#define GIO_DEPTHS 32 /* bits of a uint32_t */
+
 struct GioThread {
     PyObject_HEAD
     GioState *state;     /* borrowed: the module outlives its threads' use */
     unsigned long ident; /* PyThread_get_thread_ident() of the owner */
     GioThread *prev, *next;
-    PyObject *main;  /* the thread's main greenlet */
-    GioWorker *idle; /* linked pool; each link owns its worker */
+    PyObject *main; /* the thread's main greenlet */
+    /* The pool, by how deep in the C stack its workers begin; links, each owning its worker. */
+    GioWorker *idle[GIO_DEPTHS];
+    uint32_t idle_depths; /* a bit for each depth that has some */
     int idle_count;
     int idle_unused;    /* of the idle, how many no job has needed lately */
     int released;       /* jobs ended since that count began */
@@ -109,6 +119,8 @@ struct GioThread {
     GioJob job;         /* the thread's plain code */
     int wake_fd;        /* eventfd that plain waits on a Waiter poll; -1 */
     char *stack_low;    /* lowest usable address of the C stack, or NULL */
+    char *stack_high;   /* its other end, where depths are counted from */
+    size_t depth_unit;  /* bytes of C stack */
 };
 
 /* The calling thread's, made on first use; borrowed, NULL with an exception. */
@@ -154,6 +166,7 @@ struct GioWorker {
     PyObject *in, *out;
     GioIn in_kind;
     GioOut out_kind;
+    int depth;    /* how deep in the C stack it began: 0 .. GIO_DEPTHS; set as it starts */
     bool started; /* inside the trampoline, until it quits */
     bool quit;    /* leave the trampoline */
     GioRecursion recursion;
@@ -179,8 +192,10 @@ int gio_worker_setup_types(PyObject *module, GioState *st);
 
 /* ---- workers (worker.c) ------------------------------------------------- */
 
-/* A worker ready to be switched to for the first step of a job; a new reference. */
+/* A worker ready to be switched to from here for the first step of a job; a new reference. */
 GioWorker *gio_worker_acquire(GioThread *t);
+/* Take an idle worker out of the pool, of the deepest; a new reference, NULL if there is none. */
+GioWorker *gio_worker_take_idle(GioThread *t);
 /* Give it back after its job. Steals; may switch when the worker can't be reused. */
 void gio_worker_release(GioThread *t, GioWorker *w);
 /* Whether nobody but its call knows the worker, so that another may have it. */
@@ -194,7 +209,7 @@ int gio_worker_enter(GioWorker *w, PyObject *target);
  * `lend` the caller's stack owns another reference to y, and no one else but us knows of it:
  * so that a suspended stack does not keep itself alive, it is given up meanwhile. */
 PyObject *gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend);
-/* The nearest worker at or above `current` that is being driven, borrowed, or NULL. */
+/* The nearest worker at or above `current` that is being driven; a new reference or NULL. */
 GioWorker *gio_worker_of(GioState *st, PyObject *current);
 extern PyMethodDef gio_worker_run_def;
 /* Forget the scopes of a job that goes away with its stack still suspended. */
@@ -289,6 +304,9 @@ typedef struct GioFdWait {
     bool linked;
 } GioFdWait;
 
+/* Its time has come, but not its turn in the loop: in place of the place among the timers. */
+#define GIO_DUE (-2)
+
 struct GioWaiter {
     PyObject_HEAD
     PyObject *weakrefs;
@@ -302,7 +320,7 @@ struct GioWaiter {
     int nfds;
     GioFdWait one;
     int64_t deadline;
-    Py_ssize_t heap; /* place in the hub's timers, -1 */
+    Py_ssize_t heap; /* place in the hub's timers (its serial in a loop's of ours), -1, GIO_DUE */
     bool waited;     /* sync code waits on it: it has one deadline, so no other may */
     GioWaiter *held_prev, *held_next; /* in the hub's list of what it keeps, if `held` */
     bool held;
@@ -324,6 +342,9 @@ bool gio_waiter_finish(GioWaiter *w, GioWaiterStatus status, PyObject *value);
 int gio_waiter_wake(GioWaiter *w, bool direct);
 /* finish + wake, from any thread; exceptions are reported, not raised. */
 bool gio_waiter_set(GioWaiter *w, GioWaiterStatus status, PyObject *value);
+/* fn(arg) in a context (NULL: the current one). What it raises is reported; -1 with what is not:
+ * KeyboardInterrupt and SystemExit. */
+int gio_call_in_context(PyObject *fn, PyObject *context, PyObject *arg);
 int gio_waiter_bind(GioState *st, GioWaiter *w);
 int gio_waiter_setup_types(PyObject *module, GioState *st);
 
@@ -397,9 +418,9 @@ struct GioHere {
     GioPlace place;
     GioThread *thread; /* borrowed */
     GioHub *hub;       /* of the running loop, borrowed; NULL in plain code and under trio */
-    GioWorker *worker; /* set if green, borrowed: it runs us */
-    PyObject *current; /* the running greenlet, owned by the struct */
-    GioJob *job;
+    GioWorker *worker; /* set if green, owned: it runs us, and runs nothing else meanwhile */
+    PyObject *current; /* the running greenlet, owned */
+    GioJob *job;       /* borrowed; gone when gio_here_lost */
 };
 
 /* Are we in a greenlet that is being driven? Fills worker, current and job if so:
@@ -410,6 +431,8 @@ int gio_here(GioState *st, GioHere *here);
 /* The same for those that wait: a call that is being closed is refused with GreenletExit. */
 int gio_here_to_wait(GioState *st, GioHere *here);
 void gio_here_clear(GioHere *here);
+/* Green, and Python code that ran since has given the call up: RuntimeError is set then. */
+bool gio_here_lost(const GioHere *here);
 void gio_would_block(GioState *st, const char *what);
 /* Suspend the greenlet on w until it ends or the deadline passes: 1 ended,
  * 0 deadline, -1 exception. Only where here->place is green. `ours`: the caller made w, and
@@ -454,6 +477,8 @@ int gio_api_export(PyObject *module, GioState *st);
 
 /* A step's outcome as the value of send(), throw() and next(): returning is StopIteration. */
 PyObject *gio_method_result(PySendResult r, PyObject *result);
+/* throw()'s one to three arguments as one exception; NULL with TypeError. */
+PyObject *gio_exception_from_throw(PyObject *const *args, Py_ssize_t nargs);
 
 /* A tracer that keeps its state by greenlet (coverage) notices a switch at the next call or
  * return: make one, where tracing is on. */

@@ -36,7 +36,11 @@ static PyObject *
 await_function_call(GioFunction *f, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     GioState *st = GIO_STATE(f);
+    if (Py_EnterRecursiveCall(" while calling an await_ function")) {
+        return NULL;
+    }
     PyObject *x = PyObject_Vectorcall(f->fn, args, nargsf, kwnames);
+    Py_LeaveRecursiveCall();
     if (x == NULL) {
         return NULL;
     }
@@ -93,7 +97,11 @@ function_descr_get(GioFunction *f, PyObject *obj, PyObject *type)
     if (get == NULL) {
         return Py_NewRef(f);
     }
+    if (Py_EnterRecursiveCall(" while binding a wrapped function")) {
+        return NULL;
+    }
     PyObject *bound = get(f->fn, obj, type);
+    Py_LeaveRecursiveCall();
     if (bound == NULL) {
         return NULL;
     }
@@ -103,12 +111,24 @@ function_descr_get(GioFunction *f, PyObject *obj, PyObject *type)
     return result;
 }
 
+/* fn may be a wrapper as well, and so on. */
+static PyObject *
+wrapped_attribute(GioFunction *f, PyObject *name)
+{
+    if (Py_EnterRecursiveCall(" while looking up an attribute of a wrapped function")) {
+        return NULL;
+    }
+    PyObject *value = PyObject_GetAttr(f->fn, name);
+    Py_LeaveRecursiveCall();
+    return value;
+}
+
 /* fn's code, flagged as the wrapper is to be called: inspect.iscoroutinefunction looks at
  * the flags of whatever looks like a function, and frameworks ask it. */
 static PyObject *
 flagged_code(GioFunction *f, PyObject *name)
 {
-    PyObject *code = PyObject_GetAttr(f->fn, name);
+    PyObject *code = wrapped_attribute(f, name);
     if (code == NULL || !PyCode_Check(code)) {
         return code;
     }
@@ -154,7 +174,7 @@ function_getattro(GioFunction *f, PyObject *name)
     if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "__code__") == 0) {
         return flagged_code(f, name);
     }
-    return PyObject_GetAttr(f->fn, name);
+    return wrapped_attribute(f, name);
 }
 
 static PyObject *
@@ -188,6 +208,7 @@ function_dealloc(GioFunction *f)
 {
     PyTypeObject *type = Py_TYPE(f);
     PyObject_GC_UnTrack(f);
+    Py_TRASHCAN_BEGIN(f, function_dealloc);
     if (f->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)f);
     }
@@ -195,6 +216,7 @@ function_dealloc(GioFunction *f)
     Py_CLEAR(f->fn);
     PyObject_GC_Del(f);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 /* ---- async_(...) and await_(...) -------------------------------------------- */

@@ -87,8 +87,8 @@ gio_hub_loop(GioHub *hub)
 static PyObject *
 hub_dispatch(GioHub *hub, PyObject *Py_UNUSED(ignored))
 {
-    gio_poller_collect(hub);
     Py_INCREF(hub);
+    gio_poller_collect(hub);
     GioWaiter *w;
     PyObject *result = Py_None;
     while (result != NULL && (w = pop_ready(hub)) != NULL) {
@@ -213,6 +213,7 @@ hub_new(GioState *st, PyObject *loop)
     memset((char *)hub + sizeof(PyObject), 0, sizeof(*hub) - sizeof(PyObject));
     hub->state = st;
     hub->ident = PyThread_get_thread_ident();
+    Py_INCREF(loop); /* its add_reader may be Python, and have the thread drop it */
     hub->poll_fd = hub->timer_fd = -1;
     hub->armed = GIO_NEVER;
     hub->ready_tail = &hub->ready;
@@ -238,10 +239,12 @@ hub_new(GioState *st, PyObject *loop)
     }
     Py_DECREF(r);
     Py_DECREF(watch);
+    Py_DECREF(loop);
     return hub;
 error:
     Py_XDECREF(r);
     Py_XDECREF(watch);
+    Py_DECREF(loop);
     Py_DECREF(hub);
     return NULL;
 }

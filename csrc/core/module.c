@@ -402,12 +402,17 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->loop_type);
     Py_VISIT(st->handle_type);
     Py_VISIT(st->timer_handle_type);
+    Py_VISIT(st->sock_type);
+    Py_VISIT(st->sock_op_type);
+    Py_VISIT(st->socket_type);
     Py_VISIT(st->greenlet_exit);
     Py_VISIT(st->cancelled_error);
     Py_VISIT(st->get_running_loop);
     Py_VISIT(st->current_task);
     Py_VISIT(st->loops);
     Py_VISIT(st->worker_run);
+    Py_VISIT(st->task_type);
+    Py_VISIT(st->future_type);
     return 0;
 }
 

@@ -58,10 +58,14 @@ gio_here(GioState *st, GioHere *here)
     if (here->hub == NULL && PyErr_Occurred()) {
         goto error;
     }
+    bool plain = here->hub == NULL && !in_trio(st);
+    if (green && gio_here_lost(here)) {
+        goto error;
+    }
     if (green) {
         here->worker->call->hub = (GioHub *)Py_XNewRef((PyObject *)here->hub);
     }
-    if (here->hub == NULL && !in_trio(st)) {
+    if (plain) {
         here->place = GIO_PLACE_PLAIN;
     }
     else if (!green) {
@@ -95,6 +99,17 @@ void
 gio_here_clear(GioHere *here)
 {
     Py_CLEAR(here->current);
+    Py_CLEAR(here->worker);
+}
+
+bool
+gio_here_lost(const GioHere *here)
+{
+    if (here->worker == NULL || here->worker->call != NULL) {
+        return false;
+    }
+    PyErr_SetString(PyExc_RuntimeError, "the awaitable of this greenlet has gone: it can't wait");
+    return true;
 }
 
 void

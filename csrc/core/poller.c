@@ -76,6 +76,10 @@ static GioFd *
 fd_entry(GioHub *hub, int fd)
 {
     if (fd >= hub->nfds) {
+        if (fcntl(fd, F_GETFD) < 0) { /* before there is room made for every number below it */
+            PyErr_SetFromErrno(PyExc_OSError);
+            return NULL;
+        }
         int n = hub->nfds ? hub->nfds : 64;
         while (n <= fd) {
             n *= 2;
@@ -302,6 +306,9 @@ gio_poller_add(GioHub *hub, GioWaiter *w)
         if (r == 2) { /* whoever waited on the file of before waits for ever */
             gio_poller_remove(node);
             fail_waits(hub, node->fd);
+            if (w->status != GIO_PENDING) { /* what that ran has closed another fd of ours */
+                return 0;
+            }
             link_node(&hub->fds[node->fd], node);
             r = arm(hub, node->fd);
         }

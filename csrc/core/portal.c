@@ -20,12 +20,9 @@ gio_portal_run(GioWorker *w, GioIn kind, PyObject *in)
     GioCall *c = w->call;
     GioState *st = w->thread->state;
     GioHere here = {
-        .place = GIO_PLACE_GREEN,
-        .thread = w->thread,
-        .hub = c->hub,
-        .worker = w,
-        .current = (PyObject *)w,
-        .job = &c->job,
+        /* of borrowed references: the worker is the stack that this runs on */
+        .place = GIO_PLACE_GREEN, .thread = w->thread, .hub = c->hub, .worker = w,
+        .current = (PyObject *)w, .job = &c->job,
     };
     PyObject *coro = Py_NewRef(c->fn); /* a stack that is never resumed keeps it */
     PyObject *out = NULL;

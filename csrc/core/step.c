@@ -276,7 +276,13 @@ gio_call_abandon(GioCall *c)
     GioWorker *w = call_end(c);
     w->call = NULL;
     w->thread = NULL;
-    /* Kept alive on purpose: dropping it would run the stack once more. */
+    /* Kept alive on purpose: dropping it would run the stack once more. So is what the function
+     * was called with, which a C function in the stack may have borrowed. */
+    Py_XINCREF(c->fn);
+    Py_XINCREF(c->kwnames);
+    for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
+        Py_XINCREF(c->argv[i]);
+    }
 }
 
 /* A portal's coroutine will not be stepped again: a worker that stayed with it goes. */

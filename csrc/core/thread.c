@@ -15,28 +15,36 @@
 #include <sys/eventfd.h>
 #endif
 
-static char *
-find_stack_low(void)
+#define DEPTH_UNIT_MAX (64 * 1024)
+
+/* Where the C stack ends, and where it begins; what is not known is taken to be near. */
+static void
+find_stack(GioThread *t)
 {
+    char here;
+    size_t size = 0;
+    t->stack_high = &here;
 #if defined(__linux__)
     pthread_attr_t attr;
     void *low = NULL;
-    size_t size, guard = 0;
-    if (pthread_getattr_np(pthread_self(), &attr) != 0) {
-        return NULL;
+    size_t guard = 0;
+    if (pthread_getattr_np(pthread_self(), &attr) == 0) {
+        if (pthread_attr_getstack(&attr, &low, &size) == 0) {
+            pthread_attr_getguardsize(&attr, &guard);
+            t->stack_low = (char *)low + guard;
+            t->stack_high = (char *)low + size;
+        }
+        pthread_attr_destroy(&attr);
     }
-    if (pthread_attr_getstack(&attr, &low, &size) != 0) {
-        low = NULL;
-    }
-    pthread_attr_getguardsize(&attr, &guard);
-    pthread_attr_destroy(&attr);
-    return low == NULL ? NULL : (char *)low + guard;
 #elif defined(__APPLE__)
     pthread_t self = pthread_self();
-    return (char *)pthread_get_stackaddr_np(self) - pthread_get_stacksize_np(self);
-#else
-    return NULL;
+    size = pthread_get_stacksize_np(self);
+    t->stack_high = (char *)pthread_get_stackaddr_np(self);
+    t->stack_low = t->stack_high - size;
 #endif
+    /* The pool keeps workers that begin in the first quarter of the stack. */
+    size_t unit = size / 4 / GIO_DEPTHS;
+    t->depth_unit = unit == 0 || unit > DEPTH_UNIT_MAX ? DEPTH_UNIT_MAX : unit;
 }
 
 static PyObject *
@@ -83,7 +91,7 @@ gio_thread_get(GioState *st)
     t->state = st;
     t->ident = PyThread_get_thread_ident();
     t->wake_fd = -1;
-    t->stack_low = find_stack_low();
+    find_stack(t);
     t->next = st->threads;
     if (t->next != NULL) {
         t->next->prev = t;
@@ -225,10 +233,7 @@ thread_dealloc(GioThread *t)
         c->thread = NULL;
         c->prev = c->next = NULL;
     }
-    while (t->idle != NULL) {
-        GioWorker *w = t->idle;
-        t->idle = w->next;
-        w->next = NULL;
+    for (GioWorker *w; (w = gio_worker_take_idle(t)) != NULL;) {
         w->thread = NULL;
         if (here) {
             gio_worker_retire(w);

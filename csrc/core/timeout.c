@@ -36,13 +36,17 @@ handling_cancellation(GioState *st)
 void
 gio_timeout_expire(GioState *st, GioTimeout *scope)
 {
+    Py_INCREF(scope);
+    scope->cancelling = task_cancelling(st); /* runs Python, which may leave the scope */
     scope->expired = true;
-    scope->job->expired = scope;
-    scope->cancelling = task_cancelling(st);
-    /* In the clean-up after a cancellation that came inside the block: that is what ends it. */
-    if (scope->cancels == scope->job->cancels || !handling_cancellation(st)) {
-        scope->cancels = scope->job->cancels;
+    if (scope->job != NULL) {
+        scope->job->expired = scope;
+        /* In the clean-up after a cancellation that came inside the block: that ends it. */
+        if (scope->cancels == scope->job->cancels || !handling_cancellation(st)) {
+            scope->cancels = scope->job->cancels;
+        }
     }
+    Py_DECREF(scope);
     PyErr_SetString(st->cancelled_error, "deadline exceeded");
 }
 
@@ -112,6 +116,9 @@ unlink_scope(GioTimeout *t)
     }
     t->outer = NULL;
     t->job = NULL;
+    if (job->expired == t) {
+        job->expired = NULL;
+    }
     if (job->waiting != NULL && gio_job_rearm(job) < 0) {
         PyErr_WriteUnraisable((PyObject *)t);
     }

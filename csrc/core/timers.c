@@ -111,7 +111,7 @@ void
 gio_timers_remove(GioHub *hub, GioWaiter *w)
 {
     if (hub->native != NULL) {
-        Py_DECREF(gio_schedule_take(hub->native, w->heap));
+        gio_schedule_cancel(hub->native, (PyObject *)w);
         return;
     }
     Py_ssize_t i = w->heap;

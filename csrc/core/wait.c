@@ -125,6 +125,7 @@ gio_job_rearm(GioJob *job)
     if (w->heap >= 0) {
         gio_timers_remove(w->hub, w);
     }
+    w->heap = -1; /* if it was due, it is so no more */
     return job_arm(job, w, job->deadline);
 }
 
@@ -189,6 +190,10 @@ gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline, bool ou
     GioJob *job = here->job;
     GioWorker *worker = here->worker;
     int r = 1;
+    if (gio_here_lost(here)) {
+        gio_waiter_finish(w, GIO_CANCELLED, NULL);
+        return -1;
+    }
     if (w->hub == NULL) {
         GioTimeout *scope;
         int64_t limit = gio_job_deadline(job, &scope);
@@ -257,17 +262,18 @@ static int
 plain_poll(GioState *st, GioHere *here, struct pollfd *fds, nfds_t n, GioWaiter *w,
            int64_t deadline)
 {
-    GioTimeout *scope;
-    int64_t limit = gio_job_deadline(here->job, &scope);
-    if (limit < deadline) {
-        deadline = limit;
-    }
-    else {
-        scope = NULL;
-    }
     for (;;) {
-        int64_t left = deadline == GIO_NEVER ? -1 : deadline - gio_now();
-        if (deadline != GIO_NEVER && left < 0) {
+        if (gio_here_lost(here)) {
+            return -1;
+        }
+        GioTimeout *scope;
+        int64_t limit = gio_job_deadline(here->job, &scope);
+        if (deadline <= limit) {
+            limit = deadline;
+            scope = NULL;
+        }
+        int64_t left = limit == GIO_NEVER ? -1 : limit - gio_now();
+        if (limit != GIO_NEVER && left < 0) {
             left = 0;
         }
         int r;
@@ -293,7 +299,10 @@ plain_poll(GioState *st, GioHere *here, struct pollfd *fds, nfds_t n, GioWaiter 
         if (w != NULL && w->status != GIO_PENDING) { /* a wait in the handler took its wake-up */
             return 0;
         }
-        if (deadline != GIO_NEVER && gio_now() >= deadline) {
+        if (r < 0) { /* the handler may have changed the scopes */
+            continue;
+        }
+        if (limit != GIO_NEVER && gio_now() >= limit) {
             if (scope != NULL) {
                 gio_timeout_expire(st, scope);
                 return -1;
@@ -308,12 +317,24 @@ gio_run_until(GioState *st, GioHere *here, PyObject *loop, GioWaiter *w, int64_t
 {
     PyObject *r = NULL;
     GioJob *job = here->job;
+    if (gio_here_lost(here)) {
+        gio_waiter_finish(w, GIO_CANCELLED, NULL);
+        return -1;
+    }
     GioWaiter *outer = job->waiting; /* a signal handler's wait inside another */
     int64_t outer_deadline = job->deadline;
     if (job_arm(job, w, deadline) == 0) {
         r = PyObject_CallMethod(st->loops, "run_until", "OO", loop, w);
     }
     int ret = -1;
+    if (here->worker != NULL && here->worker->call == NULL) { /* given up: the job has gone */
+        gio_waiter_finish(w, GIO_CANCELLED, NULL);
+        if (r != NULL) {
+            gio_here_lost(here);
+        }
+        Py_XDECREF(r);
+        return -1;
+    }
     if (r == NULL) {
         gio_waiter_finish(w, GIO_CANCELLED, NULL);
     }

@@ -60,8 +60,8 @@ gio_waiter_finish(GioWaiter *w, GioWaiterStatus status, PyObject *value)
 
 /* ---- waking --------------------------------------------------------------- */
 
-static int
-call_in_context(PyObject *fn, PyObject *context, PyObject *arg)
+int
+gio_call_in_context(PyObject *fn, PyObject *context, PyObject *arg)
 {
     if (context != NULL && PyContext_Enter(context) < 0) {
         return -1;
@@ -90,7 +90,7 @@ call_later(GioWaiter *w, PyObject *fn, PyObject *context)
 {
     GioHub *hub = w->hub;
     if (hub == NULL) { /* no loop: trio's reschedule, or plain code */
-        return call_in_context(fn, context, (PyObject *)w);
+        return gio_call_in_context(fn, context, (PyObject *)w);
     }
     GioState *st = hub->state;
     if (hub->native != NULL && !hub->native->debug) {
@@ -144,7 +144,8 @@ gio_waiter_wake(GioWaiter *w, bool direct)
     int ret = 0;
     Py_ssize_t i = 0, n = more == NULL ? 0 : PyList_GET_SIZE(more);
     while (fn != NULL) {
-        int r = direct ? call_in_context(fn, context, (PyObject *)w) : call_later(w, fn, context);
+        int r =
+            direct ? gio_call_in_context(fn, context, (PyObject *)w) : call_later(w, fn, context);
         if (r < 0) {
             if (ret == 0 && direct) {
                 ret = -1;
@@ -389,7 +390,7 @@ waiter_add_done_callback(GioWaiter *w, PyObject *const *args, Py_ssize_t nargs, 
         r = call_later(w, fn, context);
         Py_DECREF(context);
     }
-    else if (w->callback == NULL && w->more == NULL) {
+    else if (w->callback == NULL) { /* then there are no more either */
         w->callback = Py_NewRef(fn);
         w->context = context;
     }
@@ -409,22 +410,41 @@ waiter_add_done_callback(GioWaiter *w, PyObject *const *args, Py_ssize_t nargs, 
     Py_RETURN_NONE;
 }
 
+/* Drop the first callback; the next one moves up. */
+static void
+forget_first(GioWaiter *w)
+{
+    PyObject *callback = w->callback, *context = w->context;
+    w->callback = w->context = NULL;
+    if (w->more != NULL && PyList_GET_SIZE(w->more) > 0) {
+        PyObject *pair = PyList_GET_ITEM(w->more, 0);
+        w->callback = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
+        w->context = Py_NewRef(PyTuple_GET_ITEM(pair, 1));
+        if (PyList_SetSlice(w->more, 0, 1, NULL) < 0) {
+            PyErr_WriteUnraisable((PyObject *)w);
+        }
+    }
+    Py_DECREF(callback);
+    Py_XDECREF(context);
+}
+
 static PyObject *
 waiter_remove_done_callback(GioWaiter *w, PyObject *fn)
 {
     Py_ssize_t removed = 0;
-    if (w->callback != NULL) {
+    while (w->callback != NULL) {
         PyObject *mine = Py_NewRef(w->callback);
-        int same = PyObject_RichCompareBool(mine, fn, Py_EQ);
+        int same = PyObject_RichCompareBool(mine, fn, Py_EQ); /* runs Python */
+        bool still = w->callback == mine;
         Py_DECREF(mine);
         if (same < 0) {
             return NULL;
         }
-        if (same) {
-            Py_CLEAR(w->callback);
-            Py_CLEAR(w->context);
-            removed++;
+        if (!same || !still) {
+            break;
         }
+        forget_first(w);
+        removed++;
     }
     for (Py_ssize_t i = 0; w->more != NULL && i < PyList_GET_SIZE(w->more);) {
         PyObject *pair = Py_NewRef(PyList_GET_ITEM(w->more, i));
@@ -441,16 +461,6 @@ waiter_remove_done_callback(GioWaiter *w, PyObject *fn)
                 return NULL;
             }
             removed++;
-        }
-    }
-    if (w->callback == NULL && w->more != NULL && PyList_GET_SIZE(w->more) > 0) {
-        PyObject *pair = Py_NewRef(PyList_GET_ITEM(w->more, 0)); /* the next one moves up */
-        int r = PyList_SetSlice(w->more, 0, 1, NULL);
-        w->callback = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
-        w->context = Py_NewRef(PyTuple_GET_ITEM(pair, 1));
-        Py_DECREF(pair);
-        if (r < 0) {
-            return NULL;
         }
     }
     return PyLong_FromSsize_t(removed);
@@ -559,6 +569,7 @@ waiter_dealloc(GioWaiter *w)
 {
     PyTypeObject *type = Py_TYPE(w);
     PyObject_GC_UnTrack(w);
+    Py_TRASHCAN_BEGIN(w, waiter_dealloc); /* its result may be another Waiter, and so on */
     if (w->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)w);
     }
@@ -569,6 +580,7 @@ waiter_dealloc(GioWaiter *w)
     Py_CLEAR(w->hub);
     PyObject_GC_Del(w);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 static PyMemberDef waiter_members[] = {

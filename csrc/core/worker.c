@@ -91,6 +91,7 @@ worker_turn(GioWorker *w)
     if (w->call != NULL && w->in_kind != GIO_IN_NONE) {
         job_run(w, PyThreadState_Get());
         w->call = NULL;
+        Py_CLEAR(w->inner); /* it waits still, and its parent is another by now */
         PyObject *driver = w->driver;
         w->driver = NULL;
         if (driver != NULL) {
@@ -178,6 +179,12 @@ PyObject *
 gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
 {
     GioCall *c = w->call;
+    if (c == NULL) { /* given up while it was running */
+        Py_DECREF(y);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the awaitable of this greenlet has gone: it can't wait");
+        return NULL;
+    }
     if (w->in_kind != GIO_IN_NONE) { /* the step met the greenlet in a switch of its own */
         PyObject *late = take_in(w);
         if (late == NULL) {
@@ -237,7 +244,10 @@ gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
             PyErr_SetString(PyExc_RuntimeError,
                             "a waiting greenlet was switched to from outside greenletio");
         }
-        if (w->call != NULL && !lend) {
+        if (lend) { /* not left for the next wait, where dropping it could run Python */
+            Py_CLEAR(w->awaiting);
+        }
+        else if (w->call != NULL) {
             release_task(w);
         }
         return NULL;
@@ -262,7 +272,7 @@ gio_worker_of(GioState *st, PyObject *current)
         if (Py_IS_TYPE(g, st->worker_type)) {
             GioWorker *w = (GioWorker *)g;
             if (w->call != NULL && w->driver != NULL) {
-                found = w; /* its call keeps it */
+                found = (GioWorker *)Py_NewRef(g);
             }
             break;
         }
@@ -285,18 +295,29 @@ switch_deep(PyObject *target)
     return r;
 }
 
+/* In units, GIO_DEPTHS for all that is deeper. */
+static int
+depth_of(GioThread *t, char *place)
+{
+    size_t bytes = place < t->stack_high ? (size_t)(t->stack_high - place) : 0;
+    return bytes < GIO_DEPTHS * t->depth_unit ? (int)(bytes / t->depth_unit) : GIO_DEPTHS;
+}
+
 int
 gio_worker_enter(GioWorker *w, PyObject *target)
 {
     if (w->started || target != (PyObject *)w) {
         return gio_greenlet_switch(target);
     }
-    char *low = w->thread->stack_low;
+    GioThread *t = w->thread;
     char here;
-    bool first_level = !Py_IS_TYPE(w->driver, w->thread->state->worker_type);
-    if (first_level && (low == NULL || &here - low > STACK_GAP + 2 * STACK_RESERVE)) {
+    bool first_level = !Py_IS_TYPE(w->driver, t->state->worker_type);
+    if (first_level &&
+        (t->stack_low == NULL || &here - t->stack_low > STACK_GAP + 2 * STACK_RESERVE)) {
+        w->depth = depth_of(t, (char *)((uintptr_t)&here - STACK_GAP));
         return switch_deep(target);
     }
+    w->depth = depth_of(t, &here);
     return gio_greenlet_switch(target);
 }
 
@@ -330,20 +351,42 @@ worker_new(GioThread *t)
     return w;
 }
 
-GioWorker *
-gio_worker_acquire(GioThread *t)
+static GioWorker *
+take_idle(GioThread *t, uint32_t depths)
 {
-    GioWorker *w = t->idle;
-    if (w == NULL) {
-        return worker_new(t);
+    depths &= t->idle_depths;
+    if (depths == 0) {
+        return NULL;
     }
-    t->idle = w->next;
+    int depth = 31 - __builtin_clz(depths);
+    GioWorker *w = t->idle[depth];
+    t->idle[depth] = w->next;
+    if (w->next == NULL) {
+        t->idle_depths &= ~(UINT32_C(1) << depth);
+    }
+    w->next = NULL;
     t->idle_count--;
     if (t->idle_unused > t->idle_count) {
         t->idle_unused = t->idle_count;
     }
-    w->next = NULL;
     return w;
+}
+
+GioWorker *
+gio_worker_take_idle(GioThread *t)
+{
+    return take_idle(t, UINT32_MAX);
+}
+
+/* None that begins deeper than a new one would: its calls would begin deeper still, and what is
+ * made for them be used at the first level in its turn, until the stack is used up. */
+GioWorker *
+gio_worker_acquire(GioThread *t)
+{
+    char here;
+    int depth = depth_of(t, (char *)((uintptr_t)&here - STACK_GAP));
+    GioWorker *w = take_idle(t, depth < GIO_DEPTHS ? UINT32_MAX >> (31 - depth) : UINT32_MAX);
+    return w != NULL ? w : worker_new(t);
 }
 
 void
@@ -372,9 +415,10 @@ gio_worker_is_unknown(GioWorker *w)
 void
 gio_worker_release(GioThread *t, GioWorker *w)
 {
-    if (t->idle_count < POOL_MAX && gio_worker_is_unknown(w)) {
-        w->next = t->idle;
-        t->idle = w;
+    if (t->idle_count < POOL_MAX && w->depth < GIO_DEPTHS && gio_worker_is_unknown(w)) {
+        w->next = t->idle[w->depth];
+        t->idle[w->depth] = w;
+        t->idle_depths |= UINT32_C(1) << w->depth;
         t->idle_count++;
         if (++t->released < POOL_TURN) {
             return;
@@ -385,7 +429,7 @@ gio_worker_release(GioThread *t, GioWorker *w)
         if (!too_many) {
             return;
         }
-        w = gio_worker_acquire(t);
+        w = gio_worker_take_idle(t);
     }
     gio_worker_retire(w);
 }

@@ -3,7 +3,9 @@
  * They have no GC header: most live for one turn of the loop, and tracking them would cost more
  * than all the rest, and start collections besides. What a pending handle refers to is
  * visited through the loop, which owns every pending handle; one that has run or was cancelled
- * refers to nothing, so no cycle can stay in it. Freed ones are kept in a list for reuse.
+ * refers to nothing, so no cycle can stay in it. The copy of the context that most of them have is
+ * taken out of the collector's lists for as long as nobody else can see it, for the same reason.
+ * Freed handles are kept in a list for reuse.
  */
 #include "loop/loop.h"
 
@@ -19,7 +21,8 @@ gio_handle_new(GioLoop *loop, PyTypeObject *type, PyObject *callback, PyObject *
     GioState *st = loop->state;
     PyObject *tuple = NULL;
     GioHandle *h = NULL;
-    context = context == NULL || context == Py_None ? PyContext_CopyCurrent() : Py_NewRef(context);
+    bool own = context == NULL || context == Py_None;
+    context = own ? PyContext_CopyCurrent() : Py_NewRef(context);
     if (context == NULL) {
         return NULL;
     }
@@ -53,7 +56,11 @@ gio_handle_new(GioLoop *loop, PyTypeObject *type, PyObject *callback, PyObject *
     h->loop = loop;
     h->callback = Py_NewRef(callback);
     h->context = context;
-    h->place = -1;
+    h->own_context = own;
+    if (own) {
+        PyObject_GC_UnTrack(context);
+    }
+    h->timer = -1;
     h->cancelled = h->kept = false;
     h->spread = tuple != NULL;
     if (tuple != NULL) {
@@ -73,10 +80,21 @@ error:
     return NULL;
 }
 
+/* Before anybody else may see the context, or drop it. */
+static void
+track_context(GioHandle *h)
+{
+    if (h->own_context) {
+        h->own_context = false;
+        PyObject_GC_Track(h->context);
+    }
+}
+
 /* Let go of everything; what is dropped may run Python, which finds the handle empty. */
 static void
 handle_drop(GioHandle *h)
 {
+    track_context(h);
     PyObject *callback = h->callback, *context = h->context, *args[GIO_HANDLE_INLINE];
     int n = h->nargs;
     memcpy(args, h->argv + 1, (size_t)n * sizeof *args);
@@ -176,6 +194,7 @@ gio_handle_run(GioLoop *loop, PyObject *self)
     if (h->loop == NULL) { /* cancelled, or a second time */
         return 0;
     }
+    track_context(h);
     PyObject *argv[1 + GIO_HANDLE_INLINE];
     PyObject *callback = h->callback, *context = h->context, *r = NULL;
     int n = h->nargs, ret = 0;
@@ -242,8 +261,8 @@ gio_handle_run_foreign(GioLoop *loop, PyObject *self)
 static PyObject *
 handle_cancel(GioHandle *h, PyObject *Py_UNUSED(ignored))
 {
-    if (h->place >= 0) {
-        Py_DECREF(gio_schedule_take(h->loop, h->place)); /* the caller has a reference, too */
+    if (h->timer >= 0) {
+        gio_schedule_cancel(h->loop, (PyObject *)h);
     }
     if (!h->cancelled) {
         h->cancelled = true; /* even after it has run, as asyncio's */
@@ -261,6 +280,7 @@ handle_cancelled(GioHandle *h, PyObject *Py_UNUSED(ignored))
 static PyObject *
 handle_get_context(GioHandle *h, PyObject *Py_UNUSED(ignored))
 {
+    track_context(h);
     return Py_NewRef(h->context != NULL ? h->context : Py_None);
 }
 
@@ -275,8 +295,8 @@ handle_run(GioHandle *h, PyObject *Py_UNUSED(ignored))
 {
     if (h->loop != NULL) {
         GioLoop *loop = (GioLoop *)Py_NewRef((PyObject *)h->loop);
-        if (h->place >= 0) {
-            Py_DECREF(gio_schedule_take(loop, h->place));
+        if (h->timer >= 0) {
+            gio_schedule_cancel(loop, (PyObject *)h);
         }
         int r = gio_handle_run(loop, (PyObject *)h);
         Py_DECREF(loop);

@@ -5,7 +5,7 @@
  * attributes that asyncio's code sets (_closed, _debug, _stopping) included. One thread runs a
  * loop; call_soon and its kin may be called from any, since they only need the GIL.
  */
-#include "loop/loop.h"
+#include "loop/sock.h"
 
 #include <math.h>
 #include <sys/socket.h>
@@ -52,6 +52,18 @@ gio_loop_wake(GioLoop *loop)
     }
 }
 
+char *
+gio_loop_scratch(GioLoop *loop)
+{
+    if (loop->scratch == NULL) {
+        loop->scratch = PyMem_Malloc(GIO_READ_MAX);
+        if (loop->scratch == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return loop->scratch;
+}
+
 /* ---- the iteration ------------------------------------------------------------------- */
 
 GIO_COLD static int
@@ -71,12 +83,13 @@ run_timed(GioLoop *loop, GioReady entry)
 static int
 run_iteration(GioLoop *loop)
 {
-    double timeout = -1;
+    double timeout = -1, when;
+    bool timed = gio_schedule_next(loop, &when);
     if (loop->ready.count > 0 || loop->stopping) {
         timeout = 0;
     }
-    else if (loop->schedule.count > 0) {
-        timeout = loop->schedule.timers[0].when - gio_loop_time();
+    else if (timed) {
+        timeout = when - gio_loop_time();
         timeout = timeout < 0 ? 0 : timeout > LONGEST_POLL ? LONGEST_POLL : timeout;
     }
     if (gio_polls_run(loop, timeout) < 0) {
@@ -86,15 +99,18 @@ run_iteration(GioLoop *loop)
         return -1;
     }
     /* What these add is for the next iteration. */
-    for (size_t todo = loop->ready.count; todo > 0 && loop->ready.count > 0; todo--) {
+    int r = 0;
+    for (size_t todo = loop->ready.count; r == 0 && todo > 0 && loop->ready.count > 0; todo--) {
         GioReady entry = gio_ready_pop(loop);
-        int r = loop->debug ? run_timed(loop, entry) : entry.run(loop, entry.self);
+        r = loop->debug ? run_timed(loop, entry) : entry.run(loop, entry.self);
         Py_DECREF(entry.self);
-        if (r < 0) {
-            return -1;
-        }
     }
-    return 0;
+    PyObject *exc = r < 0 ? gio_err_take() : NULL;
+    gio_socks_sweep(loop);
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
+    return r;
 }
 
 /* asyncio's run_forever calls it and looks at _stopping: once is enough. */
@@ -147,6 +163,22 @@ few(Py_ssize_t nargs, Py_ssize_t least, const char *method)
     return true;
 }
 
+PyObject *
+gio_call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames)
+{
+    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject **all = PyMem_Malloc((size_t)(n + 1) * sizeof *all);
+    if (all == NULL) {
+        return PyErr_NoMemory();
+    }
+    all[0] = self;
+    memcpy(all + 1, args, (size_t)n * sizeof *all);
+    PyObject *r = PyObject_Vectorcall(fn, all, (size_t)nargs + 1, kwnames);
+    PyMem_Free(all);
+    return r;
+}
+
 /* In debug mode asyncio's own method does it, and ends in _call_soon or _add_timer. */
 GIO_COLD static PyObject *
 in_debug(GioLoop *loop, const char *method, PyObject *const *args, Py_ssize_t nargs,
@@ -154,16 +186,8 @@ in_debug(GioLoop *loop, const char *method, PyObject *const *args, Py_ssize_t na
 {
     PyObject *cold = PyImport_ImportModule("greenletio._event_loop");
     PyObject *fn = cold == NULL ? NULL : PyObject_GetAttrString(cold, method), *r = NULL;
-    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    PyObject **all = fn == NULL ? NULL : PyMem_Malloc((size_t)(n + 1) * sizeof *all);
-    if (all != NULL) {
-        all[0] = (PyObject *)loop;
-        memcpy(all + 1, args, (size_t)n * sizeof *all);
-        r = PyObject_Vectorcall(fn, all, (size_t)nargs + 1, kwnames);
-        PyMem_Free(all);
-    }
-    else if (fn != NULL) {
-        PyErr_NoMemory();
+    if (fn != NULL) {
+        r = gio_call_with(fn, (PyObject *)loop, args, nargs, kwnames);
     }
     Py_XDECREF(fn);
     Py_XDECREF(cold);
@@ -318,14 +342,10 @@ loop_add_timer(GioLoop *loop, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* An asyncio.TimerHandle of debug mode was cancelled. */
+/* An asyncio.TimerHandle of debug mode was cancelled: it stays until its time has come. */
 static PyObject *
-loop_timer_handle_cancelled(GioLoop *loop, PyObject *handle)
+loop_timer_handle_cancelled(PyObject *Py_UNUSED(loop), PyObject *Py_UNUSED(handle))
 {
-    Py_ssize_t place = gio_schedule_find(loop, handle);
-    if (place >= 0) {
-        Py_DECREF(gio_schedule_take(loop, place));
-    }
     Py_RETURN_NONE;
 }
 
@@ -368,6 +388,19 @@ set_flag(GioLoop *loop, PyObject *value, void *offset)
         return -1;
     }
     *(bool *)((char *)loop + (size_t)offset) = on;
+    return 0;
+}
+
+static PyObject *
+get_task_factory(GioLoop *loop, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(loop->task_factory != NULL ? loop->task_factory : Py_None);
+}
+
+static int
+set_task_factory(GioLoop *loop, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(loop->task_factory, value == Py_None ? NULL : Py_XNewRef(value));
     return 0;
 }
 
@@ -439,6 +472,7 @@ loop_traverse(GioLoop *loop, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(loop));
     Py_VISIT(loop->hub);
     Py_VISIT(loop->watch);
+    Py_VISIT(loop->task_factory);
     for (size_t i = 0; r == 0 && i < loop->ready.count; i++) {
         GioReady *e = &loop->ready.slots[(loop->ready.head + i) & (loop->ready.size - 1)];
         Py_VISIT(e->self);
@@ -454,9 +488,11 @@ loop_traverse(GioLoop *loop, visitproc visit, void *arg)
         }
     }
     for (int fd = 0; r == 0 && fd < loop->nfds; fd++) {
-        for (int i = 0; r == 0 && loop->fds[fd] != NULL && i < 2; i++) {
-            r = visit_handle(loop->fds[fd]->handle[i], visit, arg);
+        GioFdHandlers *f = loop->fds[fd].handlers;
+        for (int i = 0; r == 0 && f != NULL && i < 2; i++) {
+            r = visit_handle(f->handle[i], visit, arg);
         }
+        Py_VISIT(loop->fds[fd].sock);
     }
     for (GioPoll *p = loop->polls; r == 0 && p != NULL; p = p->next) {
         Py_VISIT(p->self);
@@ -473,6 +509,7 @@ loop_clear(GioLoop *loop)
         gio_schedule_clear(loop);
         gio_polls_close(loop);
         Py_CLEAR(loop->watch);
+        Py_CLEAR(loop->task_factory);
         if (loop->hub != NULL) {
             loop->hub->native = NULL;
             Py_CLEAR(loop->hub);
@@ -496,6 +533,7 @@ loop_dealloc(GioLoop *loop)
     if (loop->next != NULL) {
         loop->next->prev = loop->prev;
     }
+    PyMem_Free(loop->scratch);
     type->tp_free(loop);
     Py_DECREF(type);
 }
@@ -523,7 +561,7 @@ static PyMethodDef loop_methods[] = {
      "Have a handle of asyncio's own run at the next turn."},
     {"_add_timer", (PyCFunction)loop_add_timer, METH_VARARGS,
      "Have a handle of asyncio's own run when its time has come."},
-    {"_timer_handle_cancelled", (PyCFunction)loop_timer_handle_cancelled, METH_O,
+    {"_timer_handle_cancelled", loop_timer_handle_cancelled, METH_O,
      "A handle given to _add_timer was cancelled."},
     {"_write_to_self", (PyCFunction)loop_write_to_self, METH_NOARGS,
      "Wake the loop up, from any thread."},
@@ -538,6 +576,7 @@ static PyGetSetDef loop_getset[] = {
     FLAG("_closed", closed),
     FLAG("_debug", debug),
     FLAG("_stopping", stopping),
+    {"_task_factory", (getter)get_task_factory, (setter)set_task_factory, NULL, NULL},
     {"_wake_fd", (getter)get_wake_fd, (setter)set_wake_fd, "The self-pipe's writing end.", NULL},
     {NULL},
 };
@@ -561,6 +600,20 @@ static PyType_Spec loop_spec = {
 };
 
 int
+gio_add_methods(PyTypeObject *type, PyMethodDef *methods)
+{
+    for (PyMethodDef *def = methods; def->ml_name != NULL; def++) {
+        PyObject *method = PyDescr_NewMethod(type, def);
+        if (method == NULL || PyObject_SetAttrString((PyObject *)type, def->ml_name, method) < 0) {
+            Py_XDECREF(method);
+            return -1;
+        }
+        Py_DECREF(method);
+    }
+    return 0;
+}
+
+int
 gio_loop_setup_types(PyObject *module, GioState *st)
 {
     if (gio_handle_setup_types(module, st) < 0) {
@@ -570,14 +623,10 @@ gio_loop_setup_types(PyObject *module, GioState *st)
     if (st->loop_type == NULL) {
         return -1;
     }
-    for (PyMethodDef *def = gio_poll_methods; def->ml_name != NULL; def++) {
-        PyObject *method = PyDescr_NewMethod(st->loop_type, def);
-        if (method == NULL ||
-            PyObject_SetAttrString((PyObject *)st->loop_type, def->ml_name, method) < 0) {
-            Py_XDECREF(method);
-            return -1;
-        }
-        Py_DECREF(method);
-    }
-    return 0;
+    return gio_add_methods(st->loop_type, gio_poll_methods) < 0 ||
+                   gio_add_methods(st->loop_type, gio_sock_methods) < 0 ||
+                   gio_add_methods(st->loop_type, gio_factory_methods) < 0 ||
+                   gio_sock_setup_types(module, st) < 0
+               ? -1
+               : gio_factory_setup(st);
 }

@@ -15,6 +15,7 @@
 typedef struct GioLoop GioLoop;
 typedef struct GioHandle GioHandle;
 typedef struct GioPoll GioPoll;
+typedef struct GioSock GioSock; /* sock.h */
 
 /* ---- what is to be run (ready.c) --------------------------------------------- */
 
@@ -43,21 +44,23 @@ void gio_ready_clear(GioLoop *loop);
 
 typedef struct {
     double when;
-    uint64_t serial;  /* equal times keep their order */
-    PyObject *handle; /* owned: a TimerHandle of ours, a GioWaiter, or one of asyncio's */
+    Py_ssize_t serial; /* equal times keep their order; whose timer it is keeps it, too */
+    PyObject *handle;  /* owned: a TimerHandle of ours, a GioWaiter, or one of asyncio's */
 } GioTimer;
 
 typedef struct {
-    GioTimer *timers; /* a binary heap; our handles and waiters know their place in it */
+    GioTimer *timers; /* a heap */
     Py_ssize_t count, size;
-    uint64_t serial;
+    Py_ssize_t dead; /* how many of them were cancelled */
+    Py_ssize_t serial;
 } GioSchedule;
 
 int gio_schedule_add(GioLoop *loop, PyObject *handle, double when);
-/* Take out the timer at a place, whose reference is the caller's. */
-PyObject *gio_schedule_take(GioLoop *loop, Py_ssize_t place);
-/* The place of a handle that does not know it; -1 if it is not there. */
-Py_ssize_t gio_schedule_find(GioLoop *loop, PyObject *handle);
+/* Of one of ours that is scheduled. Runs no Python: it is dropped later. */
+void gio_schedule_cancel(GioLoop *loop, PyObject *handle);
+/* The time of the first timer; false if there is none. Lets go of what was cancelled: may run
+ * Python. */
+bool gio_schedule_next(GioLoop *loop, double *when);
 /* Have everything run that is due before `end`. -1 with MemoryError. */
 int gio_schedule_fire(GioLoop *loop, double end);
 void gio_schedule_clear(GioLoop *loop);
@@ -83,7 +86,18 @@ typedef struct {
     GioHandle *handle[2]; /* owned; NULL: nobody wants to know */
 } GioFdHandlers;
 
-/* `events` is EV_READ or EV_WRITE. */
+/* What the loop knows of one fd number. */
+typedef struct {
+    GioFdHandlers *handlers; /* owned; NULL: none */
+    PyObject *transport;     /* that claims it; borrowed */
+    GioSock *sock;           /* owned; NULL: no sock_recv or its kin was ever waited for */
+    int level;               /* started polls of others than `sock`: these are level-triggered */
+} GioFdSlot;
+
+/* The slot of an fd, good until another number is asked for; NULL with OSError
+ * (it is no open file) or MemoryError. */
+GioFdSlot *gio_polls_slot(GioLoop *loop, int fd);
+/* `events` is EV_READ or EV_WRITE; sock.c alone adds EV_ET. */
 void gio_poll_init(GioPoll *p, GioLoop *loop, int fd, short events, GioRun run, PyObject *self);
 /* Both are idempotent, and a system call each; -1 with an exception. */
 int gio_poll_start(GioPoll *p);
@@ -101,6 +115,15 @@ int gio_polls_claim_fd(GioLoop *loop, int fd, PyObject *transport);
 void gio_polls_release_fd(GioLoop *loop, int fd, PyObject *transport);
 extern PyMethodDef gio_poll_methods[];
 
+/* ---- sock_recv and its kin, as the rest of the loop sees them (sock.c) ----------- */
+
+/* At the end of an iteration: stop watching what nobody uses. May run Python. */
+void gio_socks_sweep(GioLoop *loop);
+/* Others are about to watch this fd: be level-triggered, too, or gone. May run Python. */
+int gio_socks_make_way(GioSock *s);
+/* The loop closes: whoever waits is forgotten. May run Python. */
+void gio_socks_close(GioLoop *loop);
+
 /* ---- handles (handle.c) ------------------------------------------------------------ */
 
 #define GIO_HANDLE_INLINE 3
@@ -111,7 +134,8 @@ struct GioHandle {
     GioLoop *loop; /* borrowed; NULL once it is done or cancelled */
     PyObject *callback, *context;
     double when;
-    Py_ssize_t place; /* in the schedule; -1 */
+    Py_ssize_t timer; /* its serial in the schedule; -1: not there */
+    bool own_context; /* its context is our copy, which nobody else has seen: kept untracked */
     bool cancelled;
     bool kept;   /* runs again and again: of add_reader or add_writer */
     bool spread; /* argv[1] is a tuple of the arguments */
@@ -139,6 +163,7 @@ struct GioLoop {
     PyObject_HEAD
     GioState *state;             /* borrowed */
     struct GioLoop *prev, *next; /* all loops */
+    PyObject *task_factory;      /* NULL: none */
     struct event_base *base;     /* NULL once closed */
     struct event timer;          /* ends a poll in time */
     bool closed, stopping, debug;
@@ -153,10 +178,14 @@ struct GioLoop {
     GioPoll *polls;  /* that are started */
     GioPoll **fired; /* by the poll under way */
     size_t nfired, fired_size;
-    GioFdHandlers **fds;   /* by number */
-    PyObject **transports; /* by number, borrowed: the transport that claims it */
+    GioFdSlot *fds; /* by number */
     int nfds;
+    GioSock *idle_socks;   /* for the sweep, borrowed */
+    GioSock *active_socks; /* a ring, borrowed */
+    char *scratch;         /* see gio_loop_scratch; NULL until it is needed */
 };
+
+#define GIO_READ_MAX (256 * 1024) /* of one read; asyncio's max_size */
 
 double gio_loop_time(void);
 /* -1 with RuntimeError. */
@@ -167,6 +196,17 @@ void gio_loop_wake(GioLoop *loop);
 int gio_loop_call_soon(GioLoop *loop, PyObject *fn, PyObject *arg, PyObject *context);
 /* Wakes a GioWaiter that has ended: a GioRun. */
 int gio_waiter_run(GioLoop *loop, PyObject *waiter);
+/* fn(self, *args, **keywords) */
+PyObject *gio_call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames);
+/* create_task and create_future (factory.c) */
+extern PyMethodDef gio_factory_methods[];
+int gio_factory_setup(GioState *st);
+/* Memory for what is received, GIO_READ_MAX of it, that is good until the next who asks; NULL
+ * with MemoryError. */
+char *gio_loop_scratch(GioLoop *loop);
+/* -1 with an exception. */
+int gio_add_methods(PyTypeObject *type, PyMethodDef *methods);
 int gio_loop_setup_types(PyObject *module, GioState *st);
 
 #endif

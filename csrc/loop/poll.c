@@ -8,7 +8,32 @@
  */
 #include "loop/loop.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
+
+GioFdSlot *
+gio_polls_slot(GioLoop *loop, int fd)
+{
+    if (fd >= loop->nfds) {
+        if (fcntl(fd, F_GETFD) < 0) { /* before there is room made for every number below it */
+            PyErr_SetFromErrno(PyExc_OSError);
+            return NULL;
+        }
+        int n = loop->nfds ? loop->nfds : 64;
+        while (n <= fd) {
+            n *= 2;
+        }
+        GioFdSlot *fds = PyMem_Realloc(loop->fds, (size_t)n * sizeof *fds);
+        if (fds == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        memset(fds + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *fds);
+        loop->fds = fds;
+        loop->nfds = n;
+    }
+    return &loop->fds[fd];
+}
 
 /* ---- one registration ---------------------------------------------------------------- */
 
@@ -53,10 +78,22 @@ gio_poll_start(GioPoll *p)
     if (gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0) {
         return -1;
     }
+    int fd = (int)event_get_fd(&p->event);
+    GioFdSlot *slot = gio_polls_slot(loop, fd);
+    if (slot == NULL) {
+        return -1;
+    }
+    if (slot->sock != NULL && (PyObject *)slot->sock != p->self) {
+        if (gio_socks_make_way(slot->sock) < 0) {
+            return -1;
+        }
+        slot = &loop->fds[fd];
+    }
     if (event_add(&p->event, NULL) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    slot->level += (PyObject *)slot->sock != p->self;
     p->started = true;
     p->prev = NULL;
     p->next = loop->polls;
@@ -79,6 +116,8 @@ gio_poll_stop(GioPoll *p)
         return -1;
     }
     event_del(&p->event);
+    GioFdSlot *slot = &loop->fds[event_get_fd(&p->event)];
+    slot->level -= (PyObject *)slot->sock != p->self;
     p->started = false;
     if (p->prev != NULL) {
         p->prev->next = p->next;
@@ -133,9 +172,10 @@ gio_polls_open(GioLoop *loop)
 void
 gio_polls_close(GioLoop *loop)
 {
+    gio_socks_close(loop);
     for (int fd = 0; fd < loop->nfds; fd++) {
-        GioFdHandlers *f = loop->fds[fd];
-        loop->fds[fd] = NULL;
+        GioFdHandlers *f = loop->fds[fd].handlers;
+        loop->fds[fd].handlers = NULL;
         for (int i = 0; f != NULL && i < 2; i++) {
             GioHandle *h = f->handle[i];
             gio_poll_stop(&f->poll[i]);
@@ -151,10 +191,8 @@ gio_polls_close(GioLoop *loop)
         gio_poll_stop(loop->polls);
     }
     PyMem_Free(loop->fds);
-    PyMem_Free(loop->transports);
     free(loop->fired);
     loop->fds = NULL;
-    loop->transports = NULL;
     loop->fired = NULL;
     loop->nfds = 0;
     loop->nfired = loop->fired_size = 0;
@@ -217,33 +255,6 @@ gio_loops_after_fork(GioState *st)
 /* ---- add_reader and its kin ---------------------------------------------------------- */
 
 static int
-room_for_fd(GioLoop *loop, int fd)
-{
-    if (fd < loop->nfds) {
-        return 0;
-    }
-    int n = loop->nfds ? loop->nfds : 64;
-    while (n <= fd) {
-        n *= 2;
-    }
-    GioFdHandlers **fds = PyMem_Realloc(loop->fds, (size_t)n * sizeof *fds);
-    if (fds != NULL) {
-        loop->fds = fds;
-        memset(fds + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *fds);
-    }
-    PyObject **transports =
-        fds == NULL ? NULL : PyMem_Realloc(loop->transports, (size_t)n * sizeof *transports);
-    if (transports == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    loop->transports = transports;
-    memset(transports + loop->nfds, 0, (size_t)(n - loop->nfds) * sizeof *transports);
-    loop->nfds = n;
-    return 0;
-}
-
-static int
 run_reader(GioLoop *loop, PyObject *self)
 {
     return gio_handle_run(loop, self);
@@ -270,12 +281,12 @@ set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
     }
     int fd = fd_number(args[0]);
     if (fd < 0 || gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0 ||
-        room_for_fd(loop, fd) < 0) {
+        gio_polls_slot(loop, fd) == NULL) {
         return NULL;
     }
-    GioFdHandlers *f = loop->fds[fd];
+    GioFdHandlers *f = loop->fds[fd].handlers;
     if (f == NULL) {
-        f = loop->fds[fd] = PyMem_Calloc(1, sizeof *f);
+        f = loop->fds[fd].handlers = PyMem_Calloc(1, sizeof *f);
         if (f == NULL) {
             PyErr_NoMemory();
             return NULL;
@@ -314,18 +325,17 @@ unset_handler(GioLoop *loop, int which, PyObject *arg)
     if (fd < 0) {
         return NULL;
     }
-    if (loop->base == NULL || fd >= loop->nfds || loop->fds[fd] == NULL ||
-        loop->fds[fd]->handle[which] == NULL) {
+    GioFdHandlers *f = fd < loop->nfds ? loop->fds[fd].handlers : NULL;
+    if (f == NULL || f->handle[which] == NULL) {
         Py_RETURN_FALSE;
     }
-    GioFdHandlers *f = loop->fds[fd];
     if (gio_poll_stop(&f->poll[which]) < 0) {
         return NULL;
     }
     GioHandle *h = f->handle[which];
     f->handle[which] = NULL;
     if (f->handle[0] == NULL && f->handle[1] == NULL) {
-        loop->fds[fd] = NULL;
+        loop->fds[fd].handlers = NULL;
         PyMem_Free(f);
     }
     gio_handle_cancel(h);
@@ -336,18 +346,19 @@ unset_handler(GioLoop *loop, int which, PyObject *arg)
 int
 gio_polls_claim_fd(GioLoop *loop, int fd, PyObject *transport)
 {
-    if (room_for_fd(loop, fd) < 0) {
+    GioFdSlot *slot = gio_polls_slot(loop, fd);
+    if (slot == NULL) {
         return -1;
     }
-    loop->transports[fd] = transport;
+    slot->transport = transport;
     return 0;
 }
 
 void
 gio_polls_release_fd(GioLoop *loop, int fd, PyObject *transport)
 {
-    if (fd < loop->nfds && loop->transports[fd] == transport) {
-        loop->transports[fd] = NULL;
+    if (fd < loop->nfds && loop->fds[fd].transport == transport) {
+        loop->fds[fd].transport = NULL;
     }
 }
 
@@ -367,7 +378,7 @@ loop_transport_of(GioLoop *loop, PyObject *arg)
     if (fd < 0) {
         return NULL;
     }
-    PyObject *transport = fd < loop->nfds ? loop->transports[fd] : NULL;
+    PyObject *transport = fd < loop->nfds ? loop->fds[fd].transport : NULL;
     return Py_NewRef(transport != NULL ? transport : Py_None);
 }
 

@@ -4,6 +4,7 @@
  * guard or wait and removed by the weak reference's callback. Never keeps a
  * connection alive, and never touches a PGconn that psycopg2 has finished with.
  */
+#include "core/compat.h"
 #include "pq/pq.h"
 
 #include <errno.h>
@@ -56,6 +57,11 @@ conn_forget(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     GioPqConn *c = (GioPqConn *)self;
     GioPqState *st = gio_pq_state(c->module);
+    PyObject *alive = c->weak == NULL ? NULL : gio_weakref_get(c->weak);
+    if (alive != NULL) { /* weakref.getweakrefs() shows us to everybody */
+        Py_DECREF(alive);
+        Py_RETURN_NONE;
+    }
     Py_INCREF(self);
     c->conn = NULL;
     c->pg = NULL;

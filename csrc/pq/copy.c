@@ -105,6 +105,11 @@ codec(Copy *copy)
     PyObject *encoding = PyObject_GetAttrString(copy->c->conn, "encoding");
     PyObject *name = encoding ? PyObject_GetItem(copy->st->encodings, encoding) : NULL;
     Py_XDECREF(encoding);
+    if (name != NULL && !PyUnicode_Check(name)) { /* the table is everybody's to change */
+        PyErr_Format(PyExc_TypeError, "psycopg2.extensions.encodings names codecs, not %.100s",
+                     Py_TYPE(name)->tp_name);
+        Py_CLEAR(name);
+    }
     return name;
 }
 

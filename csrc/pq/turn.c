@@ -72,6 +72,11 @@ queue_up(GioPqState *st, GioPqConn *c, PyObject *me)
     if (node->waiter != NULL) {
         append(c, node);
         rc = st->api->waiter_wait(node->waiter, GIO_NEVER) < 0 ? -1 : 0;
+        if (rc == 0 && !node->handed) { /* debuggers are shown the Waiter, and may set it */
+            PyErr_SetString(st->programming_error,
+                            "the wait for the connection's turn was ended by somebody else");
+            rc = -1;
+        }
         if (rc < 0 && node->handed)
             hand_over(st, c); /* cancelled with the turn already in hand */
         else if (rc < 0)

@@ -16,6 +16,8 @@ import pytest
 import greenletio
 from greenletio import async_, await_
 
+pytestmark = pytest.mark.leaks
+
 
 @types.coroutine
 def trap(value):
@@ -571,6 +573,7 @@ def test_close_swallowed_is_a_return():
     call.close()
 
 
+@pytest.mark.leaks(False)  # what was given up stays
 def test_close_ignored_is_a_runtime_error():
     def fn():
         while True:

@@ -12,6 +12,8 @@ import pytest
 
 from greenletio import async_, await_
 
+pytestmark = pytest.mark.leaks
+
 
 @types.coroutine
 def trap(value):
@@ -390,6 +392,24 @@ def test_nested_bridges(run, depth):
             sys.setrecursionlimit(limit)
 
     assert run(main()) == depth
+
+
+@pytest.mark.leaks(False)  # it repeats already
+def test_nesting_again_and_again_needs_no_more_stack(run):
+    """A greenlet that began deep was used at the first level, and what it called began deeper."""
+
+    async def main():
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, 5000))
+        try:
+            for _ in range(50):
+                assert await hop(100) == 100
+                depths = [1, 50, 2, 100, 3]
+                assert await asyncio.gather(*map(hop, depths)) == depths
+        finally:
+            sys.setrecursionlimit(limit)
+
+    run(main())
 
 
 def test_nested_bridges_200_within_the_default_recursion_limit(run):

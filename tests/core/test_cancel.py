@@ -8,6 +8,8 @@ import pytest
 import greenletio
 from greenletio import _core, async_, await_, io
 
+pytestmark = pytest.mark.leaks
+
 WAITS = {
     "await_future": lambda pair: await_(asyncio.get_running_loop().create_future()),
     "await_coroutine": lambda pair: await_(asyncio.Event().wait()),

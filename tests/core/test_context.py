@@ -9,6 +9,8 @@ import pytest
 import greenletio
 from greenletio import async_, await_
 
+pytestmark = pytest.mark.leaks
+
 var = contextvars.ContextVar("var", default="unset")
 other = contextvars.ContextVar("other", default=0)
 

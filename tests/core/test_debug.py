@@ -15,6 +15,8 @@ import greenletio
 from greenletio import _core, async_, await_, debug, spawn
 from greenletio.io import wait_readable
 
+pytestmark = pytest.mark.leaks
+
 
 def functions(stack):
     """The names of the stack's frames in this file, without the test's own scope."""
@@ -333,7 +335,7 @@ def test_while_other_threads_run(run):
     old = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
-        for _ in range(10):
+        for _ in range(40):
             debug.dump(io.StringIO())
     finally:
         sys.setswitchinterval(old)

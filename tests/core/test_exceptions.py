@@ -12,6 +12,8 @@ import pytest
 import greenletio
 from greenletio import async_, await_
 
+pytestmark = pytest.mark.leaks
+
 OURS = os.path.dirname(greenletio.__file__)
 
 

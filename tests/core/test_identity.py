@@ -11,6 +11,8 @@ import pytest
 import greenletio
 from greenletio import _core, async_, await_
 
+pytestmark = pytest.mark.leaks
+
 
 def jobs(run, fn, count=30, at_once=False):
     async def main():

@@ -1,11 +1,15 @@
 """Defects that were found by reading the core, one test each."""
 
 import asyncio
+import contextlib
 import gc
+import os
 import signal
+import socket
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 
 import greenlet
@@ -479,3 +483,116 @@ def test_shield_in_trio():
 
     trio.run(main)
     assert log == ["slept"]
+
+
+# -- Python code that runs where it is least expected
+
+
+def test_callbacks_of_a_waiter_that_come_and_go():
+    """After the last of two was removed, one that was added later was never called."""
+
+    class Unequal:
+        def __eq__(self, other):
+            raise ValueError
+
+        __hash__ = None
+
+        def __call__(self, _):
+            log.append("unequal")
+
+    async def main():
+        waiter = _core.Waiter()
+        first, second, third = (lambda _, i=i: log.append(i) for i in range(3))
+        waiter.add_done_callback(first)
+        waiter.add_done_callback(second)
+        assert waiter.remove_done_callback(first) == waiter.remove_done_callback(second) == 1
+        waiter.add_done_callback(third)
+        waiter.set()
+        await settle()
+        assert log == [2]
+
+        log.clear()
+        waiter = _core.Waiter()
+        for callback in (first, first, Unequal(), third):
+            waiter.add_done_callback(callback)
+        with pytest.raises(ValueError):
+            waiter.remove_done_callback(first)
+        waiter.set()
+        await settle()
+        assert log == ["unequal", 2]
+
+    log = []
+    asyncio.run(main())
+
+
+def test_a_scope_that_is_left_as_it_expires(monkeypatch):
+    """current_task() is asked then, and may be anybody's: the job was gone when it came back."""
+
+    def current_task(*args):
+        if inside:
+            inside.pop().__exit__(None, None, None)
+        return real(*args)
+
+    def sync():
+        inside.append(timeout(0.01).__enter__())
+        with pytest.raises(asyncio.CancelledError):
+            greenletio.sleep(60)
+        assert not inside
+
+    inside, real = [], asyncio.current_task
+    monkeypatch.setattr(asyncio, "current_task", current_task)
+    sync()
+    asyncio.run(async_(sync)())
+
+
+def test_a_number_that_is_no_file(run):
+    """Room was made for every smaller one: gigabytes for the largest."""
+
+    def sync():
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            _core.wait_fd(2**22, _core.READ)
+
+    tracemalloc.start()
+    try:
+        run(async_(sync)())
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_fd_closed_by_the_one_that_is_told_of_another():
+    """The wait had ended before it was registered in full: its event was dispatched for ever."""
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon(self, callback, *args, **kwargs):
+            if closing:
+                _core.fd_closing(closing.pop())
+            return super().call_soon(callback, *args, **kwargs)
+
+    closing, pairs = [], [socket.socketpair() for _ in range(3)]
+
+    def old():
+        with pytest.raises(OSError):
+            _core.wait_fd(pairs[0][0].fileno(), _core.READ)
+
+    def new():
+        number = pairs[0][0].fileno()
+        os.dup2(pairs[1][0].fileno(), number)  # the number is another file's now
+        closing.append(pairs[2][0].fileno())
+        with pytest.raises(OSError):
+            _core.wait_fds([(pairs[2][0].fileno(), _core.READ), (number, _core.READ)])
+        pairs[1][1].send(b"x")
+
+    async def main():
+        task = asyncio.ensure_future(async_(old)())
+        await settle()
+        await async_(new)()
+        await task
+        await asyncio.sleep(0.01)
+        assert await async_(_core.wait_fd)(pairs[1][0].fileno(), _core.READ) == _core.READ
+
+    with contextlib.closing(Loop()) as loop:
+        loop.run_until_complete(main())
+    for pair in pairs:
+        for sock in pair:
+            sock.close()

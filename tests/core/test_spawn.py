@@ -8,6 +8,8 @@ import pytest
 
 from greenletio import Green, async_, await_, sleep, spawn
 
+pytestmark = pytest.mark.leaks
+
 
 @pytest.fixture(params=["green", "plain"])
 def call(request, run):
@@ -431,6 +433,7 @@ def test_a_cancelled_green_is_not_reported(run):
     run(main())
 
 
+@pytest.mark.leaks(False)  # counts what was logged
 def test_a_failure_nobody_retrieves_in_a_plain_program(caplog):
     spawn(fail)
     for _ in range(5):

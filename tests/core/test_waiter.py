@@ -11,6 +11,8 @@ import pytest
 from greenletio import _core, async_, await_, sleep, spawn
 from greenletio._core import Waiter
 
+pytestmark = pytest.mark.leaks
+
 
 async def settle(turns=5):
     for _ in range(turns):

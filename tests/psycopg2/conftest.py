@@ -1,6 +1,7 @@
 """Patched psycopg2: connections that are closed afterwards, and a ticker that proves progress."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,14 +23,14 @@ def patched() -> Iterator[None]:
 
 @pytest.fixture
 def connect(patched: None, pg_dsn: str) -> Iterator[Connect]:
-    """`connect(**kwargs)`: psycopg2.connect to this test's database, closed after the test."""
-    made = []
+    """`connect(**kwargs)`: psycopg2.connect to the test database, closed after the test."""
+    made: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def connect(**kwargs: Any) -> Any:
-        made.append(psycopg2.connect(pg_dsn, **kwargs))
-        return made[-1]
+        conn = psycopg2.connect(pg_dsn, **kwargs)
+        made.add(conn)
+        return conn
 
-    connect.forget = made.pop  # type: ignore[attr-defined]
     yield connect
     for conn in made:
         conn.close()

@@ -89,11 +89,13 @@ class Chaos:
                 self.interrupted += isinstance(exc, (asyncio.CancelledError, TimeoutError))
                 self.failures.extend([exc] if isinstance(exc, psycopg2.Error) else [])
 
-    async def run(self, interruptions):
-        # Interrupt in the middle, on fast machines and on slow ones: see what operations take.
+    async def measure(self):
+        """See what operations take, to interrupt in the middle on slow machines as on fast ones."""
         begun = time.monotonic()
         await asyncio.gather(*(async_(self.operation)(None) for _ in range(WORKERS)))
         self.patience = 2 * (time.monotonic() - begun)
+
+    async def run(self, interruptions):
         await asyncio.gather(*(self.worker(interruptions) for _ in range(WORKERS)))
 
     def check(self, ask):
@@ -119,6 +121,7 @@ def test_a_thousand_interruptions_on_one_pool(run, patched, pg_dsn, pg_query):
     chaos = Chaos(pg_dsn)
 
     async def main():
+        await chaos.measure()
         await chaos.run(1000)
         await async_(chaos.check)(pg_query)
 
@@ -154,6 +157,7 @@ def test_with_a_server_that_is_treated_badly(run, patched, own_server, misfortun
         await asyncio.sleep(0.3)
 
     async def main():
+        await chaos.measure()
         workers = asyncio.ensure_future(chaos.run(1_000_000))
         await misfortunes()
         chaos.interrupted = 1_000_000

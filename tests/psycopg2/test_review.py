@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import io
 import signal
 import time
+import weakref
 
 import psycopg2
 import psycopg2.pool
 import pytest
+from psycopg2 import extensions
 from psycopg2.extensions import QueryCanceledError
 
 import greenletio
@@ -242,3 +245,49 @@ def test_executemany_of_fast_statements_stops_when_it_is_cancelled(run, connect,
         assert await async_(fetch)(conn, "SELECT 42") == 42
 
     run(main())
+
+
+def test_a_table_of_encodings_that_holds_no_name(connect, monkeypatch):
+    """The file's write() was called with an exception set: SystemError."""
+    conn = connect()
+    monkeypatch.setitem(extensions.encodings, conn.encoding, 42)
+    with conn.cursor() as cursor, pytest.raises(TypeError, match="not int"):
+        cursor.copy_expert(b"COPY (SELECT 1) TO stdout", io.StringIO())
+
+
+async def suspended(*calls):
+    while not all(call.cr_suspended for call in calls):
+        await asyncio.sleep(0)
+
+
+def test_the_weak_references_of_a_connection_are_everybodys(connect, fetch):
+    """weakref.getweakrefs() shows the callback that forgets it: psycopg2 was asked to poll NULL."""
+
+    async def main():
+        call = async_(fetch)(conn, "SELECT 1 FROM pg_sleep(0.3)")
+        task = asyncio.ensure_future(call)
+        await suspended(call)
+        for ref in weakref.getweakrefs(conn):
+            if ref.__callback__ is not None:
+                ref.__callback__(ref)
+        assert await task == 1
+
+    conn = connect()
+    asyncio.run(main())
+
+
+def test_a_turn_that_is_set_by_hand(connect, fetch):
+    """Whoever waits for a turn shows its Waiter. It went on, and left freed memory in the queue."""
+
+    async def main():
+        calls = [async_(fetch)(conn, "SELECT 1 FROM pg_sleep(0.3)") for _ in range(4)]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await suspended(*calls)
+        for call in calls[1:3]:
+            call.cr_await.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert results[0] == results[3] == 1
+        assert all("turn" in str(exc) for exc in results[1:3])
+
+    conn = connect()
+    asyncio.run(main())

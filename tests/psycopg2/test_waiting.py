@@ -311,7 +311,6 @@ def test_ten_thousand_waits_leave_nothing_behind(run, connect):
                     cursor.execute("SELECT pg_sleep(60)")
                 conn.rollback()
                 connect().close()
-                connect.forget()
 
     async def main():
         conn = await async_(connect)()
