@@ -643,6 +643,19 @@ def test_a_loop_that_does_not_run_yet(make_loop):
         loop.run_until_complete(main())
 
 
+def test_run_with_a_portal():
+    async def main():
+        wait()
+        return await asyncio.gather(other(1), other(2))
+
+    async def other(n):
+        return wait(0, n)
+
+    assert greenletio.run(main(), portal=True) == [1, 2]
+    with pytest.raises(ValueError, match="a coroutine was expected"):
+        greenletio.run(main, portal=True)
+
+
 def test_no_loop():
     with pytest.raises(RuntimeError, match="no running event loop"):
         portal()
