@@ -13,6 +13,7 @@ CONTENDERS = {
     "asgiref": Contender("asgiref", "peers", envs.PEERS),
     "gevent": Contender("gevent", "peers", envs.PEERS),
     "plain": Contender("plain await"),
+    "portal": Contender("plain await under portal()"),
     "blocking": Contender("blocking psycopg2"),
 }
 

@@ -26,7 +26,7 @@ class _Key:
 
 
 _Store = WeakKeyDictionary[_Key, dict[str, Any]]
-_stores: WeakKeyDictionary[_core.AsyncCall[Any], _Store] = WeakKeyDictionary()
+_stores: WeakKeyDictionary[_core._Call, _Store] = WeakKeyDictionary()
 
 
 class _ThreadStore(_std.local):

@@ -346,7 +346,7 @@ class Barrier(_std.Barrier):
 
 # Threads.
 
-_threads: WeakKeyDictionary[_core.AsyncCall[Any], _std.Thread] = WeakKeyDictionary()
+_threads: WeakKeyDictionary[_core._Call, _std.Thread] = WeakKeyDictionary()
 _dummies = itertools.count(1)
 
 
@@ -442,7 +442,7 @@ class Thread(_std.Thread):
 class _GreenDummy(Thread):
     """Stands for a call of ``async_`` or ``spawn`` that no ``Thread`` object started."""
 
-    def __init__(self, call: _core.AsyncCall[Any]) -> None:
+    def __init__(self, call: _core._Call) -> None:
         super().__init__(name=f"Dummy-green-{next(_dummies)}", daemon=True)
         self._started.set()
         self._ident = id(call)

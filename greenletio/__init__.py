@@ -20,6 +20,7 @@ from greenletio.errors import GreenletioError, WouldBlockError
 if TYPE_CHECKING:
     from greenletio._event_loop import EventLoop, EventLoopPolicy, install, new_event_loop, run
     from greenletio._patch import patch_blocking
+    from greenletio._portal import portal
     from greenletio._psycopg import patch_psycopg, unpatch_psycopg
     from greenletio._psycopg2 import patch_psycopg2, psycopg2_blocking, unpatch_psycopg2
 
@@ -37,6 +38,7 @@ __all__ = (
     "patch_blocking",
     "patch_psycopg",
     "patch_psycopg2",
+    "portal",
     "psycopg2_blocking",
     "run",
     "sleep",
@@ -59,6 +61,7 @@ _LAZY = {
     "patch_psycopg": "greenletio._psycopg",
     "unpatch_psycopg": "greenletio._psycopg",
     "patch_psycopg2": "greenletio._psycopg2",
+    "portal": "greenletio._portal",
     "psycopg2_blocking": "greenletio._psycopg2",
     "unpatch_psycopg2": "greenletio._psycopg2",
 }

@@ -417,8 +417,22 @@ def new_event_loop() -> EventLoop:
     return EventLoop()
 
 
-def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
-    """Run a coroutine to its end on a new EventLoop, as asyncio.run does on its own."""
+async def _under_portal(main: Coroutine[Any, Any, _T]) -> _T:
+    from greenletio._portal import portal
+
+    with await portal():
+        return await main
+
+
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None, portal: bool = False) -> _T:
+    """Run a coroutine to its end on a new EventLoop, as asyncio.run does on its own.
+
+    With `portal` sync code waits in all of its tasks without `async_`, see `greenletio.portal`.
+    """
+    if portal:
+        if not asyncio.iscoroutine(main):
+            raise ValueError(f"a coroutine was expected, got {main!r}")
+        main = _under_portal(main)
     if sys.version_info >= (3, 11):
         with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
             return runner.run(main)

@@ -103,6 +103,11 @@ def would_block(what: str) -> WouldBlockError:
     )
 
 
+def refused(why: str) -> WouldBlockError:
+    """The error for a wait that can't be made where it was."""
+    return WouldBlockError(f"waiting here would block the running event loop: {why}.")
+
+
 # --- the loop of plain code ------------------------------------------------------------------
 
 

@@ -17,67 +17,30 @@ are, each frame marked ``async`` or ``sync``, and what it waits for at the end:
 
 Nothing here waits, and all of it may be called from anywhere: a task, green code, a callback, a
 signal handler, another thread (what a thread does meanwhile is shown as well as can be).
+
+`detect_blocking` reports in the same form who holds a loop for longer than it should.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import linecache
 import signal
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Literal, TextIO
+from typing import TextIO
 
-import greenlet
+from greenletio._blocking import Detector, Report, detect_blocking
+from greenletio._stacks import Frame, Stack, describe, stacks
 
-from greenletio import _core
-
-__all__ = ("Frame", "Stack", "dump", "install", "stacks")
-
-# A coroutine-like object's attributes: its frame, and what it awaits.
-_COROUTINE_LIKE = (
-    ("cr_frame", "cr_await"),
-    ("gi_frame", "gi_yieldfrom"),
-    ("ag_frame", "ag_await"),
+__all__ = (
+    "Detector",
+    "Frame",
+    "Report",
+    "Stack",
+    "detect_blocking",
+    "dump",
+    "install",
+    "stacks",
 )
-# Iterators of CPython's own that stand for the one object they refer to.
-_STAND_INS = {
-    "FutureIter",
-    "anext_awaitable",
-    "async_generator_asend",
-    "async_generator_athrow",
-    "coroutine_wrapper",
-}
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame of a joined stack."""
-
-    function: str
-    filename: str
-    lineno: int
-    kind: Literal["async", "sync"]
-
-    @property
-    def line(self) -> str:
-        """The source line, empty if it is not to be had."""
-        return linecache.getline(self.filename, self.lineno).strip()
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A joined stack, outermost frame first, of a task or of a call that no task awaits."""
-
-    name: str
-    state: Literal["running", "waiting", "ready"]
-    frames: tuple[Frame, ...]
-    waits_for: object | None
-    task: asyncio.Task[Any] | None
-    call: _core.AsyncCall[Any] | None
 
 
 def dump(file: TextIO | None = None, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -86,180 +49,10 @@ def dump(file: TextIO | None = None, *, loop: asyncio.AbstractEventLoop | None =
     for stack in stacks(loop=loop):
         what = "call" if stack.task is None else "task"
         print(f"{what} {stack.name!r}, {stack.state}", file=out)
-        for frame in stack.frames:
-            where = f'File "{frame.filename}", line {frame.lineno}, in {frame.function}'
-            print(f"  {where} [{frame.kind}]", file=out)
-            if frame.line:
-                print(f"    {frame.line}", file=out)
-        if stack.waits_for is not None:
-            print(f"  waits for {_describe(stack.waits_for)}", file=out)
+        print("".join(f"  {line}\n" for line in describe(stack)), end="", file=out)
     out.flush()
-
-
-def stacks(*, loop: asyncio.AbstractEventLoop | None = None) -> list[Stack]:
-    """Every joined stack of the process, or only those of `loop`'s tasks.
-
-    Tasks come first, then the calls of `async_` functions that no asyncio task awaits: those
-    driven by hand or by another library.
-    """
-    seen: dict[int, object] = {}
-    found = [_of_task(task, seen) for task in _tasks() if loop in (None, task.get_loop())]
-    if loop is None:
-        calls = [call for call in _core.calls() if id(call) not in seen]
-        below: dict[int, object] = {}
-        for call in calls:
-            _follow(call.cr_await, below)
-        found += [_of_call(call) for call in calls if id(call) not in below]
-    return found
 
 
 def install(signum: int = signal.SIGUSR1) -> None:
     """Have `dump` called whenever the process receives signal `signum`. Main thread only."""
     signal.signal(signum, lambda *_: dump())
-
-
-def _tasks() -> list[asyncio.Task[Any]]:
-    """The unfinished tasks of every loop in every thread, in the order they were made."""
-    # asyncio tells of a loop's tasks, but nobody tells of the loops.
-    found = [o for o in gc.get_objects() if issubclass(type(o), asyncio.Task) and not o.done()]
-    # One that another thread is about to make has no coroutine yet, and get_coro() would crash.
-    made: set[asyncio.Task[Any]] = set()
-    for loop in {id(loop): loop for task in found if (loop := _loop_of(task))}.values():
-        made |= asyncio.all_tasks(loop)
-    return [task for task in found if task in made]
-
-
-def _loop_of(task: asyncio.Task[Any]) -> asyncio.AbstractEventLoop | None:
-    try:
-        return task.get_loop()
-    except RuntimeError:
-        return None  # nor a loop
-
-
-def _of_task(task: asyncio.Task[Any], seen: dict[int, object]) -> Stack:
-    coro = task.get_coro()
-    running = asyncio.current_task(task.get_loop()) is task
-    frames, end = _follow(coro, seen)
-    if running and (above := _of_this_thread(coro, seen)):
-        frames = above
-    waiter = getattr(task, "_fut_waiter", None)
-    state: Literal["running", "waiting", "ready"] = (
-        "running" if running else "ready" if waiter is None else "waiting"
-    )
-    call = coro if isinstance(coro, _core.AsyncCall) else None
-    waits_for = None if state != "waiting" else waiter if end is None else end
-    return Stack(task.get_name(), state, tuple(frames), waits_for, task, call)
-
-
-def _of_call(call: _core.AsyncCall[Any]) -> Stack:
-    frames, end = _follow(call, {})
-    if call.cr_running:
-        return Stack(
-            call.__qualname__,
-            "running",
-            tuple(_of_this_thread(call, {}) or frames),
-            None,
-            None,
-            call,
-        )
-    state: Literal["waiting", "ready"] = "waiting" if call.cr_suspended else "ready"
-    return Stack(call.__qualname__, state, tuple(frames), end, None, call)
-
-
-def _follow(awaitable: object, seen: dict[int, object]) -> tuple[list[Frame], object | None]:
-    """The frames of a suspended chain of awaitables, and the object at its end, if it has one.
-
-    Every link is noted in `seen`.
-    """
-    frames: list[Frame] = []
-    while awaitable is not None and id(awaitable) not in seen:
-        seen[id(awaitable)] = awaitable
-        if isinstance(awaitable, _core.AsyncCall):
-            frames += reversed([_frame(f, "sync") for f in _back_from(awaitable.cr_frame)])
-            awaitable = awaitable.cr_await
-            continue
-        for frame_name, next_name in _COROUTINE_LIKE:
-            if hasattr(awaitable, frame_name):
-                frame = getattr(awaitable, frame_name)
-                if frame is not None:
-                    frames.append(_frame(frame, "async"))
-                awaitable = getattr(awaitable, next_name, None)
-                break
-        else:
-            inner = _stands_for(awaitable)
-            if inner is None:
-                return frames, awaitable
-            awaitable = inner
-    return frames, None
-
-
-def _stands_for(awaitable: object) -> object | None:
-    if type(awaitable).__name__ not in _STAND_INS:
-        return None
-    inner: object
-    for inner in gc.get_referents(awaitable):
-        if asyncio.isfuture(inner) or any(hasattr(inner, name) for name, _ in _COROUTINE_LIKE):
-            return inner
-    return None
-
-
-def _of_this_thread(root: object, seen: dict[int, object]) -> list[Frame]:
-    """The frames from `root` down to our caller; empty if `root` runs in another thread."""
-    pieces: list[list[Frame]] = []
-    current: greenlet.greenlet | None = greenlet.getcurrent()
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_globals is globals():
-        frame = frame.f_back
-    # Calls run inside each other, each in its greenlet: the one that began last is innermost.
-    running = [call for call in reversed(_core.calls()) if call.cr_running]
-    by_greenlet = {call.greenlet: call for call in running}
-    root_frame = getattr(root, "cr_frame", None) or getattr(root, "gi_frame", None)
-    while current is not None:
-        piece = []
-        for f in _back_from(frame):
-            piece.append(_frame(f, "async" if f.f_code.co_flags & _SUSPENDABLE else "sync"))
-            if f is root_frame and not isinstance(root, _core.AsyncCall):
-                break
-        else:
-            f = None
-        pieces.insert(0, piece[::-1])
-        call = by_greenlet.get(current)
-        if f is not None or (call is not None and call is root):
-            return [frame for piece in pieces for frame in piece]
-        if call is None:
-            current = current.parent  # a greenlet of the user's own, inside the one that began it
-        else:
-            seen[id(call)] = call
-            before = running[: running.index(call)]
-            current = before[-1].greenlet if before else _outermost(current)
-        frame = None if current is None else current.gr_frame
-    return []
-
-
-def _outermost(current: greenlet.greenlet) -> greenlet.greenlet:
-    while current.parent is not None:
-        current = current.parent
-    return current
-
-
-# co_flags of coroutines, of generators that are awaitable, and of async generators.
-_SUSPENDABLE = 0x80 | 0x100 | 0x200
-
-
-def _back_from(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _frame(frame: FrameType, kind: Literal["async", "sync"]) -> Frame:
-    code = frame.f_code
-    name = getattr(code, "co_qualname", code.co_name)
-    return Frame(name, code.co_filename, frame.f_lineno or code.co_firstlineno, kind)
-
-
-def _describe(obj: object) -> str:
-    try:
-        return repr(obj)
-    except Exception as e:
-        return f"<{type(obj).__name__}, whose repr fails: {e}>"

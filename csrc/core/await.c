@@ -167,12 +167,13 @@ note_loop(GioState *st, GioWorker *w)
     }
 }
 
-/* Drive `it` to its end in this greenlet. */
-static PyObject *
-drive(GioState *st, GioHere *here, PyObject *it)
+/* Drive `it` to its end in this greenlet; `stepwise`: or to where it hands something up, unless
+ * that is to be waited for no longer than a timeout allows. */
+static inline PySendResult
+drive(GioState *st, GioHere *here, PyObject *it, PyObject *value, bool stepwise, PyObject **out)
 {
-    PyObject *value = Py_NewRef(Py_None), *result;
     for (;;) {
+        PyObject *result;
         PySendResult r;
         if (value != NULL) {
             r = PyIter_Send(it, value, &result);
@@ -181,21 +182,28 @@ drive(GioState *st, GioHere *here, PyObject *it)
         else {
             r = throw_into(st, it, &result);
         }
-        if (r == PYGEN_RETURN) {
-            return result;
-        }
-        if (r == PYGEN_ERROR) {
-            return NULL;
-        }
-        if (here->worker->call != NULL && !here->worker->call->noted) {
-            note_loop(st, here->worker);
+        if (r != PYGEN_NEXT) {
+            *out = result;
+            return r;
         }
         if (gio_here_lost(here)) {
             Py_DECREF(result);
-            return NULL;
+            return PYGEN_ERROR;
+        }
+        bool unlimited = (here->job->scopes == NULL && here->job->shield == 0) || result == Py_None;
+        if (stepwise && unlimited) {
+            *out = result;
+            return PYGEN_NEXT;
+        }
+        if (!here->worker->call->noted) {
+            note_loop(st, here->worker);
+            if (gio_here_lost(here)) {
+                Py_DECREF(result);
+                return PYGEN_ERROR;
+            }
         }
         here->worker->driven = it;
-        if ((here->job->scopes == NULL && here->job->shield == 0) || result == Py_None) {
+        if (unlimited) {
             value = gio_worker_yield(here->worker, here->current, result, false);
         }
         else {
@@ -203,12 +211,18 @@ drive(GioState *st, GioHere *here, PyObject *it)
         }
         here->worker->driven = NULL;
         if (value == NULL && here->worker->call == NULL) {
-            return NULL; /* given up: nothing of ours is left to look at */
+            return PYGEN_ERROR; /* given up: nothing of ours is left to look at */
         }
         if (value == NULL && gio_job_keep(st, here->job)) {
             value = Py_NewRef(Py_None);
         }
     }
+}
+
+PySendResult
+gio_await_step(GioState *st, GioHere *here, PyObject *it, PyObject *value, PyObject **result)
+{
+    return drive(st, here, it, value, true, result);
 }
 
 /* What to await for `x`: under trio within a cancel scope of its own; elsewhere as it is. */
@@ -319,7 +333,9 @@ gio_await_object(GioState *st, PyObject *x, bool *handled)
     PyObject *it = limited == NULL ? NULL : awaitable_iter(limited);
     Py_XDECREF(limited);
     if (it != NULL) {
-        result = drive(st, &here, it);
+        if (drive(st, &here, it, Py_NewRef(Py_None), false, &result) != PYGEN_RETURN) {
+            result = NULL;
+        }
         Py_DECREF(it);
     }
     else if (!PyErr_Occurred()) {

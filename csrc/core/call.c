@@ -17,9 +17,12 @@ static PyMemberDef call_members[] = {
 };
 
 /* Free an array of owned arguments in place. */
-static void
-call_drop_job(GioCall *c)
+void
+gio_call_drop_job(GioCall *c)
 {
+    if (c->portal) { /* its coroutine tells what became of it */
+        return;
+    }
     Py_CLEAR(c->fn);
     for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
         Py_CLEAR(c->argv[i]);
@@ -28,11 +31,12 @@ call_drop_job(GioCall *c)
 }
 
 PyObject *
-gio_call_new(GioState *st, PyObject *fn, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+gio_call_new(PyTypeObject *type, PyObject *fn, PyObject *const *args, size_t nargsf,
+             PyObject *kwnames)
 {
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
     Py_ssize_t total = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    GioCall *c = PyObject_GC_NewVar(GioCall, st->call_type, total);
+    GioCall *c = PyObject_GC_NewVar(GioCall, type, total);
     if (c == NULL) {
         return NULL;
     }
@@ -48,241 +52,12 @@ gio_call_new(GioState *st, PyObject *fn, PyObject *const *args, size_t nargsf, P
     return (PyObject *)c;
 }
 
-/* ---- one step ------------------------------------------------------------ */
-
-static int
-call_start(GioState *st, GioCall *c)
-{
-    GioThread *t = gio_thread_get(st);
-    if (t == NULL) {
-        return -1;
-    }
-    if (t->orphans != NULL) {
-        gio_thread_reap(t);
-    }
-    GioWorker *w = gio_worker_acquire(t);
-    if (w == NULL) {
-        return -1;
-    }
-    if (c->status != GIO_CALL_NEW) { /* what ran meanwhile has started it */
-        gio_worker_release(t, w);
-        PyErr_SetString(PyExc_ValueError, "async_ call already executing");
-        return -1;
-    }
-    w->call = c;
-    c->worker = w;
-    c->thread = t;
-    c->next = t->calls;
-    if (c->next != NULL) {
-        c->next->prev = c;
-    }
-    t->calls = c;
-    return 0;
-}
-
-/* The call is over, or given up: forget the worker and leave the thread's list. */
-static GioWorker *
-call_end(GioCall *c)
-{
-    GioWorker *w = c->worker;
-    if (c->thread != NULL) {
-        if (c->prev != NULL) {
-            c->prev->next = c->next;
-        }
-        else {
-            c->thread->calls = c->next;
-        }
-        if (c->next != NULL) {
-            c->next->prev = c->prev;
-        }
-        c->prev = c->next = NULL;
-    }
-    c->worker = NULL;
-    c->thread = NULL;
-    Py_CLEAR(c->hub);
-    c->status = GIO_CALL_DONE;
-    gio_job_clear(&c->job);
-    return w;
-}
-
-/* A coroutine turns StopIteration into RuntimeError; so does a call, because
- * to whoever drives it StopIteration means "returned". */
-static void
-guard_stop_iteration(PyObject **exc)
-{
-    if (!PyErr_GivenExceptionMatches(*exc, PyExc_StopIteration)) {
-        return;
-    }
-    PyErr_SetString(PyExc_RuntimeError, "async_ function raised StopIteration");
-    PyObject *replaced = gio_err_take();
-    PyException_SetCause(replaced, Py_NewRef(*exc));
-    PyException_SetContext(replaced, *exc);
-    *exc = replaced;
-}
-
-void
-gio_trace_resumed_slow(GioCall *c)
-{
-    PyObject *exc = gio_err_take();
-    PyObject *r = PyObject_CallMethod(GIO_STATE(c)->loops, "traced", NULL);
-    if (r == NULL) {
-        PyErr_WriteUnraisable((PyObject *)c);
-    }
-    Py_XDECREF(r);
-    if (exc != NULL) {
-        gio_err_give(exc);
-    }
-}
-
-/* Switch into the worker and see what comes back. `in` is stolen. */
-static PySendResult
-call_switch(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
-{
-    GioWorker *w = c->worker;
-    GioThread *t = c->thread;
-    PyThreadState *ts = PyThreadState_Get();
-    if (w->call == c) {
-        if (ts->context == NULL) { /* as contextvars does for the first set() */
-            PyObject *fresh = PyContext_New();
-            if (fresh == NULL) {
-                goto not_entered;
-            }
-            gio_context_install(ts, fresh);
-            Py_DECREF(fresh);
-        }
-        w->driver = gio_greenlet_current();
-        if (w->driver == NULL) {
-            goto not_entered;
-        }
-        Py_XSETREF(w->context, Py_NewRef(ts->context));
-        if (c->status == GIO_CALL_NEW) {
-            w->handled = gio_handled_get();
-        }
-        Py_XSETREF(w->in, in);
-        w->in_kind = kind;
-        w->recursion = gio_recursion_get(ts);
-        c->status = GIO_CALL_RUNNING;
-        PyObject *target = Py_NewRef(w->inner != NULL ? w->inner : (PyObject *)w);
-        int r = gio_worker_enter(w, target);
-        Py_DECREF(target);
-        gio_trace_resumed(c, ts);
-        if (w->out_kind == GIO_OUT_NONE) {
-            /* Neither a yield nor an end: somebody switched to the driver, or threw
-             * into it, while the function was running. */
-            Py_CLEAR(w->driver);
-            c->status = GIO_CALL_SUSPENDED;
-            if (w->in_kind != GIO_IN_NONE) { /* not even entered */
-                w->in_kind = GIO_IN_NONE;
-                Py_CLEAR(w->in);
-                Py_CLEAR(w->context);
-                Py_CLEAR(w->handled);
-            }
-            if (r < 0 && !gio_greenlet_active((PyObject *)w)) { /* out of stack or memory */
-                call_end(c);
-                call_drop_job(c);
-                w->call = NULL;
-                Py_DECREF(w);
-                return PYGEN_ERROR;
-            }
-            if (r == 0) {
-                PyErr_SetString(PyExc_RuntimeError,
-                                "a greenlet that drives an async_ function was switched to from "
-                                "outside greenletio");
-            }
-            return PYGEN_ERROR;
-        }
-        if (r < 0) { /* an exception of the switch itself, beside the outcome */
-            PyErr_WriteUnraisable((PyObject *)c);
-        }
-    }
-    else { /* it ended out of turn: the outcome waits in the mailbox */
-        Py_DECREF(in);
-    }
-
-    GioOut out_kind = w->out_kind;
-    PyObject *out = w->out;
-    w->out = NULL;
-    w->out_kind = GIO_OUT_NONE;
-    *result = out;
-    if (out_kind == GIO_OUT_YIELD) {
-        c->status = GIO_CALL_SUSPENDED;
-        return PYGEN_NEXT;
-    }
-    call_end(c);
-    call_drop_job(c);
-    gio_worker_release(t, w);
-    if (out_kind == GIO_OUT_RETURN) {
-        return PYGEN_RETURN;
-    }
-    *result = NULL;
-    guard_stop_iteration(&out);
-    gio_err_give(out);
-    return PYGEN_ERROR;
-not_entered: /* it has its worker: the next step is not the start of another */
-    c->status = GIO_CALL_SUSPENDED;
-    Py_DECREF(in);
-    return PYGEN_ERROR;
-}
-
-/* Steals `in`: the value to send, or the exception to throw. */
-static PySendResult
-call_step(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
-{
-    *result = NULL;
-    switch (c->status) {
-    case GIO_CALL_NEW:
-        if (kind == GIO_IN_THROW) {
-            c->status = GIO_CALL_DONE;
-            call_drop_job(c);
-            gio_err_give(in);
-            return PYGEN_ERROR;
-        }
-        if (in != Py_None) {
-            Py_DECREF(in);
-            PyErr_SetString(PyExc_TypeError,
-                            "can't send a non-None value to a just-started async_ call");
-            return PYGEN_ERROR;
-        }
-        if (call_start(GIO_STATE(c), c) < 0) {
-            Py_DECREF(in);
-            if (c->status == GIO_CALL_NEW) { /* it was awaited, and is over */
-                c->status = GIO_CALL_DONE;
-                PyObject *exc = gio_err_take();
-                call_drop_job(c);
-                gio_err_give(exc);
-            }
-            return PYGEN_ERROR;
-        }
-        break;
-    case GIO_CALL_RUNNING:
-        Py_DECREF(in);
-        PyErr_SetString(PyExc_ValueError, "async_ call already executing");
-        return PYGEN_ERROR;
-    case GIO_CALL_DONE:
-        Py_DECREF(in);
-        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited async_ call");
-        return PYGEN_ERROR;
-    case GIO_CALL_SUSPENDED:
-        if (c->thread == NULL || c->thread->ident != PyThread_get_thread_ident()) {
-            Py_DECREF(in);
-            PyErr_SetString(PyExc_RuntimeError,
-                            "an async_ call must be driven by the thread that started it");
-            return PYGEN_ERROR;
-        }
-        break;
-    }
-    Py_INCREF(c);
-    PySendResult r = call_switch(c, kind, in, result);
-    Py_DECREF(c);
-    return r;
-}
-
 /* ---- the coroutine protocol ----------------------------------------------- */
 
-static PySendResult
-call_am_send(GioCall *c, PyObject *value, PyObject **result)
+PySendResult
+gio_call_am_send(GioCall *c, PyObject *value, PyObject **result)
 {
-    return call_step(c, GIO_IN_SEND, Py_NewRef(value == NULL ? Py_None : value), result);
+    return gio_call_step(c, GIO_IN_SEND, Py_NewRef(value == NULL ? Py_None : value), result);
 }
 
 PyObject *
@@ -304,12 +79,12 @@ static PyObject *
 call_send(GioCall *c, PyObject *value)
 {
     PyObject *result;
-    PySendResult r = call_step(c, GIO_IN_SEND, Py_NewRef(value), &result);
+    PySendResult r = gio_call_step(c, GIO_IN_SEND, Py_NewRef(value), &result);
     return gio_method_result(r, result);
 }
 
-static PyObject *
-call_iternext(GioCall *c)
+PyObject *
+gio_call_iternext(GioCall *c)
 {
     return call_send(c, Py_None);
 }
@@ -368,67 +143,8 @@ call_throw(GioCall *c, PyObject *const *args, Py_ssize_t nargs)
     if (exc == NULL) {
         return NULL;
     }
-    PySendResult r = call_step(c, GIO_IN_THROW, exc, &result);
+    PySendResult r = gio_call_step(c, GIO_IN_THROW, exc, &result);
     return gio_method_result(r, result);
-}
-
-/* Its stack ignores GreenletExit: let go of it as it is. Nothing will resume it,
- * and what its frames refer to stays. */
-static void
-call_abandon(GioCall *c)
-{
-    GioWorker *w = call_end(c);
-    w->call = NULL;
-    w->thread = NULL;
-    /* Kept alive on purpose: dropping it would run the stack once more. So is what the function
-     * was called with, which a C function in the stack may have borrowed. */
-    Py_XINCREF(c->fn);
-    Py_XINCREF(c->kwnames);
-    for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
-        Py_XINCREF(c->argv[i]);
-    }
-}
-
-int
-gio_call_close(GioCall *c)
-{
-    if (c->status == GIO_CALL_NEW) {
-        c->status = GIO_CALL_DONE;
-        call_drop_job(c);
-        return 0;
-    }
-    if (c->status == GIO_CALL_DONE) {
-        return 0;
-    }
-    PyObject *exit_type = GIO_STATE(c)->greenlet_exit;
-    PyObject *exc = PyObject_CallNoArgs(exit_type), *result;
-    if (exc == NULL) {
-        return -1;
-    }
-    Py_INCREF(c);
-    if (c->status == GIO_CALL_SUSPENDED) {
-        c->closing = true;
-    }
-    int ret = -1;
-    switch (call_step(c, GIO_IN_THROW, exc, &result)) {
-    case PYGEN_RETURN:
-        Py_DECREF(result);
-        ret = 0;
-        break;
-    case PYGEN_NEXT:
-        Py_DECREF(result);
-        call_abandon(c);
-        PyErr_SetString(PyExc_RuntimeError, "async_ function ignored GreenletExit");
-        break;
-    case PYGEN_ERROR:
-        if (c->status == GIO_CALL_DONE && PyErr_ExceptionMatches(exit_type)) {
-            PyErr_Clear();
-            ret = 0;
-        }
-        break;
-    }
-    Py_DECREF(c);
-    return ret;
 }
 
 static PyObject *
@@ -494,14 +210,21 @@ call_get_suspended(GioCall *c, void *Py_UNUSED(closure))
     return PyBool_FromLong(c->status == GIO_CALL_SUSPENDED);
 }
 
-static PyObject *
-call_get_greenlet(GioCall *c, void *Py_UNUSED(closure))
+PyObject *
+gio_call_get_greenlet(GioCall *c, void *Py_UNUSED(closure))
 {
     GioWorker *w = c->worker;
-    if (w == NULL) {
+    if (w == NULL || (c->portal && c->status == GIO_CALL_NEW)) {
         Py_RETURN_NONE;
     }
     return Py_NewRef(w->inner != NULL ? w->inner : (PyObject *)w);
+}
+
+PyObject *
+gio_call_get_driver(GioCall *c, void *Py_UNUSED(closure))
+{
+    PyObject *driver = c->worker == NULL ? NULL : c->worker->driver;
+    return Py_NewRef(driver == NULL ? Py_None : driver);
 }
 
 static PyObject *
@@ -510,14 +233,14 @@ call_get_frame(GioCall *c, void *closure)
     if (c->status != GIO_CALL_SUSPENDED) {
         Py_RETURN_NONE;
     }
-    PyObject *g = call_get_greenlet(c, closure);
+    PyObject *g = gio_call_get_greenlet(c, closure);
     PyObject *frame = PyObject_GetAttrString(g, "gr_frame");
     Py_DECREF(g);
     return frame;
 }
 
-static PyObject *
-call_get_await(GioCall *c, void *Py_UNUSED(closure))
+PyObject *
+gio_call_get_await(GioCall *c, void *Py_UNUSED(closure))
 {
     if (c->status != GIO_CALL_SUSPENDED || c->worker->awaiting == NULL) {
         Py_RETURN_NONE;
@@ -541,8 +264,8 @@ call_repr(GioCall *c)
 
 /* ---- lifetime --------------------------------------------------------------- */
 
-static int
-call_traverse(GioCall *c, visitproc visit, void *arg)
+int
+gio_call_traverse(GioCall *c, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(c));
     Py_VISIT(c->fn);
@@ -566,13 +289,20 @@ call_traverse(GioCall *c, visitproc visit, void *arg)
 
 /* As a coroutine's: unwind what is suspended. In another thread than its own it is
  * handed over; the owner unwinds it at its next call, or when it ends. */
-static void
-call_finalize(GioCall *c)
+void
+gio_call_finalize(GioCall *c)
 {
     if ((c->status != GIO_CALL_SUSPENDED && c->status != GIO_CALL_NEW) || gio_is_finalizing()) {
         return;
     }
     PyObject *exc = gio_err_take();
+    if (c->portal && c->status == GIO_CALL_NEW) {
+        gio_call_part(c);
+        if (exc != NULL) {
+            gio_err_give(exc);
+        }
+        return;
+    }
     if (c->status == GIO_CALL_NEW) {
         PyObject *name = call_get_qualname(c, NULL);
         if (name == NULL || PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
@@ -587,7 +317,7 @@ call_finalize(GioCall *c)
     }
     GioThread *t = c->thread;
     if (t == NULL) { /* its thread has gone, and the stack with it */
-        call_abandon(c);
+        gio_call_abandon(c);
     }
     else if (t->ident == PyThread_get_thread_ident()) {
         if (gio_call_close(c) < 0) {
@@ -607,8 +337,8 @@ call_finalize(GioCall *c)
     }
 }
 
-static void
-call_dealloc(GioCall *c)
+void
+gio_call_dealloc(GioCall *c)
 {
     if (c->status != GIO_CALL_DONE && PyObject_CallFinalizerFromDealloc((PyObject *)c) < 0) {
         return; /* alive again: in its thread's list of orphans, or shown to a warning filter */
@@ -616,13 +346,16 @@ call_dealloc(GioCall *c)
     PyTypeObject *type = Py_TYPE(c);
     PyObject_GC_UnTrack(c);
     if (c->worker != NULL) { /* finalized before, or too late for it: leave the stack alone */
-        call_abandon(c);
+        gio_call_abandon(c);
     }
-    Py_TRASHCAN_BEGIN(c, call_dealloc); /* calls may be each other's arguments, a million deep */
+    Py_TRASHCAN_BEGIN(c,
+                      gio_call_dealloc); /* calls may be each other's arguments, a million deep */
     if (c->weakrefs != NULL) { /* runs Python, which must not find it in the thread's list */
         PyObject_ClearWeakRefs((PyObject *)c);
     }
-    call_drop_job(c);
+    c->portal = false; /* so that the coroutine is dropped, too */
+    gio_call_drop_job(c);
+    Py_CLEAR(c->hub);
     Py_CLEAR(c->name);
     Py_CLEAR(c->job.kept);
     PyObject_GC_Del(c);
@@ -630,7 +363,7 @@ call_dealloc(GioCall *c)
     Py_TRASHCAN_END;
 }
 
-static PyMethodDef call_methods[] = {
+PyMethodDef gio_call_methods[] = {
     {"send", (PyCFunction)call_send, METH_O,
      "send($self, value, /)\n--\n\nResume the function; return what it waits for, or raise StopIteration."},
     {"throw", (PyCFunction)(void (*)(void))call_throw, METH_FASTCALL,
@@ -647,8 +380,11 @@ static PyGetSetDef call_getset[] = {
     {"cr_running", (getter)call_get_running, NULL, "Whether it is being executed now.", NULL},
     {"cr_suspended", (getter)call_get_suspended, NULL, "Whether it has started and waits.", NULL},
     {"cr_frame", (getter)call_get_frame, NULL, "The frame that waits, while suspended.", NULL},
-    {"cr_await", (getter)call_get_await, NULL, "What it waits for, while suspended.", NULL},
-    {"greenlet", (getter)call_get_greenlet, NULL, "The greenlet it runs in, once started.", NULL},
+    {"cr_await", (getter)gio_call_get_await, NULL, "What it waits for, while suspended.", NULL},
+    {"driver", (getter)gio_call_get_driver, NULL, "The greenlet that drives it, while running.",
+     NULL},
+    {"greenlet", (getter)gio_call_get_greenlet, NULL, "The greenlet it runs in, once started.",
+     NULL},
     {NULL},
 };
 
@@ -659,16 +395,16 @@ static PyType_Slot call_slots[] = {
      "given to create_task, gather, wait_for or anything else that takes a coroutine. It\n"
      "must be driven by the thread that started it."},
     {Py_tp_members, call_members},
-    {Py_tp_methods, call_methods},
+    {Py_tp_methods, gio_call_methods},
     {Py_tp_getset, call_getset},
     {Py_tp_repr, call_repr},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, call_iternext},
+    {Py_tp_iternext, gio_call_iternext},
     {Py_am_await, PyObject_SelfIter},
-    {Py_am_send, call_am_send},
-    {Py_tp_traverse, call_traverse},
-    {Py_tp_finalize, call_finalize},
-    {Py_tp_dealloc, call_dealloc},
+    {Py_am_send, gio_call_am_send},
+    {Py_tp_traverse, gio_call_traverse},
+    {Py_tp_finalize, gio_call_finalize},
+    {Py_tp_dealloc, gio_call_dealloc},
     {0, NULL},
 };
 

@@ -24,11 +24,13 @@ typedef struct GioCall GioCall;
 typedef struct GioHub GioHub;
 typedef struct GioWaiter GioWaiter;
 typedef struct GioTimeout GioTimeout;
+typedef struct GioHere GioHere;
 
 /* ---- module state (module.c) ------------------------------------------- */
 
 struct GioState {
     PyTypeObject *call_type;
+    PyTypeObject *portal_type;
     PyTypeObject *async_function_type;
     PyTypeObject *await_function_type;
     PyTypeObject *waiter_type;
@@ -56,11 +58,14 @@ struct GioState {
     PyObject *buffered_protocol; /* asyncio.BufferedProtocol */
     PyObject *transport_socket;  /* asyncio.trsock.TransportSocket */
     PyObject *set_result;        /* asyncio.futures._set_result_unless_cancelled */
+    PyObject *current_task;      /* asyncio.current_task */
     PyObject *loops;             /* module greenletio._loops: the cold paths */
     PyObject *worker_run;        /* what every worker greenlet runs */
     PyObject *thread_key;        /* of the GioThread in the thread state's dict */
+    GioThread *threads;          /* all of them, linked, borrowed */
     GioThread *last_thread;      /* the one that was asked for last, borrowed, */
     uint64_t last_thread_id;     /* and its thread state's id, which is never used again */
+    unsigned long collecting;    /* the thread in which the garbage collector is at work, or 0 */
     PyObject *str_add_done_callback;
     PyObject *str_blocking; /* "_asyncio_future_blocking" */
     PyObject *str_call_soon;
@@ -121,7 +126,8 @@ struct GioThread {
     PyObject_HEAD
     GioState *state;     /* borrowed: the module outlives its threads' use */
     unsigned long ident; /* PyThread_get_thread_ident() of the owner */
-    PyObject *main;      /* the thread's main greenlet */
+    GioThread *prev, *next;
+    PyObject *main; /* the thread's main greenlet */
     /* The pool, by how deep in the C stack its workers begin; links, each owning its worker. */
     GioWorker *idle[GIO_DEPTHS];
     uint32_t idle_depths; /* a bit for each depth that has some */
@@ -161,7 +167,9 @@ typedef struct {
     void *impl;
 } GioGreenlet;
 
-typedef enum { GIO_OUT_NONE, GIO_OUT_YIELD, GIO_OUT_RETURN, GIO_OUT_ERROR } GioOut;
+/* YIELD: suspended until the next step; REST: a portal's coroutine handed something up itself,
+ * and the worker is free. */
+typedef enum { GIO_OUT_NONE, GIO_OUT_YIELD, GIO_OUT_REST, GIO_OUT_RETURN, GIO_OUT_ERROR } GioOut;
 typedef enum { GIO_IN_NONE, GIO_IN_SEND, GIO_IN_THROW } GioIn;
 
 /* A greenlet that runs one call after another. Values pass through `in` and
@@ -212,6 +220,8 @@ GioWorker *gio_worker_acquire(GioThread *t);
 GioWorker *gio_worker_take_idle(GioThread *t);
 /* Give it back after its job. Steals; may switch when the worker can't be reused. */
 void gio_worker_release(GioThread *t, GioWorker *w);
+/* Whether nobody but its call knows the worker, so that another may have it. */
+bool gio_worker_is_unknown(GioWorker *w);
 /* End an idle worker's greenlet and drop it. Steals; switches. */
 void gio_worker_retire(GioWorker *w);
 /* The first entry of a fresh worker: start it deep in the C stack. */
@@ -231,31 +241,63 @@ void gio_job_clear(GioJob *job);
 
 typedef enum { GIO_CALL_NEW, GIO_CALL_RUNNING, GIO_CALL_SUSPENDED, GIO_CALL_DONE } GioCallStatus;
 
-/* The awaitable of one call. argv[0] is scratch for vectorcall's offset. */
+/* The awaitable of one call. argv[0] is scratch for vectorcall's offset. A portal (portal.c) is a
+ * call whose fn is a coroutine, driven by a worker for the length of a step: it is NEW between two
+ * steps, when the coroutine itself knows how far it is. */
 struct GioCall {
     PyObject_VAR_HEAD
     PyObject *fn;
     PyObject *kwnames;
     PyObject *name; /* set on demand */
     PyObject *weakrefs;
-    GioWorker *worker; /* owned from the first step to the last */
-    GioThread *thread; /* borrowed; NULL before the start and after the end */
+    GioWorker *worker; /* owned from the first step to the last; a portal's: during a step */
+    GioThread *thread; /* borrowed; NULL where worker is */
     GioHub *hub;       /* of the loop that drives it, once it has waited there */
     GioCall *prev, *next;
     GioJob job;
     GioCallStatus status;
     bool closing; /* every wait is refused with GreenletExit */
     bool noted;   /* its hub was looked for, so that it is unwound when the loop closes */
+    bool portal;
     int refused;
     Py_ssize_t nargs;
     PyObject *argv[1];
 };
 
-PyObject *gio_call_new(GioState *st, PyObject *fn, PyObject *const *args, size_t nargsf,
+/* `type`: call_type or portal_type. */
+PyObject *gio_call_new(PyTypeObject *type, PyObject *fn, PyObject *const *args, size_t nargsf,
                        PyObject *kwnames);
 /* Throw GreenletExit into a suspended call and finish it. -1 with an exception. Switches. */
 int gio_call_close(GioCall *c);
 int gio_call_setup_types(PyObject *module, GioState *st);
+/* One step (step.c): steals `in`, the value to send or the exception to throw. Switches. */
+PySendResult gio_call_step(GioCall *c, GioIn kind, PyObject *in, PyObject **result);
+/* Its stack ignores GreenletExit, or can't be resumed: let go of it as it is. */
+void gio_call_abandon(GioCall *c);
+/* A portal's coroutine will not be stepped again: let go of the worker that stayed with it. */
+void gio_call_part(GioCall *c);
+void gio_call_drop_job(GioCall *c);
+/* What portals have in common with other calls. */
+extern PyMethodDef gio_call_methods[];
+PySendResult gio_call_am_send(GioCall *c, PyObject *value, PyObject **result);
+PyObject *gio_call_iternext(GioCall *c);
+PyObject *gio_call_get_driver(GioCall *c, void *closure);
+PyObject *gio_call_get_greenlet(GioCall *c, void *closure);
+PyObject *gio_call_get_await(GioCall *c, void *closure);
+int gio_call_traverse(GioCall *c, visitproc visit, void *arg);
+void gio_call_finalize(GioCall *c);
+void gio_call_dealloc(GioCall *c);
+
+/* ---- portals (portal.c) ---------------------------------------------------- */
+
+int gio_portal_setup_types(PyObject *module, GioState *st);
+/* In the worker: one step of the coroutine. Steals `in`. Fills the mailbox. Switches. */
+void gio_portal_run(GioWorker *w, GioIn kind, PyObject *in);
+/* A wait is about to suspend the call: 0, or -1 with WouldBlockError where nothing may. */
+int gio_portal_may_wait(GioState *st, GioCall *c);
+PyObject *gio_portal(PyObject *module, PyObject *coro);
+PyObject *gio_portal_adopt(PyObject *module, PyObject *args);
+PyObject *gio_gc_phase(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* ---- async_ and await_ as callables (function.c), awaiting (await.c) ----- */
 
@@ -264,6 +306,11 @@ PyObject *gio_async(PyObject *module, PyObject *const *args, Py_ssize_t nargs, P
 PyObject *gio_await(PyObject *module, PyObject *x);
 /* Run the awaitable `x` to its end; 1 in *handled if it is one. Switches. */
 PyObject *gio_await_object(GioState *st, PyObject *x, bool *handled);
+/* Send `value` (stolen) into `it`, or throw the raised exception if it is NULL, and go on until it
+ * returns or fails; while no timeout or shield is to be heeded, only until it hands something up:
+ * PYGEN_NEXT. Switches. */
+PySendResult gio_await_step(GioState *st, GioHere *here, PyObject *it, PyObject *value,
+                            PyObject **result);
 
 /* ---- waiters (waiter.c) --------------------------------------------------- */
 
@@ -389,14 +436,14 @@ int64_t gio_now(void);
 /* Seconds (None: never) as a deadline; -1 with an exception. */
 int gio_deadline(PyObject *seconds, int64_t *deadline);
 
-typedef struct {
+struct GioHere {
     GioPlace place;
     GioThread *thread; /* borrowed */
     GioHub *hub;       /* of the running loop, borrowed; NULL in plain code and under trio */
     GioWorker *worker; /* set if green, owned: it runs us, and runs nothing else meanwhile */
     PyObject *current; /* the running greenlet, owned */
     GioJob *job;       /* borrowed; gone when gio_here_lost */
-} GioHere;
+};
 
 /* Are we in a greenlet that is being driven? Fills worker, current and job if so:
  * enough to hand something up. Release with gio_here_clear in any case. */

@@ -29,7 +29,7 @@ static PyMemberDef function_members[] = {
 static PyObject *
 async_function_call(GioFunction *f, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
-    return gio_call_new(GIO_STATE(f), f->fn, args, nargsf, kwnames);
+    return gio_call_new(GIO_STATE(f)->call_type, f->fn, args, nargsf, kwnames);
 }
 
 static PyObject *

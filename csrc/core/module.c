@@ -194,11 +194,25 @@ core_current_call(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-core_calls(PyObject *module, PyObject *Py_UNUSED(ignored))
+core_calls(PyObject *module, PyObject *args)
 {
-    GioThread *t = gio_thread_get(PyModule_GetState(module));
-    PyObject *list = t == NULL ? NULL : PyList_New(0);
-    for (GioCall *c = list == NULL ? NULL : t->calls; c != NULL; c = c->next) {
+    unsigned long ident = PyThread_get_thread_ident();
+    PyObject *given = Py_None;
+    if (!PyArg_ParseTuple(args, "|O:calls", &given)) {
+        return NULL;
+    }
+    if (given != Py_None) {
+        ident = PyLong_AsUnsignedLong(given);
+        if (PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    GioThread *t = ((GioState *)PyModule_GetState(module))->threads;
+    while (t != NULL && t->ident != ident) {
+        t = t->next;
+    }
+    PyObject *list = PyList_New(0);
+    for (GioCall *c = list == NULL || t == NULL ? NULL : t->calls; c != NULL; c = c->next) {
         if (PyList_Append(list, (PyObject *)c) < 0) {
             Py_CLEAR(list);
             break;
@@ -282,8 +296,20 @@ static PyMethodDef core_methods[] = {
      "it returns the cancellation that arrived, or None. For short clean-up with a deadline."},
     {"current_call", core_current_call, METH_NOARGS,
      "current_call($module, /)\n--\n\nThe async_ call that is running here, or None."},
-    {"calls", core_calls, METH_NOARGS,
-     "calls($module, /)\n--\n\nThe async_ calls of this thread that have started and not ended."},
+    {"calls", core_calls, METH_VARARGS,
+     "calls($module, ident=None, /)\n--\n\n"
+     "The async_ calls of this thread, or of another, that have started and not ended, and what\n"
+     "is being stepped or waits in sync code under a portal."},
+    {"_portal", gio_portal, METH_O,
+     "_portal($module, coroutine, /)\n--\n\n"
+     "What a task is to step instead of the coroutine, so that sync code below it may wait."},
+    {"_portal_adopt", gio_portal_adopt, METH_VARARGS,
+     "_portal_adopt($module, type, task, portal, /)\n--\n\n"
+     "From its next step on, the task (of asyncio's type in C) steps the portal instead of the\n"
+     "coroutine that the portal is of. False if the task's field was not found."},
+    {"_gc_phase", (PyCFunction)(void (*)(void))gio_gc_phase, METH_FASTCALL,
+     "_gc_phase($module, phase, info, /)\n--\n\n"
+     "For gc.callbacks: while garbage is being collected, its finalizers can't wait."},
     {"_close_calls", core_close_calls, METH_NOARGS, "Unwind every suspended call of this thread."},
     {"_after_fork", core_after_fork, METH_NOARGS,
      "In a forked child: leave the parent's fds alone."},
@@ -353,15 +379,16 @@ core_exec(PyObject *module)
     GioState *st = PyModule_GetState(module);
     if (intern_all(st) < 0 || gio_greenlet_import(st) < 0 ||
         (st->cancelled_error = import_attr("asyncio", "CancelledError")) == NULL ||
+        (st->current_task = import_attr("asyncio", "current_task")) == NULL ||
         (st->get_running_loop = import_attr("asyncio", "_get_running_loop")) == NULL ||
         (st->buffered_protocol = import_attr("asyncio", "BufferedProtocol")) == NULL ||
         (st->transport_socket = import_attr("asyncio.trsock", "TransportSocket")) == NULL ||
         (st->set_result = import_attr("asyncio.futures", "_set_result_unless_cancelled")) == NULL ||
         gio_thread_setup_types(module, st) < 0 || gio_worker_setup_types(module, st) < 0 ||
-        gio_call_setup_types(module, st) < 0 || gio_function_setup_types(module, st) < 0 ||
-        gio_waiter_setup_types(module, st) < 0 || gio_hub_setup_types(module, st) < 0 ||
-        gio_timeout_setup_types(module, st) < 0 || gio_loop_setup_types(module, st) < 0 ||
-        gio_socket_setup_types(module, st) < 0 ||
+        gio_call_setup_types(module, st) < 0 || gio_portal_setup_types(module, st) < 0 ||
+        gio_function_setup_types(module, st) < 0 || gio_waiter_setup_types(module, st) < 0 ||
+        gio_hub_setup_types(module, st) < 0 || gio_timeout_setup_types(module, st) < 0 ||
+        gio_loop_setup_types(module, st) < 0 || gio_socket_setup_types(module, st) < 0 ||
         PyModule_AddIntConstant(module, "READ", GIO_READ) < 0 ||
         PyModule_AddIntConstant(module, "WRITE", GIO_WRITE) < 0 ||
         PyModule_AddIntConstant(module, "KEEP", GIO_KEEP) < 0 || gio_api_export(module, st) < 0) {
@@ -377,6 +404,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 {
     GioState *st = PyModule_GetState(module);
     Py_VISIT(st->call_type);
+    Py_VISIT(st->portal_type);
     Py_VISIT(st->async_function_type);
     Py_VISIT(st->await_function_type);
     Py_VISIT(st->waiter_type);
@@ -403,6 +431,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->buffered_protocol);
     Py_VISIT(st->transport_socket);
     Py_VISIT(st->set_result);
+    Py_VISIT(st->current_task);
     Py_VISIT(st->loops);
     Py_VISIT(st->worker_run);
     Py_VISIT(st->task_type);

@@ -92,6 +92,11 @@ gio_thread_get(GioState *st)
     t->ident = PyThread_get_thread_ident();
     t->wake_fd = -1;
     find_stack(t);
+    t->next = st->threads;
+    if (t->next != NULL) {
+        t->next->prev = t;
+    }
+    st->threads = t;
     PyObject_GC_Track(t);
     t->main = find_main_greenlet();
     /* Making it may have run a finalizer that made one before us. */
@@ -209,6 +214,15 @@ thread_dealloc(GioThread *t)
     PyObject_GC_UnTrack(t);
     if (t->state->last_thread == t) {
         t->state->last_thread = NULL;
+    }
+    if (t->prev != NULL) {
+        t->prev->next = t->next;
+    }
+    else {
+        t->state->threads = t->next;
+    }
+    if (t->next != NULL) {
+        t->next->prev = t->prev;
     }
     bool here = !gio_is_finalizing() && t->ident == PyThread_get_thread_ident();
     if (here) {

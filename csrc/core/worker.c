@@ -26,29 +26,8 @@
 /* ---- inside the worker -------------------------------------------------- */
 
 static void
-job_run(GioWorker *w, PyThreadState *ts)
+call_run(GioWorker *w, GioCall *c)
 {
-    GioCall *c = w->call;
-    GioIn kind = w->in_kind;
-    PyObject *in = w->in;
-    w->in_kind = GIO_IN_NONE;
-    w->in = NULL;
-    if (kind == GIO_IN_THROW) { /* its first entry failed, and it was closed since */
-        w->out = in;
-        w->out_kind = GIO_OUT_ERROR;
-        Py_CLEAR(w->context);
-        Py_CLEAR(w->handled);
-        return;
-    }
-    Py_DECREF(in);
-    gio_recursion_set(ts, w->recursion);
-    gio_context_install(ts, w->context);
-    PyObject *handled = w->handled;
-    bool handling = handled != NULL;
-    if (handling) { /* as in any function that is called in an except block */
-        w->handled = NULL;
-        gio_handled_set(handled);
-    }
     PyObject *result = PyObject_Vectorcall(
         c->fn, c->argv + 1, (size_t)c->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, c->kwnames);
     if (result != NULL) {
@@ -58,6 +37,38 @@ job_run(GioWorker *w, PyThreadState *ts)
     else {
         w->out = gio_err_take();
         w->out_kind = GIO_OUT_ERROR;
+    }
+}
+
+static void
+job_run(GioWorker *w, PyThreadState *ts)
+{
+    GioCall *c = w->call;
+    GioIn kind = w->in_kind;
+    PyObject *in = w->in;
+    w->in_kind = GIO_IN_NONE;
+    w->in = NULL;
+    if (kind == GIO_IN_THROW && !c->portal) { /* its first entry failed, and it was closed since */
+        w->out = in;
+        w->out_kind = GIO_OUT_ERROR;
+        Py_CLEAR(w->context);
+        Py_CLEAR(w->handled);
+        return;
+    }
+    gio_recursion_set(ts, w->recursion);
+    gio_context_install(ts, w->context);
+    PyObject *handled = w->handled;
+    bool handling = handled != NULL;
+    if (handling) { /* as in any function that is called in an except block */
+        w->handled = NULL;
+        gio_handled_set(handled);
+    }
+    if (c->portal) {
+        gio_portal_run(w, kind, in);
+    }
+    else {
+        Py_DECREF(in);
+        call_run(w, c);
     }
     if (handling) {
         gio_handled_set(NULL);
@@ -190,6 +201,11 @@ gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
             return NULL;
         }
         y = Py_NewRef(Py_None); /* it will not end: let the closer go on */
+    }
+    else if ((c->portal || w->thread->state->collecting != 0) &&
+             gio_portal_may_wait(w->thread->state, c) < 0) {
+        Py_DECREF(y);
+        return NULL;
     }
     PyThreadState *ts = PyThreadState_Get();
     PyObject *driver = w->driver;
@@ -390,12 +406,17 @@ gio_worker_retire(GioWorker *w)
     Py_DECREF(w);
 }
 
+bool
+gio_worker_is_unknown(GioWorker *w)
+{
+    return w->started && Py_REFCNT(w) == 1 /* its call's */ && w->base.weakreflist == NULL &&
+           (w->base.dict == NULL || PyDict_GET_SIZE(w->base.dict) == 0);
+}
+
 void
 gio_worker_release(GioThread *t, GioWorker *w)
 {
-    if (t->idle_count < POOL_MAX && w->depth < GIO_DEPTHS && w->started &&
-        Py_REFCNT(w) == 1 /* ours */ && w->base.weakreflist == NULL &&
-        (w->base.dict == NULL || PyDict_GET_SIZE(w->base.dict) == 0)) {
+    if (t->idle_count < POOL_MAX && w->depth < GIO_DEPTHS && gio_worker_is_unknown(w)) {
         w->next = t->idle[w->depth];
         t->idle[w->depth] = w;
         t->idle_depths |= UINT32_C(1) << w->depth;
