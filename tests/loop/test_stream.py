@@ -483,7 +483,8 @@ def test_what_the_kernel_does_not_take_is_queued_and_the_protocol_paused(run, so
         pieces = [MUCH, bytearray(MUCH), memoryview(MUCH)[1:], b"", b"end"]
         for piece in pieces:
             transport.write(piece)
-        pieces[1][:] = bytes(len(MUCH))  # it has been copied
+        if run.kind == "greenletio":  # asyncio keeps it as it is since Python 3.12
+            pieces[1][:] = bytes(len(MUCH))  # it has been copied
         expected = MUCH + MUCH + MUCH[1:] + b"end"
         assert 0 < transport.get_write_buffer_size() <= len(expected)
         assert protocol.told == ["made", "pause"]
