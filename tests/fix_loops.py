@@ -29,6 +29,13 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop()
 
 
+# For tests of what a loop of ours does as asyncio's. Before Python 3.11 asyncio's transports and
+# TLS behaved differently, and are no measure.
+_MEASURE = ["asyncio"] if sys.version_info >= (3, 11) else []
+LIKE_ASYNCIO = pytest.mark.parametrize("loop_kind", [*_MEASURE, "greenletio"], indirect=True)
+OURS = pytest.mark.parametrize("loop_kind", ["greenletio"], indirect=True)
+
+
 class Run:
     """Calls are like asyncio.run: each has a loop of its own, closed at the end."""
 

@@ -9,11 +9,9 @@ import resource
 import socket
 
 import pytest
+from fix_loops import LIKE_ASYNCIO, OURS
 
 import greenletio
-
-LIKE_ASYNCIO = pytest.mark.parametrize("loop_kind", ["asyncio", "greenletio"], indirect=True)
-OURS = pytest.mark.parametrize("loop_kind", ["greenletio"], indirect=True)
 
 
 class Echo(asyncio.Protocol):

@@ -6,8 +6,7 @@ import socket
 import sys
 
 import pytest
-
-LIKE_ASYNCIO = pytest.mark.parametrize("loop_kind", ["asyncio", "greenletio"], indirect=True)
+from fix_loops import LIKE_ASYNCIO
 
 
 class Recorder(asyncio.DatagramProtocol):

@@ -7,8 +7,8 @@ import socket
 import sys
 
 import pytest
+from fix_loops import LIKE_ASYNCIO
 
-LIKE_ASYNCIO = pytest.mark.parametrize("loop_kind", ["asyncio", "greenletio"], indirect=True)
 MUCH = b"abcdefgh" * 100_000
 
 

@@ -12,9 +12,8 @@ import threading
 import warnings
 
 import pytest
+from fix_loops import LIKE_ASYNCIO, OURS
 
-LIKE_ASYNCIO = pytest.mark.parametrize("loop_kind", ["asyncio", "greenletio"], indirect=True)
-OURS = pytest.mark.parametrize("loop_kind", ["greenletio"], indirect=True)
 MUCH = b"abcdefgh" * 500_000
 
 

@@ -12,13 +12,10 @@ import weakref
 
 import pytest
 import trustme
+from fix_loops import LIKE_ASYNCIO, OURS
 
 from greenletio import _core, _tls
 
-# What asyncio had before Python 3.11 was another SSLProtocol.
-KINDS = ["asyncio", "greenletio"] if sys.version_info >= (3, 11) else ["greenletio"]
-LIKE_ASYNCIO = pytest.mark.parametrize("loop_kind", KINDS, indirect=True)
-OURS = pytest.mark.parametrize("loop_kind", ["greenletio"], indirect=True)
 MUCH = b"abcdefgh" * 500_000
 
 
