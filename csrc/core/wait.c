@@ -115,6 +115,22 @@ job_arm(GioJob *job, GioWaiter *w, int64_t deadline)
     return limit == GIO_NEVER || w->status != GIO_PENDING ? 0 : gio_timers_add(w->hub, w, limit);
 }
 
+/* The same as a wait begins. In a loop of ours what is ready goes before the timers: with an fd
+ * that always is, a scope would never end. So it ends here, before another wait. */
+static int
+job_begin(GioJob *job, GioWaiter *w, int64_t deadline)
+{
+    GioTimeout *scope;
+    int64_t limit = gio_job_deadline(job, &scope);
+    if (w->hub->native != NULL && scope != NULL && limit <= deadline && limit <= gio_now()) {
+        job->waiting = w;
+        job->deadline = deadline;
+        gio_waiter_finish(w, GIO_TIMED_OUT, NULL);
+        return 0;
+    }
+    return job_arm(job, w, deadline);
+}
+
 int
 gio_job_rearm(GioJob *job)
 {
@@ -209,7 +225,7 @@ gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline, bool ou
         gio_waiter_finish(w, GIO_TIMED_OUT, NULL);
         return job_outcome(st, job, w);
     }
-    if (job_arm(job, w, deadline) < 0) {
+    if (job_begin(job, w, deadline) < 0) {
         gio_waiter_finish(w, GIO_CANCELLED, NULL);
         r = -1;
     }
@@ -323,7 +339,7 @@ gio_run_until(GioState *st, GioHere *here, PyObject *loop, GioWaiter *w, int64_t
     }
     GioWaiter *outer = job->waiting; /* a signal handler's wait inside another */
     int64_t outer_deadline = job->deadline;
-    if (job_arm(job, w, deadline) == 0) {
+    if (job_begin(job, w, deadline) == 0) {
         r = PyObject_CallMethod(st->loops, "run_until", "OO", loop, w);
     }
     int ret = -1;
