@@ -16,9 +16,11 @@ from greenletio import WouldBlockError, async_
 def test_queries_of_many_tasks_wait_at_once(run, connect, fetch, ticking):
     """Each query sleeps until it sees that all the others have started."""
     tasks = 8
+    conns = []  # each keeps its lock until all have seen it
 
     def query(number):
         conn = connect()
+        conns.append(conn)
         conn.autocommit = True
         fetch(conn, "SELECT pg_advisory_lock_shared(%s)", number)
         held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
