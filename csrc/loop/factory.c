@@ -5,25 +5,12 @@
  */
 #include "loop/loop.h"
 
-GIO_COLD static PyObject *
-by_asyncio(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    PyObject *cold = PyImport_ImportModule("greenletio._event_loop");
-    PyObject *fn = cold == NULL ? NULL : PyObject_GetAttrString(cold, "create_task"), *r = NULL;
-    if (fn != NULL) {
-        r = gio_call_with(fn, (PyObject *)loop, args, nargs, kwnames);
-    }
-    Py_XDECREF(fn);
-    Py_XDECREF(cold);
-    return r;
-}
-
 static PyObject *
 loop_create_task(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     GioState *st = loop->state;
     if (loop->debug || loop->task_factory != NULL || nargs != 1) {
-        return by_asyncio(loop, args, nargs, kwnames);
+        return gio_loop_by_asyncio(loop, "create_task", args, nargs, kwnames);
     }
     if (gio_loop_check_open(loop) < 0) {
         return NULL;
@@ -39,7 +26,7 @@ loop_create_task(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObjec
             context = args[nargs + i] == Py_None ? NULL : args[nargs + i];
         }
         else {
-            return by_asyncio(loop, args, nargs, kwnames);
+            return gio_loop_by_asyncio(loop, "create_task", args, nargs, kwnames);
         }
     }
     PyObject *all[4] = {args[0], (PyObject *)loop};

@@ -172,9 +172,8 @@ few(Py_ssize_t nargs, Py_ssize_t least, const char *method)
     return true;
 }
 
-PyObject *
-gio_call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
-              PyObject *kwnames)
+static PyObject *
+call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
     PyObject **all = PyMem_Malloc((size_t)(n + 1) * sizeof *all);
@@ -189,14 +188,14 @@ gio_call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_ssize_t na
 }
 
 /* In debug mode asyncio's own method does it, and ends in _call_soon or _add_timer. */
-GIO_COLD static PyObject *
-in_debug(GioLoop *loop, const char *method, PyObject *const *args, Py_ssize_t nargs,
-         PyObject *kwnames)
+GIO_COLD PyObject *
+gio_loop_by_asyncio(GioLoop *loop, const char *method, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
 {
     PyObject *cold = PyImport_ImportModule("greenletio._event_loop");
     PyObject *fn = cold == NULL ? NULL : PyObject_GetAttrString(cold, method), *r = NULL;
     if (fn != NULL) {
-        r = gio_call_with(fn, (PyObject *)loop, args, nargs, kwnames);
+        r = call_with(fn, (PyObject *)loop, args, nargs, kwnames);
     }
     Py_XDECREF(fn);
     Py_XDECREF(cold);
@@ -210,7 +209,7 @@ soon(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, 
         return NULL;
     }
     if (loop->debug) {
-        return in_debug(loop, method, args, nargs, kwnames);
+        return gio_loop_by_asyncio(loop, method, args, nargs, kwnames);
     }
     PyObject *context = context_argument(args, nargs, kwnames, method);
     if (context == NULL && PyErr_Occurred()) {
@@ -249,7 +248,7 @@ later(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
         return NULL;
     }
     if (loop->debug) {
-        return in_debug(loop, method, args, nargs, kwnames);
+        return gio_loop_by_asyncio(loop, method, args, nargs, kwnames);
     }
     double when = PyFloat_AsDouble(args[0]);
     PyObject *context = NULL;

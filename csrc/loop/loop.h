@@ -208,9 +208,9 @@ void gio_loop_wake(GioLoop *loop);
 int gio_loop_call_soon(GioLoop *loop, PyObject *fn, PyObject *arg, PyObject *context);
 /* Wakes a GioWaiter that has ended: a GioRun. */
 int gio_waiter_run(GioLoop *loop, PyObject *waiter);
-/* fn(self, *args, **keywords) */
-PyObject *gio_call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
-                        PyObject *kwnames);
+/* Call asyncio's own method of that name: what is out of the ordinary, and debug mode. */
+PyObject *gio_loop_by_asyncio(GioLoop *loop, const char *method, PyObject *const *args,
+                              Py_ssize_t nargs, PyObject *kwnames);
 /* create_task and create_future (factory.c) */
 extern PyMethodDef gio_factory_methods[];
 int gio_factory_setup(GioState *st);
