@@ -6,7 +6,6 @@ time through ordinary queries, which wait as all queries do.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import psycopg2
@@ -190,10 +189,16 @@ def _parse_mode(mode: str) -> tuple[bool, bool, bool]:
     return access in ("", "r", "rw"), access in ("w", "rw"), rest == "b"
 
 
-@cache
 def _with_base(factory: type[ext.lobject]) -> type[ext.lobject]:
-    """A user's subclass of psycopg2's lobject, with ours between the two."""
-    return type(factory.__name__, (factory, LargeObject), {"__module__": factory.__module__})
+    """A user's subclass of psycopg2's lobject, with ours between the two.
+
+    The user's class itself remembers it, weakly, so that neither outlives its last use.
+    """
+    bases = (factory, LargeObject)
+    for made in factory.__subclasses__():
+        if made.__bases__ == bases:
+            return made
+    return type(factory.__name__, bases, {"__module__": factory.__module__})
 
 
 def lobject(

@@ -1,7 +1,9 @@
 """Large objects, which psycopg2 refuses under a wait callback."""
 
 import asyncio
+import gc
 import os
+import weakref
 
 import psycopg2
 import psycopg2.extensions
@@ -77,6 +79,27 @@ def test_a_factory_keeps_its_methods(run, connect):
         return await async_(work)()
 
     assert run(main()) == "ABC"
+
+
+def test_a_factory_is_forgotten_with_its_last_user(run, connect):
+    class Kept(psycopg2.extensions.lobject):
+        pass
+
+    def work():
+        class Passing(psycopg2.extensions.lobject):
+            pass
+
+        conn = connect()
+        assert type(conn.lobject(lobject_factory=Kept)) is type(conn.lobject(lobject_factory=Kept))
+        conn.lobject(lobject_factory=Passing)
+        return weakref.ref(Passing)
+
+    async def main():
+        return await async_(work)()
+
+    passing = run(main())
+    gc.collect()
+    assert passing() is None
 
 
 def test_the_end_of_the_transaction_ends_the_object(run, connect):
