@@ -10,6 +10,7 @@ again and again. One that does not, in a module that is marked as a whole, says 
 
 import ctypes
 import gc
+import logging
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 
 import pytest
+from _pytest.logging import LogCaptureHandler
 
 WARM_UP = 3
 MEASURED = 5
@@ -50,6 +52,9 @@ def _malloc_bytes() -> int:
 
 
 def measure() -> Counter[str]:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogCaptureHandler):
+            handler.reset()  # pytest keeps what is logged, for its report
     while gc.collect():
         pass
     # It holds the names that were asked for: asyncio's repr() of results looks up ever new ones.

@@ -19,6 +19,9 @@ from greenletio import Group, _core, async_, await_, io, sleep, spawn
 R, W = _core.READ, _core.WRITE
 
 
+pytestmark = pytest.mark.leaks
+
+
 @pytest.fixture(params=["green", "plain"])
 def call(request, run):
     """Call fn in green code under each loop, or in a plain program."""
@@ -255,6 +258,7 @@ def test_pipes_and_ttys(call):
     call(sync)
 
 
+@pytest.mark.leaks(False)  # uses its sockets up
 def test_an_epoll_fd(call, pair):
     a, b = pair
 
@@ -353,6 +357,7 @@ def test_reader_and_writer_of_one_fd(run, pair):
     run(main())
 
 
+@pytest.mark.leaks(False)  # uses its sockets up
 def test_read_or_write_in_one_wait(call, pair):
     a, b = pair
 
@@ -674,6 +679,7 @@ def test_a_ready_fd_nobody_waits_for_does_not_spin(run, pair):
     run(main())
 
 
+@pytest.mark.leaks(False)  # uses its sockets up
 def test_a_cancelled_wait_whose_fd_becomes_ready_does_not_spin(run, pair):
     a, b = pair
 
@@ -694,6 +700,7 @@ def test_a_cancelled_wait_whose_fd_becomes_ready_does_not_spin(run, pair):
 # -- beside asyncio's own use of the number
 
 
+@pytest.mark.leaks(False)  # uses its sockets up
 def test_add_reader_on_the_same_number_is_unharmed(run, pair):
     a, b = pair
 
@@ -720,6 +727,7 @@ def test_add_reader_on_the_same_number_is_unharmed(run, pair):
     run(main())
 
 
+@pytest.mark.leaks(False)  # uses its sockets up
 def test_a_transport_on_the_same_number_is_unharmed(run, pair):
     a, b = pair
 
@@ -902,6 +910,7 @@ def test_wait_any_with_a_regular_file(call, pair):
 
 
 @pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.leaks(False)  # counts for itself
 def test_ten_thousand_waits_with_flat_refcounts_and_fds(run, pair, plain):
     a, b = pair
 
@@ -989,6 +998,7 @@ def test_fork_leaves_the_parent_unharmed(run, pair):
     run(main())
 
 
+@pytest.mark.leaks(False)  # uses its sockets up
 def test_sleep_and_fd_wait_side_by_side(call, pair):
     a, b = pair
 

@@ -15,12 +15,15 @@ from greenletio import WouldBlockError, _core, async_, await_, io
 GREEN, PLAIN, FORBIDDEN = 1, 0, -1
 
 
+pytestmark = pytest.mark.leaks
+
+
 class Ways:
     """Every way to wait, each of which comes back by itself in a moment."""
 
     def __init__(self):
         self.a, self.b = socket.socketpair()
-        self.closed = []
+        self.closed = 0
 
     def close(self):
         self.a.close()
@@ -45,7 +48,7 @@ class Ways:
             try:
                 await asyncio.sleep(0)
             finally:
-                self.closed.append(1)
+                self.closed += 1
 
         await_(coro())
 
@@ -416,6 +419,7 @@ def test_in_a_future_callback(run, way):
     run(main())
 
 
+@pytest.mark.leaks(False)  # uses its socket up
 def test_in_protocol_methods(run, pair, way):
     a, b = pair
 

@@ -21,6 +21,9 @@ eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks need 
 var = contextvars.ContextVar("var", default="unset")
 
 
+pytestmark = pytest.mark.leaks
+
+
 def wait(seconds=0.0, result=None):
     """Sync code, some calls deep, that waits in three ways."""
 
@@ -724,6 +727,7 @@ def test_a_task_factory_of_the_users(run):
 # --- what is refused -----------------------------------------------------------------------------
 
 
+@pytest.mark.leaks(False)  # uvloop's servers leave memory behind, a portal or not
 def test_callbacks_and_protocols_are_refused(prun):
     refused = []
 

@@ -9,6 +9,8 @@ import pytest
 import greenletio
 from greenletio import _core, async_, await_, io, timeout
 
+pytestmark = pytest.mark.leaks
+
 
 @pytest.fixture(params=["green", "plain"])
 def call(request, run):

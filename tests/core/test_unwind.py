@@ -13,6 +13,8 @@ import pytest
 import greenletio
 from greenletio import _core, async_, await_, io
 
+pytestmark = pytest.mark.leaks
+
 
 @types.coroutine
 def trap(value=None):
@@ -139,6 +141,7 @@ def test_a_wait_in_finally_while_unwound_is_an_error_there_not_a_hang(unraisable
     assert len(errors) == 2
 
 
+@pytest.mark.leaks(False)  # what it catches, it keeps
 def test_an_error_in_finally_while_unwound_is_reported(unraisable):
     def body():
         raise LookupError("in finally")
