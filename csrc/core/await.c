@@ -313,8 +313,9 @@ await_elsewhere(GioState *st, PyObject *x)
     return result;
 }
 
-PyObject *
-gio_await_object(GioState *st, PyObject *x, bool *handled)
+/* Inlined into both of its callers: every frame here is copied with each suspended greenlet. */
+static inline __attribute__((always_inline)) PyObject *
+await_object(GioState *st, PyObject *x, bool *handled)
 {
     *handled = true;
     GioHere here;
@@ -343,4 +344,19 @@ gio_await_object(GioState *st, PyObject *x, bool *handled)
     }
     gio_here_clear(&here);
     return result;
+}
+
+PyObject *
+gio_await_object(GioState *st, PyObject *x, bool *handled)
+{
+    return await_object(st, x, handled);
+}
+
+PyObject *
+gio_await(PyObject *module, PyObject *x)
+{
+    GioState *st = PyModule_GetState(module);
+    bool handled;
+    PyObject *result = await_object(st, x, &handled);
+    return handled ? result : gio_await_function(st, x);
 }

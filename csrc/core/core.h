@@ -303,6 +303,8 @@ PyObject *gio_gc_phase(PyObject *module, PyObject *const *args, Py_ssize_t nargs
 
 int gio_function_setup_types(PyObject *module, GioState *st);
 PyObject *gio_async(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+/* await_ of what is not awaitable: a function that awaits what x returns. */
+PyObject *gio_await_function(GioState *st, PyObject *x);
 PyObject *gio_await(PyObject *module, PyObject *x);
 /* Run the awaitable `x` to its end; 1 in *handled if it is one. Switches. */
 PyObject *gio_await_object(GioState *st, PyObject *x, bool *handled);

@@ -255,14 +255,8 @@ gio_async(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 }
 
 PyObject *
-gio_await(PyObject *module, PyObject *x)
+gio_await_function(GioState *st, PyObject *x)
 {
-    GioState *st = PyModule_GetState(module);
-    bool handled;
-    PyObject *result = gio_await_object(st, x, &handled);
-    if (handled) {
-        return result;
-    }
     if (!PyCallable_Check(x) && Py_TYPE(x)->tp_descr_get == NULL) {
         PyErr_Format(PyExc_TypeError, "await_ takes an awaitable or an async function, not %.200s",
                      Py_TYPE(x)->tp_name);

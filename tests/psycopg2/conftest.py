@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -12,6 +13,17 @@ import pytest
 import greenletio
 
 Connect = Callable[..., Any]
+
+# They last a test, or leave something behind themselves (asyncpg, some blocks per connection).
+NOT_REPEATED = {"own_server", "pg_query"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and isinstance(item, pytest.Function):
+            if NOT_REPEATED.isdisjoint(item.fixturenames):
+                item.add_marker(pytest.mark.leaks)
 
 
 @pytest.fixture
