@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from fix_loops import LIKE_ASYNCIO
+from fix_transports import until
 
 
 class Recorder(asyncio.DatagramProtocol):
@@ -39,11 +40,6 @@ class Echo(Recorder):
     def datagram_received(self, data, addr):
         super().datagram_received(data, addr)
         self.transport.sendto(data, addr)
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 @pytest.fixture(params=["127.0.0.1", "::1", "unix"])

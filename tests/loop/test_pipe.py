@@ -8,34 +8,9 @@ import sys
 
 import pytest
 from fix_loops import LIKE_ASYNCIO
+from fix_transports import Recorder, until
 
 MUCH = b"abcdefgh" * 100_000
-
-
-class Recorder(asyncio.Protocol):
-    def __init__(self):
-        self.told = []
-        self.data = bytearray()
-        self.lost = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport):
-        self.told.append("made")
-
-    def data_received(self, data):
-        self.data += data
-
-    def eof_received(self):
-        self.told.append("eof")
-
-    def pause_writing(self):
-        self.told.append("pause")
-
-    def resume_writing(self):
-        self.told.append("resume")
-
-    def connection_lost(self, exc):
-        self.told.append("lost")
-        self.lost.set_result(exc)
 
 
 @pytest.fixture
@@ -44,11 +19,6 @@ def ends():
     r, w = os.pipe()
     with open(r, "rb", 0) as reading, open(w, "wb", 0) as writing:
         yield reading, writing
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 @LIKE_ASYNCIO
@@ -71,7 +41,7 @@ def test_a_pipe_is_read_to_its_end(run, ends):
         await until(lambda: protocol.data == b"onetwo")
         writing.close()
         assert await protocol.lost is None
-        assert protocol.told == ["made", "eof", "lost"]
+        assert protocol.told == ["made", "data", "eof", "lost"]
         await asyncio.sleep(0)
         assert reading.closed
 
@@ -185,8 +155,9 @@ def test_a_regular_file_is_refused(run, tmp_path):
 def test_a_dropped_one_says_so_and_closes_its_pipe(run, ends):
     async def main():
         reading, _ = ends
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(Recorder, reading)
+        transport, protocol = await asyncio.get_running_loop().connect_read_pipe(Recorder, reading)
         transport.pause_reading()
+        protocol.transport = None
         with pytest.warns(ResourceWarning, match="unclosed transport"):
             del transport
         assert reading.closed

@@ -1,0 +1,311 @@
+"""Stream transports: how they end, what is known of them, and what they leave behind."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import sys
+
+import pytest
+from fix_loops import LIKE_ASYNCIO, OURS
+from fix_transports import (
+    MUCH,
+    Recorder,
+    attach,
+    reset,
+    turns,
+    until,
+)
+
+# --- the peer goes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", ["reading", "writing", "both"])
+def test_a_reset_in_the_middle_reaches_the_protocol_and_nobody_else(run, direction):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            a = socket.create_connection(listener.getsockname())
+            b, _ = listener.accept()
+        transport, protocol = await attach(a, Recorder)
+        if direction != "reading":
+            transport.write(MUCH)
+        if direction == "writing":
+            transport.pause_reading()
+        reset(b)
+        exc = await protocol.lost
+        assert isinstance(exc, OSError)
+        assert protocol.told[-1] == "lost"
+        assert transport.get_write_buffer_size() == 0
+
+    run(main())
+
+
+def test_writing_to_a_peer_that_has_gone_fails_quietly(run, sockets):
+    async def main():
+        a, b = sockets()
+        transport, protocol = await attach(a, Recorder)
+        transport.pause_reading()
+        b.close()
+        while not transport.is_closing():
+            transport.write(b"x")
+            await asyncio.sleep(0)
+        assert isinstance(await protocol.lost, (BrokenPipeError, ConnectionResetError))
+
+    run(main())
+
+
+@OURS
+def test_a_socket_closed_by_others_stays_open_until_the_transport_is_done(run, sockets):
+    """Else its number may come to mean another connection."""
+
+    async def main():
+        a, b = sockets()
+        transport, protocol = await attach(a, Recorder)
+        a.close()
+        transport.write(b"x")
+        assert b.recv(1) == b"x"
+        b.sendall(b"y")
+        await until(lambda: protocol.data == b"y")
+        fd = transport._sock_fd
+        transport.close()
+        await protocol.lost
+        await turns()
+        with pytest.raises(OSError):
+            os.fstat(fd)
+
+    run(main())
+
+
+# --- what is known about it ----------------------------------------------------------------------
+
+
+def test_extra_info_has_the_socket_and_its_names(run, sockets):
+    async def main():
+        a, _ = sockets()
+        names = a.getsockname(), a.getpeername()
+        fd = a.fileno()
+        transport, protocol = await attach(a, Recorder)
+        sock = transport.get_extra_info("socket")
+        assert (sock.family, sock.fileno()) == (a.family, fd)
+        sockname = transport.get_extra_info("sockname")
+        peername = transport.get_extra_info("peername")
+        assert ((sockname or ""), (peername or "")) == names
+        assert transport.get_extra_info("nothing") is None
+        assert transport.get_extra_info("nothing", default=3) == 3
+        if a.family != socket.AF_UNIX:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        transport.close()
+        await protocol.lost
+        assert transport.get_extra_info("peername") == peername
+
+    run(main())
+
+
+@OURS
+def test_its_repr_says_how_it_stands(run, sockets):
+    async def main():
+        a, _ = sockets()
+        transport, protocol = await attach(a, Recorder)
+        await turns()
+        fd = a.fileno()
+        assert repr(transport) == f"<StreamTransport fd={fd} read=polling write=<idle, bufsize=0>>"
+        transport.write(MUCH)
+        transport.close()
+        assert repr(transport).startswith(f"<StreamTransport closing fd={fd} read=idle write=<poll")
+        transport.abort()
+        await protocol.lost
+        await turns()
+        assert repr(transport).startswith(f"<StreamTransport closed fd={fd} ")
+
+    run(main())
+
+
+@LIKE_ASYNCIO
+def test_the_fd_of_a_transport_is_not_for_readers(run, sockets):
+    async def main():
+        loop = asyncio.get_running_loop()
+        a, b = sockets()
+        transport, protocol = await attach(a, Recorder)
+        fd = a.fileno()
+        for method in (loop.add_reader, loop.add_writer):
+            with pytest.raises(RuntimeError, match="is used by transport"):
+                method(fd, print)
+        for method in (loop.remove_reader, loop.remove_writer):
+            with pytest.raises(RuntimeError, match="is used by transport"):
+                method(fd)
+        transport.close()
+        await protocol.lost
+        await turns()
+        reused = os.dup(b.fileno())
+        try:
+            loop.add_reader(reused, print)
+            loop.remove_reader(reused)
+        finally:
+            os.close(reused)
+
+    run(main())
+
+
+# --- misuse, and what is left behind -------------------------------------------------------------
+
+
+@LIKE_ASYNCIO
+def test_a_transport_that_is_dropped_says_so_and_closes_its_socket(run, sockets):
+    async def main():
+        a, b = sockets()
+        transport, protocol = await attach(a, Recorder)
+        transport.pause_reading()
+        protocol.transport = None
+        with pytest.warns(ResourceWarning, match="unclosed transport"):
+            del transport
+            gc.collect()
+        assert a.fileno() == -1
+        assert b.recv(10) == b""
+        assert protocol.told == ["made"]
+
+    run(main())
+
+
+@LIKE_ASYNCIO
+def test_a_loop_that_closes_leaves_its_transports_to_their_finalizers(make_loop, sockets):
+    a, _ = sockets()
+
+    async def main():
+        transport, protocol = await attach(a, Recorder)
+        protocol.transport = None
+        transport.write(MUCH)
+
+    loop = make_loop()
+    loop.run_until_complete(main())
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        loop.close()
+        gc.collect()
+    assert a.fileno() == -1
+
+
+@OURS
+def test_another_thread_is_refused(run, sockets):
+    async def main():
+        a, b = sockets()
+        transport, protocol = await attach(a, Recorder)
+        raised = []
+
+        def misuse():
+            with contextlib.suppress(RuntimeError):
+                while True:  # until the loop polls, as it does until this thread ends
+                    transport.write(b"")
+            for call in (
+                lambda: transport.write(b"x"),
+                lambda: transport.writelines([b"x"]),
+                transport.pause_reading,
+                transport.abort,
+            ):
+                with pytest.raises(RuntimeError) as caught:
+                    call()
+                raised.append(str(caught.value))
+
+        await asyncio.get_running_loop().run_in_executor(None, misuse)
+        assert len(raised) == 4
+        assert all("call_soon_threadsafe" in text for text in raised)
+        transport.close()
+        await protocol.lost
+
+    run(main())
+
+
+@OURS
+def test_close_from_another_thread_is_handed_over(run, sockets):
+    """The garbage collector may drop a StreamWriter in any thread."""
+
+    async def main():
+        a, _ = sockets()
+        transport, protocol = await attach(a, Recorder)
+        await asyncio.get_running_loop().run_in_executor(None, transport.close)
+        assert await protocol.lost is None
+
+    run(main())
+
+
+def test_a_thousand_connections_at_once(run):
+    class Echo(Recorder):
+        def data_received(self, data):
+            self.transport.write(data)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=2000)
+        port = server.sockets[0].getsockname()[1]
+
+        async def client(i):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for size in (1, 5000):
+                data = b"%d" % (i % 10) * size
+                writer.write(data)
+                assert await reader.readexactly(size) == data
+            writer.close()
+            await writer.wait_closed()
+
+        for _ in range(5):
+            await asyncio.gather(*(client(i) for i in range(200)))
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_connections_leave_nothing_behind_no_leak(run, aflat):
+    async def main():
+        async def handler(reader, writer):
+            with contextlib.suppress(ConnectionError):
+                while data := await reader.read(1 << 16):
+                    writer.write(data)
+                    await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(handler, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        count = 0
+
+        async def once():
+            nonlocal count
+            count += 1
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"x" * 300_000)
+            if count % 3 == 0:
+                await reader.read(1000)
+                writer.transport.abort()  # in the middle
+            else:
+                assert len(await reader.readexactly(300_000)) == 300_000
+                writer.close()
+            await until(lambda: writer.transport.get_protocol() is None or count % 3)
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+        await aflat(once, repeat=50)
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_cycle_through_protocol_and_transport_is_collected(run, sockets):
+    class Cyclic(Recorder):
+        def __init__(self):
+            super().__init__()
+            self.me = self
+
+    async def main():
+        a, b = sockets()
+        transport, protocol = await attach(a, Cyclic)
+        transport.close()
+        await protocol.lost
+        await turns()
+        seen = sys.getrefcount(protocol)
+        assert transport.get_protocol() is None or "uvloop" in type(transport).__module__
+        assert seen > 0
+        del transport, protocol
+        gc.collect()
+        assert not [obj for obj in gc.get_objects() if type(obj) is Cyclic]
+
+    run(main())
