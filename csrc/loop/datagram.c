@@ -11,7 +11,6 @@
 
 #define BATCH 16
 #define OVERHEAD 8 /* an empty datagram counts, too */
-#define LOST_SENDS_LOGGED 5
 
 /* ---- receiving --------------------------------------------------------------------------------
  */
@@ -20,7 +19,7 @@
 static int
 tell_error(GioTransport *t)
 {
-    PyObject *exc = gio_err_take(), *protocol = Py_NewRef(t->protocol);
+    PyObject *exc = gio_err_take(), *protocol = Py_NewRef(t->protocol.object);
     PyObject *r = PyObject_CallMethodOneArg(protocol, t->state->str_error_received, exc);
     Py_DECREF(protocol);
     Py_DECREF(exc);
@@ -31,15 +30,9 @@ tell_error(GioTransport *t)
 static int
 deliver(GioTransport *t, PyObject *data, PyObject *address)
 {
-    if (t->on_data == NULL) {
-        t->on_data = PyObject_GetAttr(t->protocol, t->state->str_datagram_received);
-        if (t->on_data == NULL) {
-            return -1;
-        }
-    }
-    PyObject *method = Py_NewRef(t->on_data), *args[] = {NULL, data, address};
-    PyObject *r = PyObject_Vectorcall(method, args + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    Py_DECREF(method);
+    PyObject *args[] = {NULL, data, address};
+    PyObject *r = gio_protocol_call(&t->protocol, &t->protocol.on_data,
+                                    t->state->str_datagram_received, args + 1, 2);
     Py_XDECREF(r);
     return r == NULL ? -1 : 0;
 }
@@ -169,7 +162,7 @@ send_kept(GioTransport *t)
     }
     PyObject *data = PyTuple_GET_ITEM(item, 0);
     int r = send_one(t, data, PyTuple_GET_ITEM(item, 1));
-    if (r != 0) {
+    if (r != 0 && t->pending != NULL) { /* a socket's own sendto() may have ended the transport */
         PyObject *raised = gio_err_take();
         PyObject *gone = PyObject_CallMethod(t->pending, "popleft", NULL);
         t->queue.bytes -= (size_t)PyBytes_GET_SIZE(data) + OVERHEAD;
@@ -248,10 +241,8 @@ datagram_sendto(GioTransport *t, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:sendto", keywords, &data, &address)) {
         return NULL;
     }
-    if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
-        return PyErr_Format(PyExc_TypeError,
-                            "data argument must be a bytes-like object, not '%.200s'",
-                            Py_TYPE(data)->tp_name);
+    if (gio_check_data(data) < 0) {
+        return NULL;
     }
 #if PY_VERSION_HEX < 0x030D0000
     if (PyObject_Size(data) == 0) { /* as asyncio of that time */

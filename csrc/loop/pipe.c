@@ -27,18 +27,14 @@ read_pipe(GioTransport *t)
         return PyErr_Occurred() ? gio_transport_fatal(t, "Fatal read error on pipe transport") : 0;
     }
     if (PyBytes_GET_SIZE(data) > 0) {
-        PyObject *protocol = Py_NewRef(t->protocol);
-        PyObject *r = PyObject_CallMethodOneArg(protocol, t->state->str_data_received, data);
-        Py_DECREF(protocol);
-        Py_DECREF(data);
-        Py_XDECREF(r);
-        return r == NULL ? gio_transport_report(t, "protocol.data_received() failed") : 0;
+        int r = gio_protocol_data(&t->protocol, t->state, data);
+        return r < 0 ? gio_transport_report(t, "protocol.data_received() failed") : 0;
     }
     Py_DECREF(data);
     if (t->loop->debug && gio_transport_log(t, "was closed by peer", NULL) < 0) {
         return -1;
     }
-    if (schedule(t, t->protocol, t->state->str_eof_received) < 0) {
+    if (schedule(t, t->protocol.object, t->state->str_eof_received) < 0) {
         return gio_transport_fatal(t, "eof_received() could not be called");
     }
     return gio_transport_close(t);

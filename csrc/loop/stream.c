@@ -38,33 +38,13 @@ receive(GioTransport *t, char *buf, size_t size)
     return n;
 }
 
-/* The protocol's method, from where it is kept; borrowed from there, so hold it to call it. */
-static PyObject *
-method_of(GioTransport *t, PyObject **place, PyObject *name)
-{
-    if (*place == NULL) {
-        *place = PyObject_GetAttr(t->protocol, name);
-    }
-    return *place;
-}
-
-static PyObject *
-call(PyObject *method, PyObject *arg)
-{
-    PyObject *argv[] = {NULL, arg};
-    Py_INCREF(method);
-    PyObject *r = PyObject_Vectorcall(method, argv + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    Py_DECREF(method);
-    return r;
-}
-
 static int
 at_end(GioTransport *t)
 {
     if (t->loop->debug && gio_transport_log(t, "received EOF", NULL) < 0) {
         return -1;
     }
-    PyObject *protocol = Py_NewRef(t->protocol);
+    PyObject *protocol = Py_NewRef(t->protocol.object);
     PyObject *r = PyObject_CallMethodNoArgs(protocol, t->state->str_eof_received);
     Py_DECREF(protocol);
     int keep_open = r == NULL ? -1 : PyObject_IsTrue(r);
@@ -111,13 +91,9 @@ read_bytes(GioTransport *t)
         Py_DECREF(data);
         return at_end(t);
     }
-    PyObject *method = method_of(t, &t->on_data, t->state->str_data_received);
-    PyObject *r = method == NULL ? NULL : call(method, data);
-    Py_DECREF(data);
-    if (r == NULL) {
+    if (gio_protocol_data(&t->protocol, t->state, data) < 0) {
         return gio_transport_fatal(t, "Fatal error: protocol.data_received() call failed.");
     }
-    Py_DECREF(r);
     return 0;
 }
 
@@ -125,17 +101,8 @@ read_bytes(GioTransport *t)
 static int
 read_buffered(GioTransport *t)
 {
-    PyObject *method = method_of(t, &t->on_data, t->state->str_get_buffer);
-    PyObject *any = method == NULL ? NULL : PyLong_FromLong(-1);
-    PyObject *buf = any == NULL ? NULL : call(method, any);
-    Py_buffer view = {.obj = NULL};
-    Py_XDECREF(any);
-    if (buf != NULL && PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE) == 0 && view.len == 0) {
-        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
-    }
-    Py_XDECREF(buf);
-    if (PyErr_Occurred()) {
-        PyBuffer_Release(&view);
+    Py_buffer view;
+    if (gio_protocol_buffer(&t->protocol, t->state, &view) < 0) {
         return gio_transport_fatal(t, "Fatal error: protocol.get_buffer() call failed.");
     }
     ssize_t n = -1;
@@ -149,14 +116,9 @@ read_buffered(GioTransport *t)
     if (n == 0) {
         return at_end(t);
     }
-    PyObject *count = PyLong_FromSsize_t(n);
-    method = count == NULL ? NULL : method_of(t, &t->on_filled, t->state->str_buffer_updated);
-    PyObject *r = method == NULL ? NULL : call(method, count);
-    Py_XDECREF(count);
-    if (r == NULL) {
+    if (gio_protocol_filled(&t->protocol, t->state, (size_t)n) < 0) {
         return gio_transport_fatal(t, "Fatal error: protocol.buffer_updated() call failed.");
     }
-    Py_DECREF(r);
     return 0;
 }
 
@@ -167,7 +129,8 @@ gio_stream_readable(GioLoop *Py_UNUSED(loop), PyObject *self)
     if (!t->read.started || t->conn_lost > 0) { /* since the poll */
         return 0;
     }
-    return gio_transport_in_context(t, t->read_context, t->buffered ? read_buffered : read_bytes);
+    return gio_transport_in_context(t, t->read_context,
+                                    t->protocol.buffered ? read_buffered : read_bytes);
 }
 
 /* ---- a transport's start -------------------------------------------------------------------- */

@@ -47,30 +47,7 @@ gio_tls_failed(GioTls *t)
 static bool
 wants_data(GioTls *t)
 {
-    return !t->read_paused && !t->closed && t->protocol != NULL && t->engine.lib != NULL;
-}
-
-/* The protocol's method is called with what is given (stolen; NULL if it could not be made). */
-static int
-call_up(GioTls *t, PyObject **place, PyObject *name, PyObject *arg, PyObject **result)
-{
-    if (*place == NULL) {
-        *place = PyObject_GetAttr(t->protocol, name);
-    }
-    PyObject *method = Py_XNewRef(*place), *r = NULL;
-    if (method != NULL && arg != NULL) {
-        PyObject *argv[] = {NULL, arg};
-        r = PyObject_Vectorcall(method, argv + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    }
-    Py_XDECREF(method);
-    Py_XDECREF(arg);
-    if (result != NULL) {
-        *result = r;
-    }
-    else {
-        Py_XDECREF(r);
-    }
-    return r == NULL ? -1 : 0;
+    return !t->read_paused && !t->closed && t->protocol.object != NULL && t->engine.lib != NULL;
 }
 
 /* Plaintext as bytes; NULL if there is none, or with an exception. It may overwrite the scratch
@@ -105,34 +82,24 @@ read_bytes(GioTls *t, GioTlsEnd *end)
     if (data == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    return call_up(t, &t->on_data, t->loop->state->str_data_received, data, NULL);
+    return gio_protocol_data(&t->protocol, t->loop->state, data);
 }
 
 /* Into a buffer of the protocol's own, which is not asked for in vain. */
 static int
 read_buffered(GioTls *t, GioTlsEnd *end)
 {
-    GioState *st = t->loop->state;
-    PyObject *buf;
     Py_buffer view;
     *end = gio_tls_peek(&t->engine);
     if (*end != GIO_TLS_FULL) {
         return *end == GIO_TLS_FAILED ? -1 : 0;
     }
-    if (call_up(t, &t->on_data, st->str_get_buffer, PyLong_FromLong(-1), &buf) < 0) {
-        return -1;
-    }
-    int r = PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE);
-    Py_DECREF(buf);
-    if (r < 0) {
+    if (gio_protocol_buffer(&t->protocol, t->loop->state, &view) < 0) {
         return -1;
     }
     size_t n = 0;
-    if (view.len == 0) {
-        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
-        r = -1;
-    }
-    else if (wants_data(t)) {
+    int r = 0;
+    if (wants_data(t)) { /* get_buffer() may have ended that */
         n = gio_tls_read(&t->engine, view.buf, (size_t)view.len, end);
         r = *end == GIO_TLS_FAILED ? -1 : 0;
     }
@@ -140,7 +107,7 @@ read_buffered(GioTls *t, GioTlsEnd *end)
     if (r < 0 || n == 0) {
         return r;
     }
-    return call_up(t, &t->on_filled, st->str_buffer_updated, PyLong_FromSize_t(n), NULL);
+    return gio_protocol_filled(&t->protocol, t->loop->state, n);
 }
 
 /* Hand up what there is, then send what has been written meanwhile. -1 ends the loop's run. */
@@ -153,7 +120,7 @@ deliver(GioTls *t)
     t->reading = true;
     while (r == 0 && end == GIO_TLS_FULL && wants_data(t)) {
         end = GIO_TLS_AGAIN;
-        r = t->buffered ? read_buffered(t, &end) : read_bytes(t, &end);
+        r = t->protocol.buffered ? read_buffered(t, &end) : read_bytes(t, &end);
     }
     t->reading = !outermost;
     if (r < 0) { /* what the protocol has written before, and an alert, still go out */
@@ -174,7 +141,7 @@ deliver(GioTls *t)
 static GioTls *
 of_stream(GioTransport *under)
 {
-    PyObject *protocol = under->protocol;
+    PyObject *protocol = under->protocol.object;
     if (protocol == NULL || !PyObject_TypeCheck(protocol, under->state->tls_type) ||
         ((GioTls *)protocol)->under != under) {
         return NULL;
@@ -244,23 +211,6 @@ gio_tls_readable(GioLoop *loop, PyObject *self)
 /* ---- for _tls.py ------------------------------------------------------------------------------
  */
 
-static int
-set_protocol(GioTls *t, PyObject *protocol)
-{
-    int buffered = PyObject_IsInstance(protocol, t->loop->state->buffered_protocol);
-    if (buffered < 0) {
-        return -1;
-    }
-    PyObject *old = t->protocol, *on_data = t->on_data, *on_filled = t->on_filled;
-    t->buffered = buffered;
-    t->protocol = Py_NewRef(protocol);
-    t->on_data = t->on_filled = NULL;
-    Py_XDECREF(on_data);
-    Py_XDECREF(on_filled);
-    Py_XDECREF(old);
-    return 0;
-}
-
 static PyObject *
 tls__attach(GioTls *t, PyTypeObject *defining_class, PyObject *const *args, Py_ssize_t nargs,
             PyObject *Py_UNUSED(kwnames))
@@ -275,7 +225,7 @@ tls__attach(GioTls *t, PyTypeObject *defining_class, PyObject *const *args, Py_s
     Py_XDECREF(object);
     if (r == 1) {
         t->loop = (GioLoop *)Py_NewRef(args[0]);
-        r = set_protocol(t, args[1]) < 0 ? -1 : 1;
+        r = gio_protocol_set(&t->protocol, st, args[1]) < 0 ? -1 : 1;
     }
     else if (r == 0) {
         t->closed = true; /* it is nothing that has to be closed */
@@ -307,9 +257,7 @@ tls__let_go(GioTls *t, PyObject *Py_UNUSED(ignored))
     t->conn_lost++;
     t->closed = true;
     t->state = GIO_TLS_UNWRAPPED;
-    Py_CLEAR(t->on_data);
-    Py_CLEAR(t->on_filled);
-    Py_CLEAR(t->protocol);
+    gio_protocol_clear(&t->protocol);
     Py_CLEAR(t->under);
     Py_RETURN_NONE;
 }
@@ -337,7 +285,7 @@ tls__discard(GioTls *t, PyObject *Py_UNUSED(ignored))
 static PyObject *
 tls_get_protocol(GioTls *t, PyObject *Py_UNUSED(ignored))
 {
-    return Py_NewRef(t->protocol != NULL ? t->protocol : Py_None);
+    return Py_NewRef(t->protocol.object != NULL ? t->protocol.object : Py_None);
 }
 
 static PyObject *
@@ -347,7 +295,8 @@ tls_set_protocol(GioTls *t, PyObject *protocol)
         PyErr_SetString(PyExc_RuntimeError, "it has not been started");
         return NULL;
     }
-    return set_protocol(t, protocol) < 0 ? NULL : Py_NewRef(Py_None);
+    int r = gio_protocol_set(&t->protocol, t->loop->state, protocol);
+    return r < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -415,24 +364,25 @@ tls_traverse(GioTls *t, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(t));
     Py_VISIT(t->extra);
+    for (size_t i = 0; i < 4; i++) {
+        Py_VISIT(t->slots[i]);
+    }
     Py_VISIT(t->loop);
     Py_VISIT(t->under);
-    Py_VISIT(t->protocol);
-    Py_VISIT(t->on_data);
-    Py_VISIT(t->on_filled);
     Py_VISIT(t->engine.object);
     Py_VISIT(t->engine.error);
-    return 0; /* what is queued is bytes */
+    return gio_protocol_traverse(&t->protocol, visit, arg); /* what is queued is bytes */
 }
 
 static int
 tls_clear(GioTls *t)
 {
     Py_CLEAR(t->extra);
+    for (size_t i = 0; i < 4; i++) {
+        Py_CLEAR(t->slots[i]);
+    }
     Py_CLEAR(t->under);
-    Py_CLEAR(t->protocol);
-    Py_CLEAR(t->on_data);
-    Py_CLEAR(t->on_filled);
+    gio_protocol_clear(&t->protocol);
     Py_CLEAR(t->engine.error);
     return 0; /* the loop and the engine stay, for dealloc */
 }
@@ -478,8 +428,7 @@ tls_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwarg
 {
     GioTls *t = (GioTls *)type->tp_alloc(type, 0);
     if (t != NULL) {
-        t->high = GIO_TLS_HIGH_WATER;
-        t->low = t->high / 4;
+        t->marks = (GioMarks){GIO_TLS_HIGH_WATER, GIO_TLS_HIGH_WATER / 4};
     }
     return (PyObject *)t;
 }
@@ -516,7 +465,7 @@ static PyMemberDef tls_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(GioTls, weakrefs), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(GioTls, loop), READONLY, NULL},
     {"_stream", T_OBJECT, offsetof(GioTls, under), READONLY, NULL},
-    {"_protocol", T_OBJECT, offsetof(GioTls, protocol), READONLY, NULL},
+    {"_protocol", T_OBJECT, offsetof(GioTls, protocol.object), READONLY, NULL},
     {"_state", T_INT, offsetof(GioTls, state), 0, NULL},
     {"_closed", T_BOOL, offsetof(GioTls, closed), 0, NULL},
     {"_read_paused", T_BOOL, offsetof(GioTls, read_paused), READONLY, NULL},

@@ -132,24 +132,21 @@ typedef enum {
 
 struct GioTls {
     PyObject_HEAD
-    PyObject *extra;    /* as in GioTransport: asyncio's slots */
-    PyObject *slots[4]; /* always NULL */
+    PyObject *extra; /* as in GioTransport: asyncio's slots */
+    PyObject *slots[4];
     PyObject *weakrefs;
-    GioLoop *loop;       /* owned; NULL before _attach() */
-    GioTransport *under; /* the stream; NULL before the connection is made and after it is lost */
-    PyObject *protocol;  /* the one above; NULL when the connection is lost */
-    PyObject *on_data;   /* its data_received or get_buffer; NULL until it is needed */
-    PyObject *on_filled; /* its buffer_updated; NULL until it is needed */
+    GioLoop *loop;        /* owned; NULL before _attach() */
+    GioTransport *under;  /* the stream; NULL before the connection is made and after it is lost */
+    GioProtocol protocol; /* the one above; none when the connection is lost */
     GioTlsEngine engine;
     GioQueue backlog;     /* plaintext that was written */
     GioTls *prev, *next;  /* in the loop's list of what is unflushed, which owns a reference */
     char *scratch;        /* the loop's, while what has arrived is in it; else NULL */
-    Py_ssize_t high, low; /* water marks of the backlog */
+    GioMarks marks;       /* of the backlog */
     Py_ssize_t conn_lost; /* writes after the end */
     int state;            /* GioTlsState; _tls.py moves it */
     bool unflushed;
     bool reading;     /* what is written meanwhile is flushed afterwards */
-    bool buffered;    /* the protocol is a BufferedProtocol */
     bool closed;      /* by the user, the peer's close_notify, or an error */
     bool read_paused; /* by the user */
     bool stream_full; /* the stream has called pause_writing() */

@@ -84,9 +84,9 @@ static int
 control_writing(GioTls *t)
 {
     size_t size = t->backlog.bytes;
-    bool pause = !t->protocol_paused && size > (size_t)t->high;
-    bool resume = t->protocol_paused && size <= (size_t)t->low;
-    if (t->protocol == NULL || (!pause && !resume)) {
+    bool pause = !t->protocol_paused && size > (size_t)t->marks.high;
+    bool resume = t->protocol_paused && size <= (size_t)t->marks.low;
+    if (t->protocol.object == NULL || (!pause && !resume)) {
         return 0;
     }
     t->protocol_paused = pause;
@@ -230,7 +230,7 @@ written(GioTls *t)
     if (t->state != GIO_TLS_WRAPPED || t->stream_full || size == 0) {
         return control_writing(t);
     }
-    if (size >= EAGER || size > (size_t)t->high) {
+    if (size >= EAGER || size > (size_t)t->marks.high) {
         return gio_tls_flush(t) < 0 ? gio_tls_failed(t) : 0;
     }
     if (!t->reading) {
@@ -242,11 +242,7 @@ written(GioTls *t)
 static PyObject *
 tls_write(GioTls *t, PyObject *data)
 {
-    if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
-        return PyErr_Format(PyExc_TypeError, "data: expecting a bytes-like instance, got %.200s",
-                            Py_TYPE(data)->tp_name);
-    }
-    if (check_thread(t) < 0) {
+    if (gio_check_data(data) < 0 || check_thread(t) < 0) {
         return NULL;
     }
     int empty = PyObject_Not(data), lost = empty == 0 ? is_lost(t) : 0;
@@ -266,15 +262,12 @@ tls_writelines(GioTls *t, PyObject *list)
     if (items == NULL) {
         return NULL;
     }
-    int r = check_thread(t), lost = r == 0 ? is_lost(t) : -1;
-    r = lost < 0 ? -1 : 0;
-    for (Py_ssize_t i = 0; r == 0 && !lost && i < PySequence_Fast_GET_SIZE(items); i++) {
-        r = queue_one(t, PySequence_Fast_GET_ITEM(items, i));
+    int lost = check_thread(t) < 0 ? -1 : is_lost(t);
+    int r = lost < 0 ? -1 : 0;
+    if (lost == 0) {
+        r = gio_queue_items(&t->backlog, items) < 0 ? -1 : written(t);
     }
     Py_DECREF(items);
-    if (!lost && written(t) < 0) { /* what has been queued before an error, too */
-        r = -1;
-    }
     return r < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -313,20 +306,13 @@ tls_get_write_buffer_size(GioTls *t, PyObject *Py_UNUSED(ignored))
 static PyObject *
 tls_get_write_buffer_limits(GioTls *t, PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("nn", t->low, t->high);
+    return gio_marks_get(&t->marks);
 }
 
 static PyObject *
 tls_set_write_buffer_limits(GioTls *t, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"high", "low", NULL};
-    PyObject *high_arg = Py_None, *low_arg = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", keywords,
-                                     &high_arg, &low_arg)) {
-        return NULL;
-    }
-    if (gio_water_marks(high_arg, low_arg, GIO_TLS_HIGH_WATER, &t->high, &t->low) < 0 ||
-        control_writing(t) < 0) {
+    if (gio_marks_set(&t->marks, GIO_TLS_HIGH_WATER, args, kwargs) < 0 || control_writing(t) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

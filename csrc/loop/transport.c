@@ -25,7 +25,7 @@ gio_transport_soon(GioTransport *t, PyObject *context, PyObject *callback, PyObj
         return -1;
     }
     if (loop->debug) {
-        PyObject *argv[4] = {(PyObject *)loop, callback};
+        PyObject *argv[5] = {(PyObject *)loop, callback};
         memcpy(argv + 2, args, (size_t)nargs * sizeof *args);
         argv[2 + nargs] = context;
         PyObject *r = PyObject_VectorcallMethod(t->state->str_call_soon, argv, (size_t)nargs + 2,
@@ -77,12 +77,11 @@ gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file, PyObject *p
     }
     t->state = loop->state;
     t->fd = fd;
-    t->high = 64 * 1024;
-    t->low = 16 * 1024;
+    t->marks = (GioMarks){64 * 1024, 16 * 1024};
     t->extra = extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
     t->read_context = PyContext_CopyCurrent();
     if (t->extra == NULL || t->read_context == NULL ||
-        gio_transport_set_protocol(t, protocol) < 0) {
+        gio_protocol_set(&t->protocol, t->state, protocol) < 0) {
         Py_DECREF(t);
         return NULL;
     }
@@ -107,7 +106,7 @@ int
 gio_transport_begin(GioTransport *t, PyObject *waiter)
 {
     PyObject *self = (PyObject *)t;
-    PyObject *made = PyObject_GetAttr(t->protocol, t->state->str_connection_made);
+    PyObject *made = PyObject_GetAttr(t->protocol.object, t->state->str_connection_made);
     int r = made == NULL ? -1 : gio_transport_soon(t, NULL, made, &self, 1);
     Py_XDECREF(made);
     if (r == 0) {
@@ -118,23 +117,6 @@ gio_transport_begin(GioTransport *t, PyObject *waiter)
         r = gio_transport_soon(t, NULL, t->state->set_result, args, 2);
     }
     return r;
-}
-
-int
-gio_transport_set_protocol(GioTransport *t, PyObject *protocol)
-{
-    int buffered = PyObject_IsInstance(protocol, t->state->buffered_protocol);
-    if (buffered < 0) {
-        return -1;
-    }
-    t->buffered = buffered;
-    PyObject *old = t->protocol, *on_data = t->on_data, *on_filled = t->on_filled;
-    t->protocol = Py_NewRef(protocol);
-    t->on_data = t->on_filled = NULL;
-    Py_XDECREF(on_data);
-    Py_XDECREF(on_filled);
-    Py_XDECREF(old);
-    return 0;
 }
 
 /* ---- the end ------------------------------------------------------------------------------ */
@@ -228,9 +210,7 @@ finish(GioTransport *t)
         }
         Py_DECREF(file);
     }
-    Py_CLEAR(t->on_data);
-    Py_CLEAR(t->on_filled);
-    Py_CLEAR(t->protocol);
+    gio_protocol_clear(&t->protocol);
     Py_CLEAR(t->read_context);
     Py_CLEAR(t->write_context);
     if (server != NULL) {
@@ -264,8 +244,8 @@ static PyObject *
 transport__call_connection_lost(GioTransport *t, PyObject *exc)
 {
     PyObject *r = Py_NewRef(Py_None);
-    if (t->protocol != NULL && t->loop != NULL) {
-        PyObject *protocol = Py_NewRef(t->protocol);
+    if (t->protocol.object != NULL && t->loop != NULL) {
+        PyObject *protocol = Py_NewRef(t->protocol.object);
         Py_SETREF(r, PyObject_CallMethodOneArg(protocol, t->state->str_connection_lost, exc));
         Py_DECREF(protocol);
     }
@@ -291,7 +271,7 @@ gio_transport_report(GioTransport *t, const char *message)
     PyObject *exc = gio_err_take(), *r = NULL;
     PyObject *about =
         Py_BuildValue("{s:s,s:O,s:O,s:O}", "message", message, "exception", exc, "transport", t,
-                      "protocol", t->protocol == NULL ? Py_None : t->protocol);
+                      "protocol", t->protocol.object == NULL ? Py_None : t->protocol.object);
     if (about != NULL && t->loop != NULL) {
         PyObject *loop = Py_NewRef((PyObject *)t->loop);
         r = PyObject_CallMethod(loop, "call_exception_handler", "O", about);
@@ -396,13 +376,13 @@ transport_get_extra_info(GioTransport *t, PyObject *args, PyObject *kwargs)
 static PyObject *
 transport_get_protocol(GioTransport *t, PyObject *Py_UNUSED(ignored))
 {
-    return Py_NewRef(t->protocol != NULL ? t->protocol : Py_None);
+    return Py_NewRef(t->protocol.object != NULL ? t->protocol.object : Py_None);
 }
 
 static PyObject *
 transport_set_protocol(GioTransport *t, PyObject *protocol)
 {
-    return none_or_error(gio_transport_set_protocol(t, protocol));
+    return none_or_error(gio_protocol_set(&t->protocol, t->state, protocol));
 }
 
 static PyObject *
@@ -536,7 +516,7 @@ static PyMemberDef common_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(GioTransport, weakrefs), READONLY, NULL},
     {"__dictoffset__", T_PYSSIZET, offsetof(GioTransport, dict), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(GioTransport, loop), READONLY, NULL},
-    {"_protocol", T_OBJECT, offsetof(GioTransport, protocol), READONLY, NULL},
+    {"_protocol", T_OBJECT, offsetof(GioTransport, protocol.object), READONLY, NULL},
     {"_server", T_OBJECT, offsetof(GioTransport, server), READONLY, NULL},
     {"_empty_waiter", T_OBJECT, offsetof(GioTransport, empty_waiter), READONLY, NULL},
     {"_conn_lost", T_PYSSIZET, offsetof(GioTransport, conn_lost), READONLY, NULL},
@@ -554,19 +534,19 @@ transport_traverse(GioTransport *t, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(t));
     Py_VISIT(t->extra);
+    for (size_t i = 0; i < 4; i++) {
+        Py_VISIT(t->slots[i]);
+    }
     Py_VISIT(t->dict);
     Py_VISIT(t->loop);
     Py_VISIT(t->file);
-    Py_VISIT(t->protocol);
-    Py_VISIT(t->on_data);
-    Py_VISIT(t->on_filled);
     Py_VISIT(t->server);
     Py_VISIT(t->read_context);
     Py_VISIT(t->write_context);
     Py_VISIT(t->empty_waiter);
     Py_VISIT(t->address);
     Py_VISIT(t->pending);
-    return 0; /* what is queued is bytes */
+    return gio_protocol_traverse(&t->protocol, visit, arg); /* what is queued is bytes */
 }
 
 /* The loop and the file stay, for dealloc to give the fd back. */
@@ -574,10 +554,11 @@ static int
 transport_clear(GioTransport *t)
 {
     Py_CLEAR(t->extra);
+    for (size_t i = 0; i < 4; i++) {
+        Py_CLEAR(t->slots[i]);
+    }
     Py_CLEAR(t->dict);
-    Py_CLEAR(t->protocol);
-    Py_CLEAR(t->on_data);
-    Py_CLEAR(t->on_filled);
+    gio_protocol_clear(&t->protocol);
     Py_CLEAR(t->server);
     Py_CLEAR(t->read_context);
     Py_CLEAR(t->write_context);

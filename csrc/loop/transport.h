@@ -23,29 +23,39 @@ typedef struct {
     size_t bytes; /* in all that are left */
 } GioQueue;
 
+/* Whoever is told what happens (protocol.c). */
+typedef struct {
+    PyObject *object;    /* owned, as all of it; NULL: none */
+    PyObject *on_data;   /* its data_received, get_buffer or datagram_received; NULL: not yet */
+    PyObject *on_filled; /* its buffer_updated, likewise */
+    bool buffered;       /* it is a BufferedProtocol */
+} GioProtocol;
+
+/* The water marks of a queue: above one its protocol is paused, and at the other resumed. */
+typedef struct {
+    Py_ssize_t high, low;
+} GioMarks;
+
 typedef struct {
     PyObject_HEAD
     PyObject *extra;    /* the place of asyncio.BaseTransport's slot _extra: must stay the first */
-    PyObject *slots[4]; /* asyncio's _FlowControlMixin has them; always NULL */
+    PyObject *slots[4]; /* asyncio's _FlowControlMixin has them; NULL unless others set them */
     PyObject *weakrefs;
-    PyObject *dict;      /* of attributes that others have set */
-    GioState *state;     /* borrowed */
-    GioLoop *loop;       /* owned; NULL once connection_lost has been called, as what follows is */
-    PyObject *file;      /* a socket or a pipe, which is closed in the end */
-    PyObject *protocol;  /* NULL: none */
-    PyObject *on_data;   /* bound data_received, or get_buffer; NULL until it is needed */
-    PyObject *on_filled; /* bound buffer_updated; NULL until it is needed */
-    PyObject *server;    /* asyncio's Server that counts it, or NULL */
+    PyObject *dict;   /* of attributes that others have set */
+    GioState *state;  /* borrowed */
+    GioLoop *loop;    /* owned; NULL once connection_lost has been called, as what follows is */
+    PyObject *file;   /* a socket or a pipe, which is closed in the end */
+    PyObject *server; /* asyncio's Server that counts it, or NULL */
+    GioProtocol protocol;
     PyObject *read_context, *write_context; /* that the protocol is called in */
     PyObject *empty_waiter;                 /* of loop.sendfile(), or NULL */
     GioPoll read, write;
     GioQueue queue;
-    Py_ssize_t high, low; /* water marks */
+    GioMarks marks;
     Py_ssize_t conn_lost; /* > 0: connection_lost is scheduled; then counts writes */
     int fd;
     int quiet_errno;   /* the one that is not reported; 0: no OSError is */
     bool pipe;         /* read(2) and write(2) instead of recv(2) and send(2) */
-    bool buffered;     /* the protocol is a BufferedProtocol */
     bool bulky;        /* the last read was large */
     bool holds_socket; /* we count as a user of the socket: it stays open if others close it */
     PyObject *address; /* of datagrams: the only one that this transport sends to, or NULL */
@@ -68,7 +78,6 @@ int gio_transport_begin(GioTransport *t, PyObject *waiter);
 /* call_soon; `context` NULL: a copy of the current one. */
 int gio_transport_soon(GioTransport *t, PyObject *context, PyObject *callback,
                        PyObject *const *args, Py_ssize_t nargs);
-int gio_transport_set_protocol(GioTransport *t, PyObject *protocol);
 /* Run `step` in the context that is given. */
 int gio_transport_in_context(GioTransport *t, PyObject *context, int (*step)(GioTransport *t));
 /* Something is raised that ends the connection: it is reported, or logged where it is nothing
@@ -91,6 +100,23 @@ bool gio_ends_run(void);
 PyTypeObject *gio_transport_add_type(PyObject *module, const char *name, const char *base_name,
                                      const char *other_name, PyMethodDef *const *tables);
 extern PyMethodDef gio_transport_read_methods[];
+
+/* ---- protocol.c ---------------------------------------------------------------------------- */
+
+int gio_protocol_set(GioProtocol *p, GioState *st, PyObject *object);
+void gio_protocol_clear(GioProtocol *p);
+int gio_protocol_traverse(GioProtocol *p, visitproc visit, void *arg);
+/* Call a method that is kept in `place`; args[-1] is scratch. The protocol must be there. */
+PyObject *gio_protocol_call(GioProtocol *p, PyObject **place, PyObject *name, PyObject *const *args,
+                            Py_ssize_t nargs);
+/* Hand up data (stolen; NULL with an exception is handed on). */
+int gio_protocol_data(GioProtocol *p, GioState *st, PyObject *data);
+/* Ask for a buffer, which is never empty; tell how much of it was filled. */
+int gio_protocol_buffer(GioProtocol *p, GioState *st, Py_buffer *view);
+int gio_protocol_filled(GioProtocol *p, GioState *st, size_t size);
+/* What get_write_buffer_limits() and set_write_buffer_limits() are about. */
+PyObject *gio_marks_get(const GioMarks *marks);
+int gio_marks_set(GioMarks *marks, Py_ssize_t otherwise, PyObject *args, PyObject *kwargs);
 
 /* ---- stream.c ----------------------------------------------------------------------------- */
 
@@ -123,11 +149,12 @@ int gio_datagram_setup_types(PyObject *module, GioState *st);
 int gio_write(GioTransport *t, PyObject *owner, const char *data, size_t size);
 /* Queue data that `obj` exports; a copy, where others could change it. */
 int gio_queue_data(GioQueue *q, PyObject *obj, const char *data, size_t size);
+/* Queue every item of a list or tuple; none if one cannot be. */
+int gio_queue_items(GioQueue *q, PyObject *items);
+/* What write() takes: bytes, bytearray, memoryview. */
+int gio_check_data(PyObject *data);
 /* Drop as many bytes from the front. */
 void gio_queue_drop(GioQueue *q, size_t sent);
-/* What set_write_buffer_limits() is given, None included, as water marks. */
-int gio_water_marks(PyObject *high_arg, PyObject *low_arg, Py_ssize_t otherwise, Py_ssize_t *high,
-                    Py_ssize_t *low);
 /* The GioRun of a transport whose fd is writable. */
 int gio_write_ready(GioLoop *loop, PyObject *self);
 /* Have the GioRun above called when the fd is writable. */

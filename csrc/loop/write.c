@@ -48,6 +48,17 @@ queue_add(GioQueue *q, PyObject *owner, const char *data, size_t size)
     return 0;
 }
 
+int
+gio_check_data(PyObject *data)
+{
+    if (PyBytes_Check(data) || PyByteArray_Check(data) || PyMemoryView_Check(data)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "data argument must be a bytes-like object, not '%.200s'",
+                 Py_TYPE(data)->tp_name);
+    return -1;
+}
+
 /* The bytes object that keeps some data as it is, NULL if there is none; borrowed. */
 static PyObject *
 keeper(PyObject *obj)
@@ -73,6 +84,31 @@ gio_queue_data(GioQueue *q, PyObject *obj, const char *data, size_t size)
         data = PyBytes_AS_STRING(owner);
     }
     return queue_add(q, owner, data, size);
+}
+
+int
+gio_queue_items(GioQueue *q, PyObject *items)
+{
+    size_t before = q->bytes;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(items); i++) {
+        PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(items, i));
+        Py_buffer view;
+        int r = PyObject_GetBuffer(item, &view, PyBUF_SIMPLE);
+        if (r == 0) {
+            r = view.len == 0 ? 0 : gio_queue_data(q, item, view.buf, (size_t)view.len);
+            PyBuffer_Release(&view);
+        }
+        Py_DECREF(item);
+        if (r < 0) {
+            while (q->bytes > before) {
+                GioPiece piece = q->pieces[--q->end];
+                q->bytes -= piece.size;
+                Py_DECREF(piece.owner);
+            }
+            return -1;
+        }
+    }
+    return 0;
 }
 
 void
@@ -113,7 +149,7 @@ gio_write_clear(GioTransport *t)
 static int
 tell_protocol(GioTransport *t, const char *method, const char *failure)
 {
-    PyObject *protocol = Py_NewRef(t->protocol);
+    PyObject *protocol = Py_NewRef(t->protocol.object);
     PyObject *r = PyObject_CallMethod(protocol, method, NULL);
     Py_DECREF(protocol);
     Py_XDECREF(r);
@@ -123,7 +159,8 @@ tell_protocol(GioTransport *t, const char *method, const char *failure)
 int
 gio_write_pause(GioTransport *t)
 {
-    if (t->protocol_paused || t->protocol == NULL || t->queue.bytes <= (size_t)t->high) {
+    if (t->protocol_paused || t->protocol.object == NULL ||
+        t->queue.bytes <= (size_t)t->marks.high) {
         return 0;
     }
     t->protocol_paused = true;
@@ -133,7 +170,8 @@ gio_write_pause(GioTransport *t)
 int
 gio_write_resume(GioTransport *t)
 {
-    if (!t->protocol_paused || t->protocol == NULL || t->queue.bytes > (size_t)t->low) {
+    if (!t->protocol_paused || t->protocol.object == NULL ||
+        t->queue.bytes > (size_t)t->marks.low) {
         return 0;
     }
     t->protocol_paused = false;
@@ -329,12 +367,7 @@ static PyObject *
 transport_write(GioTransport *t, PyObject *data)
 {
     bool bytes = PyBytes_CheckExact(data);
-    if (!bytes && !PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
-        return PyErr_Format(PyExc_TypeError,
-                            "data argument must be a bytes-like object, not '%.200s'",
-                            Py_TYPE(data)->tp_name);
-    }
-    if (check_writable(t, "write") < 0) {
+    if (gio_check_data(data) < 0 || check_writable(t, "write") < 0) {
         return NULL;
     }
     Py_buffer view = {.buf = NULL};
@@ -361,33 +394,6 @@ transport_write(GioTransport *t, PyObject *data)
     return result;
 }
 
-/* Queue every item of a sequence; none if one cannot be. */
-static int
-queue_items(GioTransport *t, PyObject *items)
-{
-    GioQueue *q = &t->queue;
-    size_t before = q->bytes;
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(items); i++) {
-        PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(items, i));
-        Py_buffer view;
-        int r = PyObject_GetBuffer(item, &view, PyBUF_SIMPLE);
-        if (r == 0) {
-            r = view.len == 0 ? 0 : gio_queue_data(q, item, view.buf, (size_t)view.len);
-            PyBuffer_Release(&view);
-        }
-        Py_DECREF(item);
-        if (r < 0) {
-            while (q->bytes > before) {
-                GioPiece piece = q->pieces[--q->end];
-                q->bytes -= piece.size;
-                Py_DECREF(piece.owner);
-            }
-            return -1;
-        }
-    }
-    return 0;
-}
-
 static PyObject *
 transport_writelines(GioTransport *t, PyObject *list)
 {
@@ -406,7 +412,7 @@ transport_writelines(GioTransport *t, PyObject *list)
         Py_DECREF(items);
         return nothing;
     }
-    r = queue_items(t, items);
+    r = gio_queue_items(&t->queue, items);
     Py_DECREF(items);
     if (r == 0 && idle && t->queue.bytes > 0) {
         r = flush(t) < 0         ? gio_transport_fatal(t, failure(t))
@@ -428,43 +434,13 @@ transport_get_write_buffer_size(GioTransport *t, PyObject *Py_UNUSED(ignored))
 static PyObject *
 transport_get_write_buffer_limits(GioTransport *t, PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("nn", t->low, t->high);
-}
-
-int
-gio_water_marks(PyObject *high_arg, PyObject *low_arg, Py_ssize_t otherwise, Py_ssize_t *high,
-                Py_ssize_t *low)
-{
-    Py_ssize_t l = low_arg == Py_None ? -1 : PyNumber_AsSsize_t(low_arg, NULL);
-    Py_ssize_t h = high_arg != Py_None  ? PyNumber_AsSsize_t(high_arg, NULL)
-                   : low_arg == Py_None ? otherwise
-                                        : 4 * l;
-    if (PyErr_Occurred()) {
-        return -1;
-    }
-    if (low_arg == Py_None) {
-        l = h / 4;
-    }
-    if (l < 0 || h < l) {
-        PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0", h, l);
-        return -1;
-    }
-    *high = h;
-    *low = l;
-    return 0;
+    return gio_marks_get(&t->marks);
 }
 
 static PyObject *
 transport_set_write_buffer_limits(GioTransport *t, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"high", "low", NULL};
-    PyObject *high_arg = Py_None, *low_arg = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", keywords,
-                                     &high_arg, &low_arg)) {
-        return NULL;
-    }
-    if (gio_water_marks(high_arg, low_arg, 64 * 1024, &t->high, &t->low) < 0 ||
-        gio_write_pause(t) < 0) {
+    if (gio_marks_set(&t->marks, 64 * 1024, args, kwargs) < 0 || gio_write_pause(t) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

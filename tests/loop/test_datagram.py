@@ -6,7 +6,7 @@ import socket
 import sys
 
 import pytest
-from fix_loops import LIKE_ASYNCIO
+from fix_loops import LIKE_ASYNCIO, OURS
 from fix_transports import until
 
 
@@ -254,5 +254,37 @@ def test_datagrams_leave_nothing_behind_no_leak(run, aflat):
         await aflat(once, repeat=50)
         server.close()
         await echo.lost
+
+    run(main())
+
+
+@OURS
+def test_a_socket_of_the_users_own_may_end_the_transport_while_it_sends(run, tmp_path):
+    """Its sendto() is asked where an address is not a plain one."""
+
+    class Ending(socket.socket):
+        transport = None
+
+        def sendto(self, *args):
+            if self.transport is not None:
+                self.transport.abort()
+            return super().sendto(*args)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        path = str(tmp_path / "réceiver")
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
+            Ending(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+        ):
+            receiver.setblocking(False)
+            receiver.bind(path)
+            transport, protocol = await loop.create_datagram_endpoint(Recorder, sock=sender)
+            while transport.get_write_buffer_size() == 0:
+                transport.sendto(b"x" * 1000, path)
+            sender.transport = transport
+            receiver.recv(1000)
+            assert await protocol.lost is None
+            assert transport.get_write_buffer_size() == 0
 
     run(main())

@@ -180,6 +180,32 @@ def test_the_protocol_can_be_replaced_by_itself(run, sockets):
     run(main())
 
 
+@LIKE_ASYNCIO
+def test_the_protocol_can_be_replaced_while_its_method_is_looked_up(run, sockets):
+    class Lazy(Recorder):
+        @property
+        def data_received(self):
+            self.transport.set_protocol(self.next)
+            return self.first.append
+
+    async def main():
+        a, b = sockets()
+        transport, lazy = await attach(a, Lazy)
+        lazy.first = []
+        lazy.next = Recorder()
+        lazy.next.told.append("made")
+        b.sendall(b"one")
+        await until(lambda: lazy.first)
+        b.sendall(b"two")
+        await until(lambda: lazy.next.data)
+        assert lazy.first == [b"one"]
+        assert lazy.next.data == b"two"
+        transport.abort()
+        await lazy.next.lost
+
+    run(main())
+
+
 @pytest.mark.parametrize("end", ["close", "abort"])
 def test_the_protocol_can_end_the_connection_while_it_is_told(run, sockets, end):
     class Ending(Recorder):

@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import sys
+import weakref
 
 import pytest
 from fix_loops import LIKE_ASYNCIO, OURS
@@ -119,6 +120,23 @@ def test_its_repr_says_how_it_stands(run, sockets):
         assert repr(transport).startswith(f"<StreamTransport closed fd={fd} ")
 
     run(main())
+
+
+@OURS
+def test_debug_mode_logs_what_a_transport_does(run, sockets, caplog):
+    caplog.set_level("DEBUG", "asyncio")
+
+    async def main():
+        a, b = sockets()
+        transport, protocol = await attach(a, Recorder)
+        transport.pause_reading()
+        transport.resume_reading()
+        b.close()
+        await protocol.lost
+
+    run(main(), debug=True)
+    for what in ("pauses reading", "resumes reading", "received EOF"):
+        assert any(record.message.endswith(f": {what}") for record in caplog.records)
 
 
 @LIKE_ASYNCIO
@@ -285,6 +303,30 @@ def test_connections_leave_nothing_behind_no_leak(run, aflat):
         await aflat(once, repeat=50)
         server.close()
         await server.wait_closed()
+
+    run(main())
+
+
+@OURS
+def test_what_others_leave_in_asyncios_slots_is_let_go_of(run, sockets, connect):
+    class Thing:
+        pass
+
+    async def main():
+        a, _ = sockets()
+        client, server = await connect()
+        transport, protocol = await attach(a, Recorder)
+        left = []
+        for end in (transport, client.transport):
+            end._high_water = thing = Thing()
+            thing.end = end
+            left.append(weakref.ref(thing))
+            end.abort()
+        await asyncio.gather(protocol.lost, client.lost, server.lost)
+        client = server = transport = protocol = thing = end = None
+        await turns()
+        gc.collect()
+        assert [ref() for ref in left] == [None, None]
 
     run(main())
 

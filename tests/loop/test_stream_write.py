@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 
 import pytest
 from fix_loops import LIKE_ASYNCIO, OURS
@@ -182,6 +183,30 @@ def test_the_water_marks(run, sockets):
         assert protocol.told == ["made"]
         transport.set_write_buffer_limits(0)
         assert protocol.told == ["made", "pause"]
+        transport.abort()
+        await protocol.lost
+
+    run(main())
+
+
+@OURS
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [({"low": "many"}, TypeError), ({"high": "many"}, TypeError), ({"low": -1}, ValueError)],
+)
+def test_water_marks_that_make_no_sense_change_nothing(run, sockets, given, error):
+    class Number:
+        def __index__(self):
+            return len([None] * 5)
+
+    async def main():
+        a, _ = sockets()
+        transport, protocol = await attach(a, Recorder)
+        with pytest.raises(error):
+            transport.set_write_buffer_limits(**{"high": Number(), **given})
+        assert transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
+        transport.set_write_buffer_limits(low=sys.maxsize)
+        assert transport.get_write_buffer_limits() == (sys.maxsize, sys.maxsize)
         transport.abort()
         await protocol.lost
 

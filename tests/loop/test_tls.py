@@ -275,6 +275,28 @@ def test_what_cannot_be_written(run, connect):
     run(main())
 
 
+@OURS
+def test_one_bad_item_keeps_writelines_from_sending_any(run, connect):
+    """And the protocol is not told of it with that exception at its back."""
+
+    async def main():
+        client, server = await connect()
+        client.transport.pause_writing()  # as the stream does that is full
+        client.transport.set_write_buffer_limits(high=0)
+        with pytest.raises(TypeError, match="bytes-like"):
+            client.transport.writelines([b"one", 2])
+        assert client.transport.get_write_buffer_size() == 0
+        assert client.told == ["made"]
+        client.transport.resume_writing()
+        client.transport.write(b"sent")
+        await until(lambda: server.data == b"sent")
+        client.transport.abort()
+        await client.lost
+        await server.lost
+
+    run(main())
+
+
 @LIKE_ASYNCIO
 def test_a_protocol_that_writes_much_when_it_is_handed_data_need_not_pause(run, connect):
     class Generous(Recorder):
