@@ -90,12 +90,6 @@ class SSLTransport(_core.TlsTransport):
         stream = self._stream
         return default if stream is None else stream.get_extra_info(name, default)
 
-    def close(self) -> None:
-        """Send what is left and close_notify, wait for the peer's, then close."""
-        if not self._closed:
-            self._closed = True
-            self._start_shutdown()
-
     def abort(self) -> None:
         """Close at once; what is left to be sent is lost."""
         self._force_close(None)
@@ -134,7 +128,7 @@ class SSLTransport(_core.TlsTransport):
             loop.call_soon(protocol.connection_lost, exc)
         self._let_go()
         self._stop_timer()
-        self._wake_waiter(exc)
+        self._wake_waiter(exc or ConnectionAbortedError("closed during the TLS handshake"))
 
     def eof_received(self) -> bool | None:
         """The peer has ended the stream, perhaps without a close_notify."""
@@ -235,10 +229,15 @@ class SSLTransport(_core.TlsTransport):
             self._force_close(None)
         elif self._state == WRAPPED:
             self._state = FLUSHING
-            self._timer = self._loop.call_later(self._shutdown_timeout, self._shutdown_timed_out)
+            self._start_shutdown_timer()
             if self._read_paused and self._stream is not None:
                 self._stream.resume_reading()  # for the peer's close_notify
             self._do_flush()
+        elif self._state == FLUSHING and self._timer is None:
+            self._start_shutdown_timer()  # the peer has ended the stream; it may never read again
+
+    def _start_shutdown_timer(self) -> None:
+        self._timer = self._loop.call_later(self._shutdown_timeout, self._shutdown_timed_out)
 
     def _shutdown_timed_out(self) -> None:
         if self._state in (FLUSHING, SHUTDOWN) and self._stream is not None:

@@ -85,6 +85,10 @@ static int
 run_iteration(GioLoop *loop)
 {
     double timeout = -1, when;
+    /* Written to while the loop did not run, or in a turn that was cut short. */
+    if (loop->unflushed != NULL && gio_tls_flush_all(loop) < 0) {
+        return -1;
+    }
     bool timed = gio_schedule_next(loop, &when);
     if (loop->ready.count > 0 || loop->stopping) {
         timeout = 0;

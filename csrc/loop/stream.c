@@ -243,6 +243,9 @@ stream_write_eof(GioTransport *t, PyObject *Py_UNUSED(ignored))
     if (t->closing || t->eof) {
         Py_RETURN_NONE;
     }
+    if (gio_tls_flush_above(t) < 0) {
+        return NULL;
+    }
     t->eof = true;
     if (t->queue.bytes == 0 && shutdown(t->fd, SHUT_WR) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);

@@ -138,8 +138,8 @@ deliver(GioTls *t)
     return gio_tls_flush(t) < 0 ? gio_tls_failed(t) : 0;
 }
 
-static GioTls *
-of_stream(GioTransport *under)
+GioTls *
+gio_tls_of_stream(GioTransport *under)
 {
     PyObject *protocol = under->protocol.object;
     if (protocol == NULL || !PyObject_TypeCheck(protocol, under->state->tls_type) ||
@@ -153,7 +153,7 @@ of_stream(GioTransport *under)
 static int
 arrived(GioTransport *under)
 {
-    GioTls *t = of_stream(under);
+    GioTls *t = gio_tls_of_stream(under);
     if (t->state == GIO_TLS_WRAPPED) {
         return deliver(t);
     }
@@ -167,7 +167,7 @@ int
 gio_tls_readable(GioLoop *loop, PyObject *self)
 {
     GioTransport *under = (GioTransport *)self;
-    GioTls *t = of_stream(under);
+    GioTls *t = gio_tls_of_stream(under);
     if (!under->read.started || under->conn_lost > 0) { /* since the poll */
         return 0;
     }
@@ -300,6 +300,17 @@ tls_set_protocol(GioTls *t, PyObject *protocol)
 }
 
 static PyObject *
+tls_close(GioTls *t, PyObject *Py_UNUSED(ignored))
+{
+    int r = t->closed ? 0 : gio_transport_hand_over(t->loop, (PyObject *)t);
+    if (r == 0 && !t->closed) {
+        t->closed = true;
+        r = gio_tls_call(t, "_start_shutdown");
+    }
+    return r < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
 tls_is_closing(GioTls *t, PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(t->closed || (t->under != NULL && t->under->closing));
@@ -351,8 +362,9 @@ tls_repr(GioTls *t)
     static const char *const states[] = {"unwrapped", "handshake", "wrapped", "flushing",
                                          "shutdown"};
     const char *name = strrchr(Py_TYPE(t)->tp_name, '.');
+    size_t state = (size_t)t->state < sizeof states / sizeof *states ? (size_t)t->state : 0;
     return PyUnicode_FromFormat("<%s %s%s over %S>", name == NULL ? Py_TYPE(t)->tp_name : name + 1,
-                                t->closed ? "closing " : "", states[t->state],
+                                t->closed ? "closing " : "", states[state],
                                 t->under == NULL ? Py_None : (PyObject *)t->under);
 }
 
@@ -440,6 +452,9 @@ static PyMethodDef tls_methods[] = {
      "get_protocol($self, /)\n--\n\nThe protocol above."},
     {"set_protocol", (PyCFunction)tls_set_protocol, METH_O,
      "set_protocol($self, protocol, /)\n--\n\nHave another protocol above."},
+    {"close", (PyCFunction)tls_close, METH_NOARGS,
+     "close($self, /)\n--\n\n"
+     "Send what is left and close_notify, wait for the peer's, then close."},
     {"is_closing", (PyCFunction)tls_is_closing, METH_NOARGS,
      "is_closing($self, /)\n--\n\nWhether it is closing, or closed."},
     {"is_reading", (PyCFunction)tls_is_reading, METH_NOARGS,

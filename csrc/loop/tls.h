@@ -22,6 +22,7 @@ typedef struct bio_method_st GioBIOMethod;
 #define GIO_OPENSSL_FUNCTIONS(F)                                                                   \
     F(void *, SSL_get_ex_data, (const GioSSL *, int))                                              \
     F(void, SSL_set_bio, (GioSSL *, GioBIO *, GioBIO *))                                           \
+    F(GioBIO *, SSL_get_rbio, (const GioSSL *))                                                    \
     F(int, SSL_read_ex, (GioSSL *, void *, size_t, size_t *))                                      \
     F(int, SSL_peek_ex, (GioSSL *, void *, size_t, size_t *))                                      \
     F(int, SSL_write_ex, (GioSSL *, const void *, size_t, size_t *))                               \
@@ -37,6 +38,7 @@ typedef struct bio_method_st GioBIOMethod;
     F(int, BIO_meth_set_write, (GioBIOMethod *, int (*)(GioBIO *, const char *, int)))             \
     F(int, BIO_meth_set_ctrl, (GioBIOMethod *, long (*)(GioBIO *, int, long, void *)))             \
     F(GioBIO *, BIO_new, (const GioBIOMethod *))                                                   \
+    F(int, BIO_method_type, (const GioBIO *))                                                      \
     F(void, BIO_set_data, (GioBIO *, void *))                                                      \
     F(void *, BIO_get_data, (GioBIO *))                                                            \
     F(void, BIO_set_init, (GioBIO *, int))                                                         \
@@ -49,10 +51,11 @@ typedef struct GioOpenSSL {
 #define DECLARE(type, name, args) type(*name) args;
     GIO_OPENSSL_FUNCTIONS(DECLARE)
 #undef DECLARE
-    GioBIOMethod *method; /* of our BIOs */
-    PyTypeObject *type;   /* _ssl._SSLSocket */
-    Py_ssize_t offset;    /* of the SSL* in it */
-    PyObject *error;      /* ssl.SSLError */
+    GioBIOMethod *method; /* of our BIOs, which are known by ... */
+    int bio_type;
+    PyTypeObject *type; /* _ssl._SSLSocket */
+    Py_ssize_t offset;  /* of the SSL* in it */
+    PyObject *error;    /* ssl.SSLError */
 } GioOpenSSL;
 
 /* Borrowed from the module's state. NULL without an exception: it could not be found or not be
@@ -157,6 +160,8 @@ struct GioTls {
 
 /* Call a method of _tls.py's. */
 int gio_tls_call(GioTls *t, const char *method);
+/* The transport that has taken a stream over, borrowed; NULL: none. */
+GioTls *gio_tls_of_stream(GioTransport *under);
 /* What is raised ends the connection; -1 if it ends the loop's run instead. */
 int gio_tls_failed(GioTls *t);
 /* The GioRun of a stream that was taken over. */

@@ -106,7 +106,8 @@ bio_ctrl(GioBIO *bio, int command, long number, void *pointer)
 int
 gio_tls_make_method(GioOpenSSL *lib)
 {
-    lib->method = lib->BIO_meth_new(lib->BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "greenletio");
+    lib->bio_type = lib->BIO_get_new_index() | BIO_TYPE_SOURCE_SINK;
+    lib->method = lib->BIO_meth_new(lib->bio_type, "greenletio");
     if (lib->method == NULL) {
         return -1;
     }
@@ -127,6 +128,12 @@ gio_tls_attach(GioTlsEngine *e, GioState *st, PyObject *object)
     GioSSL *ssl = lib == NULL ? NULL : gio_openssl_of(lib, object);
     if (ssl == NULL) {
         return 0;
+    }
+    GioBIO *before = lib->SSL_get_rbio(ssl);
+    if (before != NULL && lib->BIO_method_type(before) == lib->bio_type &&
+        lib->BIO_get_data(before) != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the session is in use");
+        return -1;
     }
     GioBIO *bio = lib->BIO_new(lib->method);
     if (bio == NULL) {

@@ -180,6 +180,20 @@ gio_tls_flush_all(GioLoop *loop)
     return r;
 }
 
+int
+gio_tls_flush_above(GioTransport *under)
+{
+    GioTls *t = gio_tls_of_stream(under);
+    if (t == NULL || !t->unflushed) {
+        return 0;
+    }
+    Py_INCREF(t);
+    gio_tls_forget_flush(t);
+    int r = gio_tls_flush(t) < 0 ? gio_tls_failed(t) : 0;
+    Py_DECREF(t);
+    return r;
+}
+
 void
 gio_tls_forget_all(GioLoop *loop)
 {
@@ -202,7 +216,7 @@ check_thread(GioTls *t)
 static int
 is_lost(GioTls *t)
 {
-    if (t->state == GIO_TLS_HANDSHAKE || t->state == GIO_TLS_WRAPPED) {
+    if (t->loop != NULL && (t->state == GIO_TLS_HANDSHAKE || t->state == GIO_TLS_WRAPPED)) {
         return 0;
     }
     if (t->conn_lost++ >= LOST_WRITES_LOGGED && gio_tls_call(t, "_log_lost_write") < 0) {

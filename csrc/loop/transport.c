@@ -227,17 +227,11 @@ finish(GioTransport *t)
 static int
 fail_empty_waiter(GioTransport *t)
 {
-    PyObject *done = PyObject_CallMethod(t->empty_waiter, "done", NULL);
-    if (done == Py_False) {
-        PyObject *exc =
-            PyObject_CallFunction(PyExc_ConnectionError, "s", "Connection is closed by peer");
-        PyObject *r =
-            exc == NULL ? NULL : PyObject_CallMethod(t->empty_waiter, "set_exception", "O", exc);
-        Py_XDECREF(exc);
-        Py_SETREF(done, r);
-    }
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
+    PyObject *exc =
+        PyObject_CallFunction(PyExc_ConnectionError, "s", "Connection is closed by peer");
+    int r = exc == NULL ? -1 : gio_write_tell_waiter(t, "set_exception", exc);
+    Py_XDECREF(exc);
+    return r;
 }
 
 static PyObject *
@@ -426,15 +420,29 @@ transport_resume_reading(GioTransport *t, PyObject *Py_UNUSED(ignored))
     return none_or_error(t->loop->debug ? gio_transport_log(t, "resumes reading", NULL) : 0);
 }
 
+int
+gio_transport_hand_over(GioLoop *loop, PyObject *self)
+{
+    if (loop == NULL || !loop->polling) {
+        return 0;
+    }
+    PyObject *close = PyObject_GetAttrString(self, "close"), *r = NULL;
+    if (close != NULL) {
+        r = PyObject_CallMethod((PyObject *)loop, "call_soon_threadsafe", "O", close);
+        Py_DECREF(close);
+    }
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 1;
+}
+
 static PyObject *
 transport_close(GioTransport *t, PyObject *Py_UNUSED(ignored))
 {
-    if (t->loop != NULL && t->loop->polling) {
-        /* The garbage collector of another thread has dropped a StreamWriter, perhaps. */
-        return PyObject_CallMethod((PyObject *)t->loop, "call_soon_threadsafe", "N",
-                                   PyObject_GetAttrString((PyObject *)t, "close"));
+    int r = gio_transport_hand_over(t->loop, (PyObject *)t);
+    if (r == 0) {
+        r = gio_tls_flush_above(t) < 0 ? -1 : gio_transport_close(t);
     }
-    return none_or_error(gio_transport_close(t));
+    return none_or_error(r);
 }
 
 static PyObject *

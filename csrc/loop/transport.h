@@ -87,6 +87,9 @@ int gio_transport_fatal(GioTransport *t, const char *message);
 int gio_transport_report(GioTransport *t, const char *message);
 /* What debug mode logs; -1 as above. `exc` may be NULL. */
 int gio_transport_log(GioTransport *t, const char *what, PyObject *exc);
+/* For a close() that may come from elsewhere, as from the garbage collector of another thread: 1 if
+ * it was handed over to the loop. */
+int gio_transport_hand_over(GioLoop *loop, PyObject *self);
 /* Flush, then connection_lost(None). */
 int gio_transport_close(GioTransport *t);
 /* Drop what is queued, then connection_lost(exc); exc NULL: None. */
@@ -136,6 +139,11 @@ extern PyMethodDef gio_stream_loop_methods[]; /* of Loop, as the next three */
 int gio_stream_add_members(PyTypeObject *type);
 int gio_stream_setup_types(PyObject *module, GioState *st);
 
+/* ---- tls_write.c ---------------------------------------------------------------------------- */
+
+/* What a TLS transport on top of this one has yet to send comes before what is done next. */
+int gio_tls_flush_above(GioTransport *under);
+
 /* ---- accept.c, pipe.c, datagram.c------------------------------------------------------------ */
 
 extern PyMethodDef gio_accept_loop_methods[], gio_pipe_loop_methods[];
@@ -164,6 +172,9 @@ int gio_write_pause(GioTransport *t);
 int gio_write_resume(GioTransport *t);
 /* Something was written to a connection that is lost: None, and in the end a warning. */
 PyObject *gio_write_lost(GioTransport *t);
+/* A future of loop.sendfile()'s is told, unless it is done, that the queue is empty, or that it
+ * never will be. */
+int gio_write_tell_waiter(GioTransport *t, const char *method, PyObject *value);
 void gio_write_clear(GioTransport *t);
 extern PyMethodDef gio_write_methods[], gio_flow_methods[];
 

@@ -254,16 +254,30 @@ gio_write(GioTransport *t, PyObject *owner, const char *data, size_t size)
     return gio_write_pause(t);
 }
 
-/* A future of loop.sendfile()'s is told that the queue is empty, or that it never will be. */
-static int
-tell_empty_waiter(GioTransport *t, const char *method, PyObject *value)
+int
+gio_write_tell_waiter(GioTransport *t, const char *method, PyObject *value)
 {
-    if (t->empty_waiter == NULL) {
+    PyObject *waiter = Py_XNewRef(t->empty_waiter);
+    if (waiter == NULL) {
         return 0;
     }
-    PyObject *r = PyObject_CallMethod(t->empty_waiter, method, "O", value);
-    Py_XDECREF(r);
-    return r == NULL ? gio_transport_report(t, "loop.sendfile() could not go on") : 0;
+    PyObject *done = PyObject_CallMethod(waiter, "done", NULL);
+    int r = done == NULL ? -1 : PyObject_IsTrue(done);
+    if (r == 0) {
+        PyObject *told = PyObject_CallMethod(waiter, method, "O", value);
+        r = told == NULL ? -1 : 0;
+        Py_XDECREF(told);
+    }
+    Py_XDECREF(done);
+    Py_DECREF(waiter);
+    return r < 0 ? -1 : 0;
+}
+
+static int
+tell_waiter(GioTransport *t, const char *method, PyObject *value)
+{
+    int r = gio_write_tell_waiter(t, method, value);
+    return r < 0 ? gio_transport_report(t, "loop.sendfile() could not go on") : 0;
 }
 
 static int
@@ -273,7 +287,7 @@ write_failed(GioTransport *t)
     gio_err_give(Py_NewRef(exc));
     int r = gio_transport_fatal(t, failure(t));
     if (r == 0) {
-        r = tell_empty_waiter(t, "set_exception", exc);
+        r = tell_waiter(t, "set_exception", exc);
     }
     Py_DECREF(exc);
     return r;
@@ -292,7 +306,7 @@ write_on(GioTransport *t)
     if (t->queue.bytes > 0 || t->conn_lost > 0 || t->loop == NULL) {
         return 0;
     }
-    if (gio_poll_stop(&t->write) < 0 || tell_empty_waiter(t, "set_result", Py_None) < 0) {
+    if (gio_poll_stop(&t->write) < 0 || tell_waiter(t, "set_result", Py_None) < 0) {
         return -1;
     }
     if (t->closing) {

@@ -199,6 +199,27 @@ def test_many_small_writes_are_one_record(run, peer, contexts):
 
 
 @LIKE_ASYNCIO
+def test_what_is_written_while_the_loop_does_not_run(make_loop, connect):
+    class Stopping(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.lost.get_loop().stop()
+
+    async def end():
+        client.transport.abort()
+        await client.lost
+        await server.lost
+
+    loop = make_loop()
+    client, server = loop.run_until_complete(connect(server_protocol=Stopping))
+    client.transport.write(b"hello")
+    loop.run_forever()  # with nothing else to do
+    assert server.data == b"hello"
+    loop.run_until_complete(end())
+    loop.close()
+
+
+@LIKE_ASYNCIO
 def test_what_was_written_cannot_be_changed_afterwards(run, connect):
     async def main():
         client, server = await connect()

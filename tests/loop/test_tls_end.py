@@ -10,6 +10,8 @@ import pytest
 from fix_loops import LIKE_ASYNCIO, OURS
 from fix_transports import MUCH, Recorder, until
 
+from greenletio import _tls
+
 # --- the end -------------------------------------------------------------------------------------
 
 
@@ -102,6 +104,25 @@ def test_what_waits_is_sent_although_the_peer_has_closed(run, peer, contexts):
 
 
 @LIKE_ASYNCIO
+@pytest.mark.parametrize("end", ["close", "write_eof"])
+def test_who_ends_the_stream_below_loses_nothing_that_was_written(run, connect, end):
+    """It is at hand after start_tls(), and what Server.close_clients() closes."""
+
+    async def main():
+        client, server = await connect()
+        transport = client.transport
+        ours = isinstance(transport, _tls.SSLTransport)
+        below = transport._stream if ours else transport._ssl_protocol._transport
+        transport.write(b"the last")
+        getattr(below, end)()
+        await server.lost
+        assert server.data == b"the last"
+        await client.lost
+
+    run(main())
+
+
+@LIKE_ASYNCIO
 def test_a_reset(run, peer, contexts, connect):
     async def main():
         client, server = await connect()
@@ -144,6 +165,47 @@ def test_an_exception_of_the_protocol_ends_the_connection(run, connect):
     assert [str(context["exception"]) for context in run.reported] == ["mine"]
     assert run.reported[0]["message"] == "Fatal error on SSL protocol"
     run.reported.clear()
+
+
+@OURS
+def test_a_peer_that_has_ended_the_stream_and_never_reads_again(run, peer, contexts):
+    """asyncio's own waits for ever."""
+
+    async def main():
+        client = await peer.connect(contexts[1], Recorder, ssl_shutdown_timeout=0.05)
+        while "pause" not in client.told:
+            client.transport.write(MUCH)
+        peer.sock.shutdown(socket.SHUT_WR)
+        await until(lambda: client.transport._eof)
+        client.transport.close()
+        assert isinstance(await client.lost, asyncio.TimeoutError)
+
+    if sys.version_info < (3, 11):
+        pytest.skip("asyncio has no such timeout before Python 3.11")
+    run(main())
+
+
+@OURS
+@pytest.mark.parametrize("paused", [True, False])
+def test_close_from_another_thread_is_handed_over(run, connect, paused):
+    """The garbage collector may drop a StreamWriter in any thread."""
+
+    async def main():
+        client, server = await connect()
+        if paused:
+            client.transport.pause_reading()
+
+        def close():
+            with contextlib.suppress(RuntimeError):
+                while True:  # until the loop polls, as it does until this thread ends
+                    client.transport.write(b"")
+            client.transport.close()
+
+        await asyncio.get_running_loop().run_in_executor(None, close)
+        assert await client.lost is None
+        assert await server.lost is None
+
+    run(main())
 
 
 @LIKE_ASYNCIO

@@ -8,7 +8,7 @@ import ssl
 import pytest
 import trustme
 
-from greenletio import _core
+from greenletio import _core, _tls
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -331,3 +331,40 @@ def test_every_split_of_two_records(contexts):
             pair.server.feed(data[count:])
             got += pair.server.read()
         assert got == b"onetwo"
+
+
+def test_a_session_has_one_engine_at_a_time(contexts):
+    _, client = contexts("1.3")
+    session = client.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
+    engine = _core.TlsEngine(session)
+    with pytest.raises(RuntimeError, match="in use"):
+        _core.TlsEngine(session)
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+    hello = engine.take()
+    assert hello
+    del engine
+    with pytest.raises(ssl.SSLError):
+        session.do_handshake()  # its connection has gone
+    engine = _core.TlsEngine(session)
+    assert engine.take() == b""
+
+
+@pytest.mark.parametrize("kind", [_core.TlsTransport, _tls.SSLTransport])
+def test_a_transport_that_was_never_started(kind):
+    transport = kind.__new__(kind)
+    transport._state = 77
+    assert "unwrapped" in repr(transport)
+    transport._state = _tls.WRAPPED
+    transport.write(b"nowhere")
+    transport.writelines([b"nowhere"])
+    transport.pause_reading()
+    transport.resume_reading()
+    transport.set_write_buffer_limits(high=0)
+    assert transport.get_write_buffer_size() == 0
+    assert transport.get_protocol() is None
+    assert not transport.is_closing()
+    for call in (transport._read, transport._discard, transport._flush, transport._let_go):
+        call()
+    with pytest.raises(RuntimeError, match="not been started"):
+        transport.set_protocol(None)

@@ -278,6 +278,46 @@ def test_what_start_tls_refuses(run, peer, contexts):
 
 
 @OURS
+@pytest.mark.parametrize("end", ["close", "abort", "lost"])
+def test_start_tls_that_comes_too_late(run, peer, contexts, end):
+    """asyncio's own waits for the end of a handshake that never begins."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_unix_connection(Recorder, sock=peer.other)
+        if end == "lost":
+            peer.sock.close()
+            await protocol.lost
+        else:
+            getattr(transport, end)()
+        with pytest.raises(ConnectionAbortedError, match="too late"):
+            await loop.start_tls(transport, protocol, contexts[1], server_hostname="localhost")
+        await protocol.lost
+        assert protocol.told[0] == "made"
+        assert protocol.told[-1] == "lost"
+
+    run(main())
+
+
+@OURS
+def test_a_transport_that_is_closed_in_the_handshake(run, peer, contexts):
+    """To asyncio it is as good as connected then."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_unix_connection(Recorder, sock=peer.other)
+        upgrading = asyncio.ensure_future(
+            loop.start_tls(transport, protocol, contexts[1], server_hostname="localhost")
+        )
+        await peer.fill()
+        transport.abort()
+        with pytest.raises(ConnectionAbortedError, match="handshake"):
+            await upgrading
+
+    run(main())
+
+
+@OURS
 def test_key_logs_leave_it_to_asyncio(run, connect, contexts, tmp_path):
     contexts[1].keylog_filename = str(tmp_path / "keys")
 
@@ -296,24 +336,6 @@ def test_key_logs_leave_it_to_asyncio(run, connect, contexts, tmp_path):
     finally:
         contexts[1].keylog_filename = None
     assert "TRAFFIC_SECRET" in (tmp_path / "keys").read_text()
-
-
-@LIKE_ASYNCIO
-def test_sendfile(run, connect, tmp_path):
-    (tmp_path / "file").write_bytes(MUCH)
-
-    async def main():
-        client, server = await connect()
-        with open(tmp_path / "file", "rb") as file:
-            sent = await asyncio.get_running_loop().sendfile(client.transport, file)
-        assert sent == len(MUCH)
-        await until(lambda: len(server.data) == sent)
-        assert server.data == MUCH
-        client.transport.abort()
-        await client.lost
-        await server.lost
-
-    run(main())
 
 
 @OURS
