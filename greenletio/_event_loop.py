@@ -174,6 +174,8 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
             )
         if tls is None:  # TLS in TLS, a transport of somebody else's, or no way to do it here
             return await super().start_tls(transport, protocol, sslcontext, **options)
+        if transport.is_closing():
+            raise ConnectionAbortedError("start_tls() comes too late: the transport is closing")
         transport.pause_reading()  # what comes is not for the protocol any more
         transport.set_protocol(tls)
         made = self.call_soon(tls.connection_made, transport)
@@ -241,12 +243,19 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int) -> int:
+        if transp._empty_waiter is not None:
+            raise RuntimeError("another sendfile() is in progress")
         self._transports[transp._sock_fd] = transp  # asyncio's method takes it out
+        reading = transp.is_reading()
         try:
             sent: int = await super()._sendfile_native(transp, file, offset, count)
             return sent
         finally:
             self._transports.pop(transp._sock_fd, None)
+            if transp._empty_waiter is not None:  # cancelled while it waited for what was queued
+                transp._reset_empty_waiter()
+                if reading:
+                    transp.resume_reading()
 
     # --- what the C half calls ------------------------------------------------------------
 
@@ -326,12 +335,28 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         return started
 
 
+class _PidFd:
+    """A child's pidfd, closed when nobody watches it any more: the loop may be closed before."""
+
+    _fd = -1
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self._fd >= 0:
+            close(self._fd)
+
+
 def _watch_child(loop: EventLoop, transport: Any) -> None:
     """Have the transport told when its process ends."""
     pid: int = transport.get_pid()
     try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:  # the kernel has no pidfds, or may not open them
+        pidfd = _PidFd(pid)
+    except (AttributeError, OSError):  # Python or the kernel has none, or may not open them
         threading.Thread(
             target=lambda: loop.call_soon_threadsafe(_process_exited, transport, _reap(pid)),
             name=f"greenletio-waitpid-{pid}",
@@ -341,7 +366,6 @@ def _watch_child(loop: EventLoop, transport: Any) -> None:
 
     def ended() -> None:
         loop._remove_reader(pidfd)
-        os.close(pidfd)
         _process_exited(transport, _reap(pid))
 
     loop._add_reader(pidfd, ended)

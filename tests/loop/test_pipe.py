@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import errno
+import gc
 import os
+import signal
 import socket
 import sys
+import warnings
 
 import pytest
-from fix_loops import LIKE_ASYNCIO
+from fix_loops import LIKE_ASYNCIO, OURS
 from fix_transports import Recorder, until
 
 MUCH = b"abcdefgh" * 100_000
@@ -179,6 +183,48 @@ def test_a_subprocess_answers(run):
         assert proc.returncode == 3
 
     run(main())
+
+
+@OURS
+@pytest.mark.parametrize("missing", ["in Python", "in the kernel"])
+def test_a_subprocess_without_pidfds(run, monkeypatch, missing):
+    def refuse(pid, flags=0):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    if missing == "in Python":
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    else:
+        monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+
+    async def main():
+        proc = await asyncio.create_subprocess_exec(sys.executable, "-c", "exit(3)")
+        assert await proc.wait() == 3
+
+    run(main())
+
+
+@OURS
+def test_a_loop_that_closes_before_its_subprocess_ends(make_loop):
+    async def main():
+        code = "import time; time.sleep(60)"
+        return await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+
+    def closed_early():
+        loop = make_loop()
+        proc = loop.run_until_complete(main())
+        pid = proc.pid
+        loop.close()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            del proc
+            gc.collect()
+
+    closed_early()
+    before = len(os.listdir("/proc/self/fd"))
+    closed_early()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_pipes_leave_nothing_behind_no_leak(run, aflat):
