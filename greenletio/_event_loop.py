@@ -200,6 +200,7 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         *timeouts: Any,
         **named_timeouts: Any,
     ) -> None:
+        backlog = max(backlog, 1)  # as many are taken in a turn: with none it would turn for ever
         if sslcontext is not None:
             super()._start_serving(
                 protocol_factory, sock, sslcontext, server, backlog, *timeouts, **named_timeouts

@@ -70,6 +70,28 @@ def test_peers_are_known_by_their_address(run, family, tmp_path):
     run(main())
 
 
+@OURS
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_backlog_of_nothing_still_takes_connections(run, contexts, tls):
+    """Before Python 3.13 asyncio's own takes none, and keeps the loop spinning."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            Echo, "127.0.0.1", 0, backlog=0, ssl=contexts[0] if tls else None
+        )
+        options = {"ssl": contexts[1], "server_hostname": "localhost"} if tls else {}
+        address = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address, **options)
+        writer.write(b"ping")
+        assert await reader.readexactly(4) == b"ping"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+
+    run(main())
+
+
 def test_all_that_wait_are_taken_in_one_turn(run):
     async def main():
         loop = asyncio.get_running_loop()
