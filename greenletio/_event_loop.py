@@ -359,7 +359,8 @@ def _watch_child(loop: EventLoop, transport: Any) -> None:
         pidfd = _PidFd(pid)
     except (AttributeError, OSError):  # Python or the kernel has none, or may not open them
         threading.Thread(
-            target=lambda: loop.call_soon_threadsafe(_process_exited, transport, _reap(pid)),
+            target=_wait_in_thread,
+            args=(loop, transport, pid),
             name=f"greenletio-waitpid-{pid}",
             daemon=True,
         ).start()
@@ -370,6 +371,14 @@ def _watch_child(loop: EventLoop, transport: Any) -> None:
         _process_exited(transport, _reap(pid))
 
     loop._add_reader(pidfd, ended)
+
+
+def _wait_in_thread(loop: EventLoop, transport: Any, pid: int) -> None:
+    returncode = _reap(pid)
+    try:
+        loop.call_soon_threadsafe(_process_exited, transport, returncode)
+    except RuntimeError:
+        logger.warning("the loop was closed before its child process %d ended", pid)
 
 
 def _process_exited(transport: Any, returncode: int | None) -> None:

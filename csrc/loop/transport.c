@@ -237,6 +237,9 @@ fail_empty_waiter(GioTransport *t)
 static PyObject *
 transport__call_connection_lost(GioTransport *t, PyObject *exc)
 {
+    if (t->loop != NULL && gio_loop_check_idle(t->loop) < 0) {
+        return NULL;
+    }
     PyObject *r = Py_NewRef(Py_None);
     if (t->protocol.object != NULL && t->loop != NULL) {
         PyObject *protocol = Py_NewRef(t->protocol.object);
@@ -579,7 +582,8 @@ transport_clear(GioTransport *t)
 static void
 transport_finalize(GioTransport *t)
 {
-    if (t->file == NULL) {
+    bool watched = t->read.started || t->write.started;
+    if (t->file == NULL || (watched && t->loop->polling)) { /* called by hand, in another thread */
         return;
     }
     PyObject *raised = gio_err_take();

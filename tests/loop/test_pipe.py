@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import warnings
 
 import pytest
@@ -204,7 +205,11 @@ def test_a_subprocess_without_pidfds(run, monkeypatch, missing):
 
 
 @OURS
-def test_a_loop_that_closes_before_its_subprocess_ends(make_loop):
+@pytest.mark.parametrize("pidfds", [True, False])
+def test_a_loop_that_closes_before_its_subprocess_ends(make_loop, monkeypatch, caplog, pidfds):
+    if not pidfds:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+
     async def main():
         code = "import time; time.sleep(60)"
         return await asyncio.create_subprocess_exec(sys.executable, "-c", code)
@@ -215,7 +220,11 @@ def test_a_loop_that_closes_before_its_subprocess_ends(make_loop):
         pid = proc.pid
         loop.close()
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        if pidfds:
+            os.waitpid(pid, 0)
+        for thread in threading.enumerate():
+            if thread.name == f"greenletio-waitpid-{pid}":
+                thread.join()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             del proc
@@ -225,6 +234,8 @@ def test_a_loop_that_closes_before_its_subprocess_ends(make_loop):
     before = len(os.listdir("/proc/self/fd"))
     closed_early()
     assert len(os.listdir("/proc/self/fd")) == before
+    messages = [record.message for record in caplog.records]
+    assert len([text for text in messages if "loop was closed" in text]) == (0 if pidfds else 2)
 
 
 def test_pipes_leave_nothing_behind_no_leak(run, aflat):

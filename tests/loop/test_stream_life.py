@@ -218,13 +218,15 @@ def test_another_thread_is_refused(run, sockets):
                 lambda: transport.writelines([b"x"]),
                 transport.pause_reading,
                 transport.abort,
+                lambda: transport._call_connection_lost(None),
             ):
                 with pytest.raises(RuntimeError) as caught:
                     call()
                 raised.append(str(caught.value))
+            transport.__del__()  # in vain: it is in use
 
         await asyncio.get_running_loop().run_in_executor(None, misuse)
-        assert len(raised) == 4
+        assert len(raised) == 5
         assert all("call_soon_threadsafe" in text for text in raised)
         transport.close()
         await protocol.lost
