@@ -244,7 +244,8 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int) -> int:
-        if transp._empty_waiter is not None:
+        other = transp._empty_waiter
+        if other is not None:
             raise RuntimeError("another sendfile() is in progress")
         self._transports[transp._sock_fd] = transp  # asyncio's method takes it out
         reading = transp.is_reading()
