@@ -113,6 +113,9 @@ read_buffered(GioTransport *t)
     if (n < 0) {
         return n == -1 ? 0 : gio_transport_fatal(t, failure(t));
     }
+    if (t->loop == NULL) { /* the buffer's own end was the connection's */
+        return 0;
+    }
     if (n == 0) {
         return at_end(t);
     }

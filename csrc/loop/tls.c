@@ -104,7 +104,7 @@ read_buffered(GioTls *t, GioTlsEnd *end)
         r = *end == GIO_TLS_FAILED ? -1 : 0;
     }
     PyBuffer_Release(&view);
-    if (r < 0 || n == 0) {
+    if (r < 0 || n == 0 || t->protocol.object == NULL) { /* which the buffer's own end may do */
         return r;
     }
     return gio_protocol_filled(&t->protocol, t->loop->state, n);

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import socket
@@ -12,6 +13,7 @@ import pytest
 from fix_loops import LIKE_ASYNCIO, OURS
 from fix_transports import (
     MUCH,
+    Buffered,
     Recorder,
     attach,
     reset,
@@ -200,6 +202,38 @@ def test_a_loop_that_closes_leaves_its_transports_to_their_finalizers(make_loop,
         loop.close()
         gc.collect()
     assert a.fileno() == -1
+
+
+@OURS
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_buffer_that_takes_the_connection_with_it(run, sockets, connect, secure):
+    class Buffer(bytearray):
+        def __del__(self):
+            let_go()
+
+    class Fatal(Buffered):
+        def get_buffer(self, sizehint):
+            return Buffer(1000)
+
+    async def main():
+        nonlocal let_go
+        if secure:
+            client, server = await connect(server_protocol=Fatal)
+            client.transport.write(b"x")
+            let_go = server.transport._let_go
+        else:
+            a, b = sockets()
+            transport, server = await attach(a, Fatal)
+            b.sendall(b"x")
+            let_go = functools.partial(transport._call_connection_lost, None)
+        await until(lambda: server.transport.get_protocol() is None)
+        server.transport.abort()
+        if secure:
+            client.transport.abort()
+            await client.lost
+
+    let_go = None
+    run(main())
 
 
 @OURS
