@@ -177,6 +177,7 @@ def test_each_connection_is_made_and_lost_once(run, contexts, number, secure, de
         while any(life["made"] > life["lost"] for life in lives):
             await asyncio.sleep(0.001)
 
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     run(main(), debug=debug)
     assert len(lives) == 100
