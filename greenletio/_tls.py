@@ -34,7 +34,6 @@ class SSLTransport(_core.TlsTransport):
 
     __slots__ = (
         "_began",
-        "_call_connection_made",
         "_eof",
         "_handshake_timeout",
         "_shutdown_timeout",

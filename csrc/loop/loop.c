@@ -354,10 +354,11 @@ loop_add_timer(GioLoop *loop, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* An asyncio.TimerHandle of debug mode was cancelled: it stays until its time has come. */
+/* An asyncio.TimerHandle, of debug mode, was cancelled. */
 static PyObject *
-loop_timer_handle_cancelled(PyObject *Py_UNUSED(loop), PyObject *Py_UNUSED(handle))
+loop_timer_handle_cancelled(GioLoop *loop, PyObject *handle)
 {
+    gio_schedule_remove(loop, handle);
     Py_RETURN_NONE;
 }
 
@@ -578,7 +579,7 @@ static PyMethodDef loop_methods[] = {
      "Have a handle of asyncio's own run at the next turn."},
     {"_add_timer", (PyCFunction)loop_add_timer, METH_VARARGS,
      "Have a handle of asyncio's own run when its time has come."},
-    {"_timer_handle_cancelled", loop_timer_handle_cancelled, METH_O,
+    {"_timer_handle_cancelled", (PyCFunction)loop_timer_handle_cancelled, METH_O,
      "A handle given to _add_timer was cancelled."},
     {"_write_to_self", (PyCFunction)loop_write_to_self, METH_NOARGS,
      "Wake the loop up, from any thread."},

@@ -58,6 +58,9 @@ typedef struct {
 int gio_schedule_add(GioLoop *loop, PyObject *handle, double when);
 /* Of one of ours that is scheduled. Runs no Python: it is dropped later. */
 void gio_schedule_cancel(GioLoop *loop, PyObject *handle);
+/* The same for one of asyncio's own, which is found by looking at all: debug mode only. It is
+ * dropped at once, but the caller has it. */
+void gio_schedule_remove(GioLoop *loop, PyObject *handle);
 /* The time of the first timer; false if there is none. Lets go of what was cancelled: may run
  * Python. */
 bool gio_schedule_next(GioLoop *loop, double *when);

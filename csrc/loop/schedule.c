@@ -2,7 +2,8 @@
  *
  * The times lie in the heap itself and each node has four children: with 100,000 of them it is the
  * cache misses that count, so sifting touches no handle. Cancelling one only marks it; what is
- * marked leaves when it comes to the top, or all at once when it is half of the heap.
+ * marked leaves when it comes to the top, or all at once when it is half of the heap. asyncio's
+ * own, of debug mode, cannot be marked: they are searched for and taken out.
  */
 #include "loop/loop.h"
 
@@ -148,6 +149,27 @@ gio_schedule_cancel(GioLoop *loop, PyObject *handle)
     GioSchedule *s = &loop->schedule;
     *serial_of(loop, handle) = -1;
     s->dead++;
+}
+
+void
+gio_schedule_remove(GioLoop *loop, PyObject *handle)
+{
+    GioSchedule *s = &loop->schedule;
+    Py_ssize_t i = 0;
+    while (i < s->count && s->timers[i].handle != handle) {
+        i++;
+    }
+    if (i == s->count) {
+        return;
+    }
+    GioTimer last = s->timers[--s->count];
+    if (i < s->count && i > 0 && before(&last, &s->timers[PARENT(i)])) {
+        sift_up(s, i, last);
+    }
+    else if (i < s->count) {
+        sift_down(s, i, last);
+    }
+    Py_DECREF(handle);
 }
 
 bool

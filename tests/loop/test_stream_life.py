@@ -275,7 +275,14 @@ def test_close_from_another_thread_is_handed_over(run, sockets):
     async def main():
         a, _ = sockets()
         transport, protocol = await attach(a, Recorder)
-        await asyncio.get_running_loop().run_in_executor(None, transport.close)
+
+        def close():
+            with contextlib.suppress(RuntimeError):
+                while True:  # until the loop polls, as it does until this thread ends
+                    transport.write(b"")
+            transport.close()
+
+        await asyncio.get_running_loop().run_in_executor(None, close)
         assert await protocol.lost is None
 
     run(main())
