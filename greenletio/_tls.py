@@ -196,7 +196,14 @@ class SSLTransport(_core.TlsTransport):
         self._extra["ssl_object"] = self._ssl_object
         if not self._told_made:
             self._told_made = True
-            self._protocol.connection_made(self)
+            try:
+                self._protocol.connection_made(self)
+            except (KeyboardInterrupt, SystemExit):
+                self._loop.call_soon(self._begin)  # the loop may be run again
+                raise
+        self._begin()
+
+    def _begin(self) -> None:
         self._wake_waiter(None)
         if self._read_paused and self._stream is not None:
             self._stream.pause_reading()  # it was needed for the handshake

@@ -318,6 +318,38 @@ def test_a_transport_that_is_closed_in_the_handshake(run, peer, contexts):
 
 
 @OURS
+def test_a_keyboard_interrupt_in_connection_made_ends_the_run_only(make_loop, connect):
+    """As without TLS. asyncio's own never tells create_connection() that it is connected."""
+
+    class Interrupted(Echo):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            raise KeyboardInterrupt
+
+    async def main():
+        client, server = await connect(server_protocol=Interrupted)
+        client.transport.write(b"hello")
+        await until(lambda: client.data == b"hello")
+        client.transport.close()
+        await client.lost
+        await server.lost
+        client, server = await connect(client_protocol=Interrupted)
+        server.transport.write(b"hello")
+        await until(lambda: server.data == b"hello")
+        client.transport.close()
+        await client.lost
+        await server.lost
+
+    loop = make_loop()
+    task = loop.create_task(main())
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(task)
+    loop.run_until_complete(task)
+    loop.close()
+
+
+@OURS
 def test_key_logs_leave_it_to_asyncio(run, connect, contexts, tmp_path):
     contexts[1].keylog_filename = str(tmp_path / "keys")
 
