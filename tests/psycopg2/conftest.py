@@ -14,14 +14,17 @@ import greenletio
 
 Connect = Callable[..., Any]
 
-# They last a test, or leave something behind themselves (asyncpg, some blocks per connection).
+# The leak check repeats these files, but not what uses a server up, nor what leaves something
+# behind itself (asyncpg, some blocks per connection). The others wait for seconds in each test.
+REPEATED = {"test_copy", "test_lobject", "test_patch", "test_portal", "test_turns", "test_waiting"}
 NOT_REPEATED = {"own_server", "pg_query"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent == Path(__file__).parent and isinstance(item, pytest.Function):
+        here = item.path.parent == Path(__file__).parent and item.path.stem in REPEATED
+        if here and isinstance(item, pytest.Function):
             if NOT_REPEATED.isdisjoint(item.fixturenames):
                 item.add_marker(pytest.mark.leaks)
 
