@@ -16,7 +16,7 @@ Connect = Callable[..., Any]
 
 # The leak check repeats these files, but not what uses a server up, nor what leaves something
 # behind itself (asyncpg, some blocks per connection). The others wait for seconds in each test.
-REPEATED = {"test_copy", "test_lobject", "test_patch", "test_portal", "test_turns", "test_waiting"}
+REPEATED = {"test_copy", "test_lobject", "test_patch", "test_portal", "test_turns"}
 NOT_REPEATED = {"own_server", "pg_query"}
 
 
