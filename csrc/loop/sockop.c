@@ -38,6 +38,26 @@ finish(GioSockOp *op)
 }
 
 int
+gio_sockop_attempt(GioSockOp *op, PyObject **result)
+{
+    op->attempting = true;
+    int r = op->kind->attempt(op, result);
+    op->attempting = false;
+    return r;
+}
+
+/* Like a coroutine that is running, it can neither be stepped nor ended. */
+static int
+check_not_attempting(GioSockOp *op)
+{
+    if (op->attempting) {
+        PyErr_Format(PyExc_ValueError, "%s is already executing", op->kind->name);
+        return -1;
+    }
+    return 0;
+}
+
+int
 gio_sockop_wake(GioSockOp *op, bool direct)
 {
     PyObject *callback = op->callback, *context = op->context, *self = (PyObject *)op;
@@ -83,7 +103,7 @@ begin(GioSockOp *op, PyObject **result)
     if (op->loop->debug && check_nonblocking(op) < 0) {
         return PYGEN_ERROR;
     }
-    int r = gio_sock_must_queue(op) ? 0 : op->kind->attempt(op, result);
+    int r = gio_sock_must_queue(op) ? 0 : gio_sockop_attempt(op, result);
     if (r == 0 && gio_sock_wait(op) < 0) {
         r = -1;
     }
@@ -113,6 +133,9 @@ static PySendResult
 op_am_send(GioSockOp *op, PyObject *value, PyObject **result)
 {
     *result = NULL;
+    if (check_not_attempting(op) < 0) {
+        return PYGEN_ERROR;
+    }
     switch (op->status) {
     case GIO_OP_NEW:
         if (value != NULL && value != Py_None) {
@@ -174,6 +197,10 @@ op_throw(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs)
     if (exc == NULL) {
         return NULL;
     }
+    if (check_not_attempting(op) < 0) {
+        Py_DECREF(exc);
+        return NULL;
+    }
     if (op->status == GIO_OP_DONE) {
         Py_DECREF(exc);
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
@@ -187,6 +214,9 @@ op_throw(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 op_close(GioSockOp *op, PyObject *Py_UNUSED(ignored))
 {
+    if (check_not_attempting(op) < 0) {
+        return NULL;
+    }
     finish(op);
     Py_RETURN_NONE;
 }
@@ -222,7 +252,9 @@ op_add_done_callback(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs, PyO
 static PyObject *
 op_remove_done_callback(GioSockOp *op, PyObject *fn)
 {
-    int same = op->callback == NULL ? 0 : PyObject_RichCompareBool(op->callback, fn, Py_EQ);
+    PyObject *callback = Py_XNewRef(op->callback);
+    int same = callback == NULL ? 0 : PyObject_RichCompareBool(callback, fn, Py_EQ);
+    Py_XDECREF(callback);
     if (same < 0) {
         return NULL;
     }
