@@ -21,7 +21,8 @@ gio_sockop_new(GioLoop *loop, const GioSockKind *kind, PyObject *sock)
     op->loop = (GioLoop *)Py_NewRef((PyObject *)loop);
     op->kind = kind;
     op->sock = Py_NewRef(sock);
-    return op; /* most are done before the garbage collector would have to know them */
+    PyObject_GC_Track(op);
+    return op;
 }
 
 /* It is over: let go of what it worked on. */
@@ -108,7 +109,6 @@ begin(GioSockOp *op, PyObject **result)
         r = -1;
     }
     if (r == 0) {
-        PyObject_GC_Track(op);
         op->blocking = true;
         *result = Py_NewRef((PyObject *)op);
         return PYGEN_NEXT;
@@ -405,9 +405,7 @@ static void
 op_dealloc(GioSockOp *op)
 {
     PyTypeObject *type = Py_TYPE(op);
-    if (PyObject_GC_IsTracked((PyObject *)op)) {
-        PyObject_GC_UnTrack(op);
-    }
+    PyObject_GC_UnTrack(op);
     op_clear(op);
     Py_DECREF(op->sock);
     Py_DECREF(op->loop);

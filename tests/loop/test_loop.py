@@ -301,6 +301,50 @@ def test_the_wakeup_fd_of_before_was_closed_meanwhile(run_ours):
         assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_a_signal_handler_calls_in(run_ours):
+    """Python's handlers run in the main thread, between two of its instructions: here, after the
+    poll that the signal has ended."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        called = asyncio.Queue()
+
+        def handler(*args):
+            loop.call_soon_threadsafe(called.put_nowait, 1)
+            loop.call_later(0, called.put_nowait, 2)
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            for _ in range(20):
+                await loop.run_in_executor(None, os.kill, os.getpid(), signal.SIGUSR1)
+                assert {await called.get(), await called.get()} == {1, 2}
+                loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+                assert {await called.get(), await called.get()} == {1, 2}
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    run_ours(main())
+
+
+def test_what_a_signal_handler_raises_ends_the_run(loop):
+    class Stop(Exception):
+        pass
+
+    def handler(*args):
+        raise Stop
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        thread = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
+        loop.call_soon(thread.start)
+        with pytest.raises(Stop):
+            loop.run_forever()
+        thread.join()
+        loop.run_until_complete(everything())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 # --- threads --------------------------------------------------------------------------------------
 
 
@@ -426,6 +470,35 @@ def test_a_loop_moves_from_thread_to_thread(loop):
     for _ in range(3):
         in_threads(lambda: loop.run_until_complete(everything()))
         loop.run_until_complete(everything())
+
+
+def test_another_thread_closes_it_after_it_ran():
+    """The greenlets that were suspended on it can be unwound in their own thread only."""
+    done, closed, unwound = threading.Event(), threading.Event(), []
+    loop = greenletio.new_event_loop()
+
+    def sync():
+        try:
+            greenletio.sleep(1000)
+        finally:
+            unwound.append(threading.get_ident())
+
+    def run():
+        task = loop.create_task(async_(sync)())
+        task._log_destroy_pending = False
+        loop.run_until_complete(settle())
+        done.set()
+        closed.wait()
+        del task
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    done.wait()
+    loop.close()
+    ident = thread.ident
+    closed.set()
+    thread.join()
+    assert unwound == [ident]
 
 
 def test_another_thread_may_not_close_it_while_it_polls(loop):

@@ -473,6 +473,22 @@ def test_a_loop_that_is_dropped_with_waiters_is_collected():
         assert ref() is None
 
 
+def test_operations_that_were_never_awaited_do_not_keep_the_loop():
+    a, b = stream_pair()
+    with a, b:
+        loop = greenletio.new_event_loop()
+        loop.never = [
+            loop.sock_recv(a, 1),
+            loop.sock_sendall(b, memoryview(b"x")),
+            loop.sock_connect(a, ("127.0.0.1", 1)),
+        ]
+        ref = weakref.ref(loop)
+        loop.close()
+        del loop
+        gc.collect()
+        assert ref() is None
+
+
 @pytest.fixture
 def loop():
     """One for all rounds of the leak check."""
