@@ -435,10 +435,11 @@ def call_later(
     *args: Any,
     context: Context | None = None,
 ) -> asyncio.TimerHandle | _core.TimerHandle:
-    timer = self.call_at(self.time() + delay, callback, *args, context=context)
+    timer: Any = self.call_at(self.time() + delay, callback, *args, context=context)
     if isinstance(timer, asyncio.TimerHandle) and timer._source_traceback:
         del timer._source_traceback[-1]
-    return timer
+    made: asyncio.TimerHandle | _core.TimerHandle = timer
+    return made
 
 
 def call_at(

@@ -317,6 +317,7 @@ def _after_fork() -> None:
         if _own.loop is _current_loop():
             asyncio.set_event_loop(None)
         _own.loop = None
+    loop: Any
     for loop in _core._after_fork():
         # Not of EventLoop, or not initialized: it has none.
         if getattr(loop, "_csock", None) is not None:
