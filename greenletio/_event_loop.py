@@ -69,6 +69,7 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     def run_forever(self) -> None:
         """Run until stop() is called."""
         self._check_closed()
+        self._check_running()  # asyncio of 3.13.0 ends the outer run if it finds out itself
         if threading.current_thread() is not threading.main_thread():
             super().run_forever()
             return
