@@ -164,6 +164,16 @@ def test_moments_that_are_none(loop):
     never.cancel()
 
 
+def test_cancelling_by_the_way_of_asyncios_handles_changes_nothing(loop):
+    called = []
+    timer = loop.call_later(0, called.append, 1)
+    for handle in (timer, loop.call_soon(called.append, 2), object()):
+        loop._timer_handle_cancelled(handle)
+    one_turn(loop)
+    assert sorted(called) == [1, 2]
+    timer.cancel()
+
+
 def test_the_loop_is_closed_by_what_is_asked_for_the_delay(loop):
     class Delay:
         def __float__(self):
