@@ -69,6 +69,7 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     def run_forever(self) -> None:
         """Run until stop() is called."""
         self._check_closed()
+        self._check_running()  # asyncio of 3.13.0 ends the outer run if it finds out itself
         if threading.current_thread() is not threading.main_thread():
             super().run_forever()
             return
@@ -81,7 +82,10 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         try:
             super().run_forever()
         finally:
-            signal.set_wakeup_fd(before)
+            try:
+                signal.set_wakeup_fd(before)
+            except (OSError, ValueError):  # it was closed meanwhile
+                signal.set_wakeup_fd(-1)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Undo add_signal_handler; whether there was one."""
@@ -97,6 +101,18 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     def _close_self_pipe(self) -> None:
         self._wake_fd = -1
         super()._close_self_pipe()
+
+    def _renew_self_pipe(self) -> None:
+        """In a forked child: the one we have is the parent's, too, and would wake the parent."""
+        inherited = self._csock.fileno()
+        self._close_self_pipe()
+        self._make_self_pipe()
+        if self.is_running():
+            # Nor are the child's signals the parent's.
+            before = signal.set_wakeup_fd(-1)
+            if before == inherited:
+                before = self._csock.fileno()
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         transport = self._transport_of(fd)
@@ -404,11 +420,27 @@ def _reap(pid: int) -> int | None:
 
 # --- debug mode ----------------------------------------------------------------------------------
 
-# There, the C half leaves these to asyncio, whose checks and tracebacks are meant to be seen.
+# There, the C half leaves these to asyncio, whose checks and tracebacks are meant to be seen; and
+# wherever arguments are given by keyword, or are wrong.
 call_soon = base_events.BaseEventLoop.call_soon
 call_soon_threadsafe = base_events.BaseEventLoop.call_soon_threadsafe
-call_later = base_events.BaseEventLoop.call_later
 create_task = base_events.BaseEventLoop.create_task
+add_reader = unix_events.SelectorEventLoop.add_reader
+add_writer = unix_events.SelectorEventLoop.add_writer
+
+
+def call_later(
+    self: EventLoop,
+    delay: float,
+    callback: Callable[..., object],
+    *args: Any,
+    context: Context | None = None,
+) -> asyncio.TimerHandle | _core.TimerHandle:
+    timer: Any = self.call_at(self.time() + delay, callback, *args, context=context)
+    if isinstance(timer, asyncio.TimerHandle) and timer._source_traceback:
+        del timer._source_traceback[-1]
+    made: asyncio.TimerHandle | _core.TimerHandle = timer
+    return made
 
 
 def call_at(
@@ -418,8 +450,9 @@ def call_at(
     *args: Any,
     context: Context | None = None,
 ) -> asyncio.TimerHandle:
-    self._check_thread()
-    self._check_callback(callback, "call_at")
+    if self._debug:
+        self._check_thread()
+        self._check_callback(callback, "call_at")
     timer = asyncio.TimerHandle(when, callback, args, self, context)
     if timer._source_traceback:
         del timer._source_traceback[-1]

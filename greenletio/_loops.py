@@ -317,7 +317,11 @@ def _after_fork() -> None:
         if _own.loop is _current_loop():
             asyncio.set_event_loop(None)
         _own.loop = None
-    _core._after_fork()
+    loop: Any
+    for loop in _core._after_fork():
+        # Not of EventLoop, or not initialized: it has none.
+        if getattr(loop, "_csock", None) is not None:
+            loop._renew_self_pipe()
 
 
 os.register_at_fork(after_in_child=_after_fork)

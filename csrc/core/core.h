@@ -431,6 +431,8 @@ void gio_poller_collect(GioHub *hub);
 int gio_timers_add(GioHub *hub, GioWaiter *w, int64_t deadline);
 void gio_timers_remove(GioHub *hub, GioWaiter *w);
 void gio_timers_collect(GioHub *hub);
+/* Its timer_fd is a new one. -1 with OSError. */
+int gio_timers_reopen(GioHub *hub);
 
 /* ---- waiting (wait.c), from where (place.c) --------------------------------- */
 

@@ -241,12 +241,20 @@ hub_new(GioState *st, PyObject *loop)
     Py_DECREF(watch);
     Py_DECREF(loop);
     return hub;
-error:
+error: {
+    PyObject *exc = gio_err_take();
+    if (hub->native != NULL && hub->native->hub == hub) { /* else who waits there waits for ever */
+        Py_CLEAR(hub->native->watch);
+        Py_CLEAR(hub->native->hub);
+    }
+    hub->native = NULL;
     Py_XDECREF(r);
     Py_XDECREF(watch);
     Py_DECREF(loop);
     Py_DECREF(hub);
+    gio_err_give(exc);
     return NULL;
+}
 }
 
 GioHub *

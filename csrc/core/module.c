@@ -244,8 +244,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_CLEAR(t->own_loop);
     gio_thread_forget_wake_fd(t);
     gio_hubs_after_fork(st);
-    gio_loops_after_fork(st);
-    Py_RETURN_NONE;
+    return gio_loops_after_fork(st);
 }
 
 static PyObject *
@@ -312,7 +311,7 @@ static PyMethodDef core_methods[] = {
      "For gc.callbacks: while garbage is being collected, its finalizers can't wait."},
     {"_close_calls", core_close_calls, METH_NOARGS, "Unwind every suspended call of this thread."},
     {"_after_fork", core_after_fork, METH_NOARGS,
-     "In a forked child: leave the parent's fds alone."},
+     "In a forked child: leave the parent's fds alone. Returns the event loops that are open."},
     {"_set_own_loop", core_set_own_loop, METH_O, "The loop that this thread's plain code runs."},
     {NULL},
 };

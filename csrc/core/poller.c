@@ -48,30 +48,6 @@ gio_poller_close(GioHub *hub)
     hub->timer_fd = hub->poll_fd = -1;
 }
 
-int
-gio_poller_reopen(GioHub *hub)
-{
-    int poll_fd = hub->poll_fd, timer_fd = hub->timer_fd;
-    if (gio_poller_open(hub) < 0) {
-        return -1;
-    }
-    /* Under the numbers that the loop knows. */
-    int fresh_poll = hub->poll_fd, fresh_timer = hub->timer_fd;
-    hub->poll_fd = poll_fd;
-    hub->timer_fd = timer_fd;
-    if (dup3(fresh_timer, timer_fd, O_CLOEXEC) < 0 || dup3(fresh_poll, poll_fd, O_CLOEXEC) < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    close(fresh_timer);
-    close(fresh_poll);
-    hub->armed = GIO_NEVER;
-    for (int fd = 0; fd < hub->nfds; fd++) {
-        hub->fds[fd].known = false;
-    }
-    return 0;
-}
-
 static GioFd *
 fd_entry(GioHub *hub, int fd)
 {
@@ -82,7 +58,7 @@ fd_entry(GioHub *hub, int fd)
         }
         int n = hub->nfds ? hub->nfds : 64;
         while (n <= fd) {
-            n *= 2;
+            n = n > INT_MAX / 2 ? INT_MAX : n * 2;
         }
         GioFd *fds = PyMem_Realloc(hub->fds, (size_t)n * sizeof *fds);
         if (fds == NULL) {
@@ -164,6 +140,32 @@ arm(GioHub *hub, int fd)
     return -1;
 }
 
+int
+gio_poller_reopen(GioHub *hub)
+{
+    int poll_fd = hub->poll_fd, timer_fd = hub->timer_fd;
+    if (gio_poller_open(hub) < 0) {
+        return -1;
+    }
+    /* Under the numbers that the loop knows. */
+    int fresh_poll = hub->poll_fd, fresh_timer = hub->timer_fd;
+    hub->poll_fd = poll_fd;
+    hub->timer_fd = timer_fd;
+    if (dup3(fresh_timer, timer_fd, O_CLOEXEC) < 0 || dup3(fresh_poll, poll_fd, O_CLOEXEC) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    close(fresh_timer);
+    close(fresh_poll);
+    for (int fd = 0; fd < hub->nfds; fd++) {
+        hub->fds[fd].known = false;
+        if (hub->fds[fd].waits != NULL) {
+            arm(hub, fd); /* who waits for one that was closed waits on, as in the parent */
+        }
+    }
+    return gio_timers_reopen(hub);
+}
+
 /* ---- registrations that stay ---------------------------------------------------------- */
 
 /* On a loop of our make, a wait with GIO_KEEP registers the fd with the loop itself, and leaves it
@@ -195,20 +197,20 @@ kept_run(GioLoop *Py_UNUSED(loop), PyObject *Py_UNUSED(self))
     return 0;
 }
 
-/* As arm(), for the events of one wait. */
+/* As arm(), for the events of one wait. May run Python: entries move, the wait may end. */
 static int
 arm_kept(GioHub *hub, int fd, int events)
 {
-    GioFd *e = &hub->fds[fd];
-    if (e->kept == NULL) {
-        e->kept = PyMem_Calloc(1, sizeof *e->kept);
-        if (e->kept == NULL) {
+    struct GioKept *kept = hub->fds[fd].kept;
+    if (kept == NULL) {
+        kept = hub->fds[fd].kept = PyMem_Calloc(1, sizeof *kept);
+        if (kept == NULL) {
             errno = ENOMEM;
             return -1;
         }
     }
     for (int i = 0; i < 2; i++) {
-        GioPoll *p = &e->kept->poll[i];
+        GioPoll *p = &kept->poll[i];
         if (!(events & (i == 0 ? GIO_READ : GIO_WRITE)) || p->started) {
             continue;
         }
@@ -311,6 +313,9 @@ gio_poller_add(GioHub *hub, GioWaiter *w)
             }
             link_node(&hub->fds[node->fd], node);
             r = arm(hub, node->fd);
+        }
+        if (w->status != GIO_PENDING) {
+            return 0;
         }
         if (r == 1) {
             gio_poller_remove(node);

@@ -107,6 +107,17 @@ gio_timers_add(GioHub *hub, GioWaiter *w, int64_t deadline)
     return 0;
 }
 
+int
+gio_timers_reopen(GioHub *hub)
+{
+    hub->armed = GIO_NEVER;
+    if (arm(hub) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    return 0;
+}
+
 void
 gio_timers_remove(GioHub *hub, GioWaiter *w)
 {

@@ -122,7 +122,15 @@ int
 gio_handle_traverse(GioHandle *h, visitproc visit, void *arg)
 {
     Py_VISIT(h->callback);
-    Py_VISIT(h->context);
+    if (h->own_context && h->context != NULL) { /* the collector does not know it: look into it */
+        int r = Py_TYPE(h->context)->tp_traverse(h->context, visit, arg);
+        if (r != 0) {
+            return r;
+        }
+    }
+    else {
+        Py_VISIT(h->context);
+    }
     for (int i = 0; i < h->nargs; i++) {
         Py_VISIT(h->argv[i + 1]);
     }
@@ -350,6 +358,12 @@ timer_richcompare(PyObject *a, PyObject *b, int op)
     Py_RETURN_RICHCOMPARE(((GioHandle *)a)->when, ((GioHandle *)b)->when, op);
 }
 
+static Py_hash_t
+timer_hash(PyObject *self)
+{
+    return PyBaseObject_Type.tp_hash(self);
+}
+
 static void
 handle_dealloc(GioHandle *h)
 {
@@ -418,7 +432,8 @@ static PyType_Slot handle_slots[] = {
 static PyType_Spec handle_spec = {
     .name = "greenletio._core.Handle",
     .basicsize = sizeof(GioHandle),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_BASETYPE |
+             Py_TPFLAGS_IMMUTABLETYPE,
     .slots = handle_slots,
 };
 
@@ -427,7 +442,7 @@ static PyType_Slot timer_slots[] = {
     {Py_tp_methods, timer_methods},
     {Py_tp_members, timer_members},
     {Py_tp_richcompare, timer_richcompare},
-    {Py_tp_hash, PyObject_HashNotImplemented},
+    {Py_tp_hash, timer_hash},
     {Py_tp_dealloc, handle_dealloc},
     {0, NULL},
 };
@@ -435,7 +450,7 @@ static PyType_Slot timer_slots[] = {
 static PyType_Spec timer_spec = {
     .name = "greenletio._core.TimerHandle",
     .basicsize = sizeof(GioHandle),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = timer_slots,
 };
 

@@ -148,32 +148,17 @@ loop_run_once(GioLoop *loop, PyObject *Py_UNUSED(ignored))
 
 /* ---- call_soon and its kin -------------------------------------------------------------- */
 
-/* The value of the one keyword these take; NULL with or without an exception. */
-static PyObject *
-context_argument(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *method)
+/* Whether the arguments are what they almost always are: `least` or more, and of keywords only
+ * the context, which is borrowed, or NULL. All else (mistakes, too) is for asyncio's own method. */
+static bool
+usual(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, Py_ssize_t least,
+      PyObject **context)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    if (n == 0) {
-        return NULL;
-    }
-    PyObject *name = PyTuple_GET_ITEM(kwnames, 0);
-    if (n > 1 || PyUnicode_CompareWithASCIIString(name, "context") != 0) {
-        PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", method,
-                     n > 1 ? PyTuple_GET_ITEM(kwnames, 1) : name);
-        return NULL;
-    }
-    return args[nargs];
-}
-
-static bool
-few(Py_ssize_t nargs, Py_ssize_t least, const char *method)
-{
-    if (nargs >= least) {
-        return false;
-    }
-    PyErr_Format(PyExc_TypeError, "%s() needs at least %zd arguments (%zd given)", method, least,
-                 nargs);
-    return true;
+    *context = n == 0 ? NULL : args[nargs];
+    return nargs >= least &&
+           (n == 0 || (n == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0),
+                                                                  "context") == 0));
 }
 
 static PyObject *
@@ -191,7 +176,7 @@ call_with(PyObject *fn, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     return r;
 }
 
-/* In debug mode asyncio's own method does it, and ends in _call_soon or _add_timer. */
+/* It ends in _call_soon or _add_timer. */
 GIO_COLD PyObject *
 gio_loop_by_asyncio(GioLoop *loop, const char *method, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames)
@@ -209,15 +194,12 @@ gio_loop_by_asyncio(GioLoop *loop, const char *method, PyObject *const *args, Py
 static PyObject *
 soon(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *method)
 {
-    if (few(nargs, 1, method) || gio_loop_check_open(loop) < 0) {
+    PyObject *context;
+    if (gio_loop_check_open(loop) < 0) {
         return NULL;
     }
-    if (loop->debug) {
+    if (loop->debug || !usual(args, nargs, kwnames, 1, &context)) {
         return gio_loop_by_asyncio(loop, method, args, nargs, kwnames);
-    }
-    PyObject *context = context_argument(args, nargs, kwnames, method);
-    if (context == NULL && PyErr_Occurred()) {
-        return NULL;
     }
     GioHandle *h =
         gio_handle_new(loop, loop->state->handle_type, args[0], args + 1, nargs - 1, context);
@@ -244,22 +226,19 @@ static PyObject *
 later(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *method,
       const char *what, double from)
 {
-    if (few(nargs, 2, method) || gio_loop_check_open(loop) < 0) {
+    PyObject *context;
+    if (gio_loop_check_open(loop) < 0) {
         return NULL;
     }
-    if (args[0] == Py_None) {
+    if (nargs > 0 && args[0] == Py_None) {
         PyErr_Format(PyExc_TypeError, "%s must not be None", what);
         return NULL;
     }
-    if (loop->debug) {
+    if (loop->debug || !usual(args, nargs, kwnames, 2, &context)) {
         return gio_loop_by_asyncio(loop, method, args, nargs, kwnames);
     }
-    double when = PyFloat_AsDouble(args[0]);
-    PyObject *context = NULL;
-    if (when != -1.0 || !PyErr_Occurred()) {
-        context = context_argument(args, nargs, kwnames, method);
-    }
-    if (context == NULL && PyErr_Occurred()) {
+    double when = PyFloat_AsDouble(args[0]); /* may run Python */
+    if ((when == -1.0 && PyErr_Occurred()) || gio_loop_check_open(loop) < 0) {
         return NULL;
     }
     if (isnan(when)) {
@@ -560,16 +539,16 @@ loop_dealloc(GioLoop *loop)
 
 static PyMethodDef loop_methods[] = {
     {"call_soon", FAST_KW(loop_call_soon), METH_FASTCALL | METH_KEYWORDS,
-     "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+     "call_soon($self, callback, *args, context=None)\n--\n\n"
      "Call callback(*args) at the next turn of the loop, in order; returns a Handle."},
     {"call_soon_threadsafe", FAST_KW(loop_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
-     "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+     "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
      "The same from any thread, or from a signal handler."},
     {"call_later", FAST_KW(loop_call_later), METH_FASTCALL | METH_KEYWORDS,
-     "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+     "call_later($self, delay, callback, *args, context=None)\n--\n\n"
      "Call callback(*args) after delay seconds; returns a TimerHandle."},
     {"call_at", FAST_KW(loop_call_at), METH_FASTCALL | METH_KEYWORDS,
-     "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+     "call_at($self, when, callback, *args, context=None)\n--\n\n"
      "Call callback(*args) when time() has reached `when`; returns a TimerHandle."},
     {"time", (PyCFunction)loop_time, METH_NOARGS,
      "time($self, /)\n--\n\nThe loop's clock: seconds, monotonic."},

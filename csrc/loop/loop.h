@@ -111,8 +111,9 @@ void gio_polls_close(GioLoop *loop);
 /* Wait for events for at most `timeout` seconds (< 0: as long as it takes), then put what is
  * ready in the ring. Releases the GIL. -1 with an exception. */
 int gio_polls_run(GioLoop *loop, double timeout);
-/* In a forked child. */
-void gio_loops_after_fork(GioState *st);
+/* In a forked child, whose epolls are made anew: a list of the loops that are open, new; NULL with
+ * MemoryError. */
+PyObject *gio_loops_after_fork(GioState *st);
 /* The transport that owns an fd is told apart from add_reader's users. */
 int gio_polls_claim_fd(GioLoop *loop, int fd, PyObject *transport);
 void gio_polls_release_fd(GioLoop *loop, int fd, PyObject *transport);

@@ -8,20 +8,21 @@
  */
 #include "loop/loop.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 
 GioFdSlot *
 gio_polls_slot(GioLoop *loop, int fd)
 {
-    if (fd >= loop->nfds) {
+    if (fd < 0 || fd >= loop->nfds) {
         if (fcntl(fd, F_GETFD) < 0) { /* before there is room made for every number below it */
             PyErr_SetFromErrno(PyExc_OSError);
             return NULL;
         }
         int n = loop->nfds ? loop->nfds : 64;
         while (n <= fd) {
-            n *= 2;
+            n = n > INT_MAX / 2 ? INT_MAX : n * 2;
         }
         GioFdSlot *fds = PyMem_Realloc(loop->fds, (size_t)n * sizeof *fds);
         if (fds == NULL) {
@@ -68,26 +69,33 @@ gio_poll_init(GioPoll *p, GioLoop *loop, int fd, short events, GioRun run, PyObj
     p->started = false;
 }
 
-int
-gio_poll_start(GioPoll *p)
+/* `self` is about to watch an fd, on which sock_recv and its kin may have to make way. May run
+ * Python, and so comes first: whatever was looked at before may be gone. */
+static int
+make_way(GioLoop *loop, int fd, PyObject *self)
 {
-    GioLoop *loop = p->loop;
-    if (p->started) {
-        return 0;
-    }
     if (gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0) {
         return -1;
     }
-    int fd = (int)event_get_fd(&p->event);
     GioFdSlot *slot = gio_polls_slot(loop, fd);
     if (slot == NULL) {
         return -1;
     }
-    if (slot->sock != NULL && (PyObject *)slot->sock != p->self) {
-        if (gio_socks_make_way(slot->sock) < 0) {
-            return -1;
-        }
-        slot = &loop->fds[fd];
+    return slot->sock == NULL || (PyObject *)slot->sock == self ? 0
+                                                                : gio_socks_make_way(slot->sock);
+}
+
+/* As gio_poll_start, of one that is not started, but runs no Python. */
+static int
+start(GioPoll *p)
+{
+    GioLoop *loop = p->loop;
+    if (gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0) {
+        return -1;
+    }
+    GioFdSlot *slot = gio_polls_slot(loop, (int)event_get_fd(&p->event));
+    if (slot == NULL) {
+        return -1;
     }
     if (event_add(&p->event, NULL) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -103,6 +111,18 @@ gio_poll_start(GioPoll *p)
     loop->polls = p;
     Py_INCREF(p->self);
     return 0;
+}
+
+int
+gio_poll_start(GioPoll *p)
+{
+    if (p->started) {
+        return 0;
+    }
+    if (make_way(p->loop, (int)event_get_fd(&p->event), p->self) < 0) {
+        return -1;
+    }
+    return p->started ? 0 : start(p);
 }
 
 int
@@ -222,8 +242,11 @@ gio_polls_run(GioLoop *loop, double timeout)
     loop->nfired = 0;
     loop->woken = false;
     loop->polling = true;
+    int r, error;
     Py_BEGIN_ALLOW_THREADS
-    event_base_loop(loop->base, flags);
+    errno = 0;
+    r = event_base_loop(loop->base, flags);
+    error = errno;
     Py_END_ALLOW_THREADS
     loop->polling = false;
     if (loop->hub != NULL && loop->hub->stale) {
@@ -238,26 +261,74 @@ gio_polls_run(GioLoop *loop, double timeout)
             return -1;
         }
     }
+    if (r < 0) { /* somebody has closed the epoll's fd: it will never be better */
+        errno = error != 0 ? error : EINVAL;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
     return PyErr_CheckSignals();
 }
 
-void
+PyObject *
 gio_loops_after_fork(GioState *st)
 {
+    PyObject *open = PyList_New(0);
     for (GioLoop *loop = st->event_loops; loop != NULL; loop = loop->next) {
         loop->polling = false; /* the thread that did is not in the child */
-        if (loop->base != NULL && event_reinit(loop->base) < 0) {
+        if (loop->base == NULL) {
+            continue;
+        }
+        if (event_reinit(loop->base) < 0) {
             PySys_WriteStderr("greenletio: an event loop could not be made anew after fork\n");
         }
+        /* One without references was being freed by a thread that is not in the child. */
+        if (open != NULL && Py_REFCNT(loop) > 0 && PyList_Append(open, (PyObject *)loop) < 0) {
+            Py_CLEAR(open);
+        }
     }
+    return open;
 }
 
 /* ---- add_reader and its kin ---------------------------------------------------------- */
 
+/* Forget the handle of an fd; -1 with an exception. May run Python. */
+static int
+drop_handler(GioLoop *loop, int fd, int which)
+{
+    GioFdHandlers *f = loop->fds[fd].handlers;
+    if (gio_poll_stop(&f->poll[which]) < 0) {
+        return -1;
+    }
+    GioHandle *h = f->handle[which];
+    f->handle[which] = NULL;
+    if (f->handle[0] == NULL && f->handle[1] == NULL) {
+        loop->fds[fd].handlers = NULL;
+        PyMem_Free(f);
+    }
+    h->kept = false;
+    gio_handle_cancel(h);
+    Py_DECREF(h);
+    return 0;
+}
+
+/* Somebody has called cancel() of a handle of _add_reader: it would be ready for ever. */
+GIO_COLD static int
+drop_cancelled(GioLoop *loop, GioHandle *h)
+{
+    for (GioPoll *p = loop->polls; p != NULL; p = p->next) {
+        if (p->self == (PyObject *)h) {
+            int fd = (int)event_get_fd(&p->event);
+            return drop_handler(loop, fd, p == &loop->fds[fd].handlers->poll[1]);
+        }
+    }
+    return 0;
+}
+
 static int
 run_reader(GioLoop *loop, PyObject *self)
 {
-    return gio_handle_run(loop, self);
+    GioHandle *h = (GioHandle *)self;
+    return h->cancelled && h->kept ? drop_cancelled(loop, h) : gio_handle_run(loop, self);
 }
 
 /* The number behind an fd argument, or -1 with ValueError. */
@@ -271,6 +342,20 @@ fd_number(PyObject *obj)
     return fd;
 }
 
+/* What is kept for an open fd, made anew if need be; NULL with an exception. Runs no Python. */
+static GioFdHandlers *
+handlers_of(GioLoop *loop, int fd)
+{
+    GioFdSlot *slot = gio_polls_slot(loop, fd);
+    if (slot != NULL && slot->handlers == NULL) {
+        slot->handlers = PyMem_Calloc(1, sizeof *slot->handlers);
+        if (slot->handlers == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return slot == NULL ? NULL : slot->handlers;
+}
+
 static GioHandle *
 set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -280,17 +365,8 @@ set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     int fd = fd_number(args[0]);
-    if (fd < 0 || gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0 ||
-        gio_polls_slot(loop, fd) == NULL) {
+    if (fd < 0 || gio_loop_check_open(loop) < 0) {
         return NULL;
-    }
-    GioFdHandlers *f = loop->fds[fd].handlers;
-    if (f == NULL) {
-        f = loop->fds[fd].handlers = PyMem_Calloc(1, sizeof *f);
-        if (f == NULL) {
-            PyErr_NoMemory();
-            return NULL;
-        }
     }
     GioHandle *h =
         gio_handle_new(loop, loop->state->handle_type, args[1], args + 2, nargs - 2, NULL);
@@ -298,13 +374,21 @@ set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     h->kept = true;
+    /* Both may run Python, which may add and remove handlers of the same fd: from here on nothing
+     * does, until the new one is in its place. */
+    GioFdHandlers *f = make_way(loop, fd, (PyObject *)h) < 0 ? NULL : handlers_of(loop, fd);
+    if (f == NULL) {
+        goto error;
+    }
     GioPoll *p = &f->poll[which];
     GioHandle *old = f->handle[which];
-    if (old != NULL) {
-        gio_poll_stop(p); /* releases the old handle's reference to itself */
+    if (old != NULL && gio_poll_stop(p) < 0) { /* releases the poll's reference to the old one */
+        goto error;
     }
     gio_poll_init(p, loop, fd, which == 0 ? EV_READ : EV_WRITE, run_reader, (PyObject *)h);
-    if (gio_poll_start(p) < 0) {
+    PyObject *exc = NULL;
+    if (start(p) < 0) {
+        exc = gio_err_take();
         f->handle[which] = NULL;
         Py_CLEAR(h);
     }
@@ -312,10 +396,17 @@ set_handler(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
         f->handle[which] = (GioHandle *)Py_NewRef((PyObject *)h);
     }
     if (old != NULL) {
+        old->kept = false;
         gio_handle_cancel(old);
         Py_DECREF(old);
     }
+    if (exc != NULL) {
+        gio_err_give(exc);
+    }
     return h;
+error:
+    Py_DECREF(h);
+    return NULL;
 }
 
 static PyObject *
@@ -329,17 +420,9 @@ unset_handler(GioLoop *loop, int which, PyObject *arg)
     if (f == NULL || f->handle[which] == NULL) {
         Py_RETURN_FALSE;
     }
-    if (gio_poll_stop(&f->poll[which]) < 0) {
+    if (drop_handler(loop, fd, which) < 0) {
         return NULL;
     }
-    GioHandle *h = f->handle[which];
-    f->handle[which] = NULL;
-    if (f->handle[0] == NULL && f->handle[1] == NULL) {
-        loop->fds[fd].handlers = NULL;
-        PyMem_Free(f);
-    }
-    gio_handle_cancel(h);
-    Py_DECREF(h);
     Py_RETURN_TRUE;
 }
 
@@ -407,8 +490,12 @@ loop__remove_writer(GioLoop *loop, PyObject *arg)
 }
 
 static PyObject *
-add_checked(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
+add_checked(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > 0) {
+        return gio_loop_by_asyncio(loop, which == 0 ? "add_reader" : "add_writer", args, nargs,
+                                   kwnames);
+    }
     if (nargs > 0 && check_no_transport(loop, args[0]) < 0) {
         return NULL;
     }
@@ -421,15 +508,15 @@ add_checked(GioLoop *loop, int which, PyObject *const *args, Py_ssize_t nargs)
 }
 
 static PyObject *
-loop_add_reader(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs)
+loop_add_reader(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return add_checked(loop, 0, args, nargs);
+    return add_checked(loop, 0, args, nargs, kwnames);
 }
 
 static PyObject *
-loop_add_writer(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs)
+loop_add_writer(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return add_checked(loop, 1, args, nargs);
+    return add_checked(loop, 1, args, nargs, kwnames);
 }
 
 static PyObject *
@@ -447,11 +534,11 @@ loop_remove_writer(GioLoop *loop, PyObject *arg)
 #define FAST(fn) ((PyCFunction)(void (*)(void))(fn))
 
 PyMethodDef gio_poll_methods[] = {
-    {"add_reader", FAST(loop_add_reader), METH_FASTCALL,
-     "add_reader($self, fd, callback, /, *args)\n--\n\n"
+    {"add_reader", FAST(loop_add_reader), METH_FASTCALL | METH_KEYWORDS,
+     "add_reader($self, fd, callback, *args)\n--\n\n"
      "Call callback(*args) whenever fd is readable. Only from the loop's own thread."},
-    {"add_writer", FAST(loop_add_writer), METH_FASTCALL,
-     "add_writer($self, fd, callback, /, *args)\n--\n\n"
+    {"add_writer", FAST(loop_add_writer), METH_FASTCALL | METH_KEYWORDS,
+     "add_writer($self, fd, callback, *args)\n--\n\n"
      "Call callback(*args) whenever fd is writable. Only from the loop's own thread."},
     {"remove_reader", (PyCFunction)loop_remove_reader, METH_O,
      "remove_reader($self, fd, /)\n--\n\nUndo add_reader; whether there was one."},

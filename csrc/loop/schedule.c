@@ -155,7 +155,8 @@ void
 gio_schedule_remove(GioLoop *loop, PyObject *handle)
 {
     GioSchedule *s = &loop->schedule;
-    Py_ssize_t i = 0;
+    Py_ssize_t i =
+        serial_of(loop, handle) == NULL ? 0 : s->count; /* ours are cancelled otherwise */
     while (i < s->count && s->timers[i].handle != handle) {
         i++;
     }

@@ -232,6 +232,11 @@ gio_sock_wait(GioSockOp *op)
         if (check_no_transport(loop, op->sock) < 0) {
             return -1;
         }
+        if (GIO_SOCKET(op->sock)->fd != fd || (s->sock != NULL && s->sock != op->sock)) {
+            errno = EBADF; /* what ran just now has closed it */
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
         if (s->sock == NULL) {
             own(s, op->sock);
         }
@@ -284,7 +289,7 @@ run_queue(GioLoop *loop, GioSock *s, int which)
     while (more && ret == 0 && s->head[which] != NULL) {
         GioSockOp *op = (GioSockOp *)Py_NewRef((PyObject *)s->head[which]);
         PyObject *result = NULL;
-        blocked = op->kind->attempt(op, &result) == 0;
+        blocked = gio_sockop_attempt(op, &result) == 0;
         more = !blocked && op != last;
         if (!blocked && op->status == GIO_OP_WAITING) {
             settle(op, result);

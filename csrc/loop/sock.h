@@ -55,6 +55,7 @@ struct GioSockOp {
     GioSockOpStatus status;
     bool connecting; /* connect(2) was called */
     bool blocking;   /* was just yielded to a task */
+    bool attempting; /* inside an attempt: nobody may end it, or step it, meanwhile */
 };
 
 /* One fd number: who waits for it, and whether libevent watches it. In the slot of its fd as long
@@ -89,6 +90,8 @@ int gio_sock_setup_types(PyObject *module, GioState *st);
 /* ---- sockop.c ----------------------------------------------------------------------- */
 
 GioSockOp *gio_sockop_new(GioLoop *loop, const GioSockKind *kind, PyObject *sock);
+/* Have its kind try. What that runs, or another thread, may cancel it meanwhile. */
+int gio_sockop_attempt(GioSockOp *op, PyObject **result);
 /* Wake the task of one that is not waiting any more: at once if `direct` (only from the loop),
  * else in its turn. -1 for KeyboardInterrupt and SystemExit only. */
 int gio_sockop_wake(GioSockOp *op, bool direct);

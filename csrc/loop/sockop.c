@@ -21,7 +21,8 @@ gio_sockop_new(GioLoop *loop, const GioSockKind *kind, PyObject *sock)
     op->loop = (GioLoop *)Py_NewRef((PyObject *)loop);
     op->kind = kind;
     op->sock = Py_NewRef(sock);
-    return op; /* most are done before the garbage collector would have to know them */
+    PyObject_GC_Track(op);
+    return op;
 }
 
 /* It is over: let go of what it worked on. */
@@ -35,6 +36,26 @@ finish(GioSockOp *op)
     }
     Py_CLEAR(op->arg);
     Py_CLEAR(op->address);
+}
+
+int
+gio_sockop_attempt(GioSockOp *op, PyObject **result)
+{
+    op->attempting = true;
+    int r = op->kind->attempt(op, result);
+    op->attempting = false;
+    return r;
+}
+
+/* Like a coroutine that is running, it can neither be stepped nor ended. */
+static int
+check_not_attempting(GioSockOp *op)
+{
+    if (op->attempting) {
+        PyErr_Format(PyExc_ValueError, "%s is already executing", op->kind->name);
+        return -1;
+    }
+    return 0;
 }
 
 int
@@ -83,12 +104,11 @@ begin(GioSockOp *op, PyObject **result)
     if (op->loop->debug && check_nonblocking(op) < 0) {
         return PYGEN_ERROR;
     }
-    int r = gio_sock_must_queue(op) ? 0 : op->kind->attempt(op, result);
+    int r = gio_sock_must_queue(op) ? 0 : gio_sockop_attempt(op, result);
     if (r == 0 && gio_sock_wait(op) < 0) {
         r = -1;
     }
     if (r == 0) {
-        PyObject_GC_Track(op);
         op->blocking = true;
         *result = Py_NewRef((PyObject *)op);
         return PYGEN_NEXT;
@@ -113,6 +133,9 @@ static PySendResult
 op_am_send(GioSockOp *op, PyObject *value, PyObject **result)
 {
     *result = NULL;
+    if (check_not_attempting(op) < 0) {
+        return PYGEN_ERROR;
+    }
     switch (op->status) {
     case GIO_OP_NEW:
         if (value != NULL && value != Py_None) {
@@ -174,6 +197,10 @@ op_throw(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs)
     if (exc == NULL) {
         return NULL;
     }
+    if (check_not_attempting(op) < 0) {
+        Py_DECREF(exc);
+        return NULL;
+    }
     if (op->status == GIO_OP_DONE) {
         Py_DECREF(exc);
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
@@ -187,6 +214,9 @@ op_throw(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 op_close(GioSockOp *op, PyObject *Py_UNUSED(ignored))
 {
+    if (check_not_attempting(op) < 0) {
+        return NULL;
+    }
     finish(op);
     Py_RETURN_NONE;
 }
@@ -222,7 +252,9 @@ op_add_done_callback(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs, PyO
 static PyObject *
 op_remove_done_callback(GioSockOp *op, PyObject *fn)
 {
-    int same = op->callback == NULL ? 0 : PyObject_RichCompareBool(op->callback, fn, Py_EQ);
+    PyObject *callback = Py_XNewRef(op->callback);
+    int same = callback == NULL ? 0 : PyObject_RichCompareBool(callback, fn, Py_EQ);
+    Py_XDECREF(callback);
     if (same < 0) {
         return NULL;
     }
@@ -373,9 +405,7 @@ static void
 op_dealloc(GioSockOp *op)
 {
     PyTypeObject *type = Py_TYPE(op);
-    if (PyObject_GC_IsTracked((PyObject *)op)) {
-        PyObject_GC_UnTrack(op);
-    }
+    PyObject_GC_UnTrack(op);
     op_clear(op);
     Py_DECREF(op->sock);
     Py_DECREF(op->loop);

@@ -123,6 +123,9 @@ op_recv_all(Op *op, char *data, size_t size)
 {
     bool all = op->flags & MSG_WAITALL && op->endless && !(op->flags & (MSG_DONTWAIT | MSG_PEEK));
     size_t got = 0;
+    if (size == 0) {
+        return 0; /* as _socket: nothing is asked for, nothing is waited for */
+    }
     do {
         Py_ssize_t n = op_recv(op, data + got, size - got);
         if (n < 0) {

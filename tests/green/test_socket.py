@@ -256,6 +256,20 @@ def test_waitall(green: Any) -> None:
     green(main)
 
 
+def test_nothing_is_received_without_waiting(green: Any) -> None:
+    def main() -> None:
+        a, b = socket.socketpair()
+        with a, b:
+            a.settimeout(10)
+            assert a.recv(0) == b""
+            assert a.recv_into(bytearray()) == 0
+            b.sendall(b"x")
+            assert a.recv(0) == b""
+            assert a.recv(1) == b"x"
+
+    green(main)
+
+
 @pytest.mark.parametrize("wait", [lambda s: s.recv(1), lambda s: s.accept()])
 def test_closing_wakes_the_waiter(green: Any, wait: Any) -> None:
     def main() -> None:

@@ -1,4 +1,4 @@
-"""What README.md shows works as it stands there."""
+"""What README.md and the pages under docs/ show works as it stands there."""
 
 import os
 import re
@@ -9,15 +9,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGES.md")
+PAGES = sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGES.md", *PAGES)
+BLOCKS = {
+    f"{document}-{number}": block
+    for document in ("README.md", *PAGES)
+    for number, block in enumerate(
+        re.findall(
+            r"^```python\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
+        )
+    )
+}
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_a_block_runs_as_a_program(number: int, pg_dsn: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_runs_as_a_program(name: str, pg_dsn: str, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
-    script.write_text(BLOCKS[number])
+    script.write_text(BLOCKS[name])
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
         env={**os.environ, "DATABASE_URL": pg_dsn},
@@ -40,4 +48,4 @@ def test_what_a_document_names_is_there(document: str) -> None:
     made = {name for part in code for name in re.findall(r"\bmake ([a-z-]+)", part)}
     assert made <= {*targets, "git"}
     links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []

@@ -9,6 +9,10 @@ def new_loop():
         import uvloop
 
         return uvloop.new_event_loop()
+    if sys.argv[1:2] == ["greenletio"]:
+        import greenletio
+
+        return greenletio.new_event_loop()
     return asyncio.SelectorEventLoop()
 
 

@@ -12,6 +12,8 @@ import asyncio
 import atexit
 import socket
 
+from _loop import run
+
 import greenletio
 from greenletio import async_, await_, io, spawn
 
@@ -36,6 +38,6 @@ def at_exit(name, wait):
 
 for name, wait in WAITS:
     atexit.register(at_exit, name, wait)
-asyncio.run(async_(greenletio.sleep)(0))
+run(async_(greenletio.sleep)(0))
 spawn(greenletio.sleep, 0).get()
 print("end of main")

@@ -8,6 +8,8 @@ import asyncio
 import socket
 import threading
 
+from _loop import run
+
 import greenletio
 from greenletio import async_, await_, io, spawn
 
@@ -18,7 +20,7 @@ def in_a_loop():
         waiting.append(1)
         await asyncio.gather(async_(lambda: await_(asyncio.Event().wait()))(), *greens)
 
-    asyncio.run(main())
+    run(main())
 
 
 def busy():
@@ -28,7 +30,7 @@ def busy():
         while True:
             await async_(greenletio.sleep)(0)
 
-    asyncio.run(main())
+    run(main())
 
 
 def plain():

@@ -15,6 +15,8 @@ import signal
 import socket
 import threading
 
+from _loop import new_loop
+
 import greenletio
 from greenletio import async_, io, spawn
 
@@ -39,7 +41,7 @@ def compute():
 
 
 def in_loop(fn, *args):
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     task = loop.create_task(async_(fn)(*args))
     try:
         loop.run_until_complete(task)

@@ -9,6 +9,8 @@ Stderr: .
 import asyncio
 import builtins
 
+from _loop import run
+
 import greenletio
 from greenletio import async_, await_, io, spawn, timeout
 
@@ -32,7 +34,7 @@ class Dies:
         print("gone", flush=True)
 
 
-asyncio.run(async_(greenletio.sleep)(0))
+run(async_(greenletio.sleep)(0))
 spawn(greenletio.sleep, 0).get()
 builtins.kept_to_the_very_end = Dies()
 print("end of main")

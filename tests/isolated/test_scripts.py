@@ -6,7 +6,7 @@
     Stdin: TEXT       what the script reads (with \\n)
     Needs: PACKAGE    what else must be installed
 
-A script whose source mentions the module _loop is run once for each kind of loop.
+A script that imports something from _loop is run once for each kind of loop.
 """
 
 import ast
@@ -21,13 +21,14 @@ import pytest
 from fix_missing import missing
 
 HERE = Path(__file__).parent
+KINDS = ("asyncio", "uvloop", "greenletio")
 SCRIPTS = sorted(p for p in HERE.glob("[a-z]*.py") if not p.name.startswith(("test_", "conftest")))
 
 
 def cases():
     for path in SCRIPTS:
         source = path.read_text()
-        for kind in ("asyncio", "uvloop") if "_loop" in source else ("",):
+        for kind in KINDS if "from _loop import" in source else ("",):
             yield pytest.param(path, kind, id=f"{path.stem}-{kind}".rstrip("-"))
 
 
@@ -75,7 +76,7 @@ def check(path, code, out, err):
         assert not err, f"{path.name}\n{said}"
 
 
-@pytest.mark.parametrize("path, kind", cases())
+@pytest.mark.parametrize("path, kind", list(cases()))
 def test_script(path, kind):
     _, rest = claims(path)
     if "Needs" in rest and importlib.util.find_spec(rest["Needs"]) is None:
@@ -84,7 +85,7 @@ def test_script(path, kind):
     check(path, *run(path, *([kind] if kind else []), stdin=stdin))
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "how",
     [

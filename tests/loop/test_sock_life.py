@@ -1,11 +1,14 @@
 """loop.sock_recv() and its kin: cancelled, several on a socket, closed, fd numbers used again."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
 import socket
+import subprocess
 import sys
+import threading
 import weakref
 
 import pytest
@@ -20,6 +23,91 @@ from fix_sockets import (
 )
 
 import greenletio
+
+# --- in the middle of an attempt ------------------------------------------------------------------
+
+HOSTILE = """
+import asyncio, socket, sys
+import greenletio
+
+def end(op):
+    for attempt in (op.close, lambda: op.send(None), lambda: op.throw(ValueError)):
+        try:
+            attempt()
+        except ValueError as exc:
+            print(exc)
+        else:
+            print("was not refused")
+
+ops = []
+
+def hook(event, args):
+    if event in ("socket.sendto", "socket.connect") and ops:
+        end(ops.pop())
+
+sys.addaudithook(hook)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    with socket.socket(type=socket.SOCK_DGRAM) as sock, socket.socket() as listener:
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        ops.append(loop.sock_sendto(sock, bytearray(b"x" * 1000), sock.getsockname()))
+        print(await ops[0])
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.socket() as client:
+            client.setblocking(False)
+            ops.append(loop.sock_connect(client, ("127.0.0.1", listener.getsockname()[1])))
+            print(await ops[0])
+
+greenletio.run(main())
+"""
+
+
+def test_what_an_attempt_runs_can_neither_end_nor_step_it():
+    """It is to a running coroutine as such: what it works on would be freed under its hands."""
+    said = subprocess.run(
+        [sys.executable, "-c", HOSTILE], capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.splitlines() == [
+        *["sock_sendto is already executing"] * 3,
+        "1000",
+        *["sock_connect is already executing"] * 3,
+        "None",
+    ]
+
+
+def test_another_thread_closes_the_socket_or_the_operation_while_it_sends(run_ours):
+    """A large send lets other threads run."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for round in range(300):
+            a, b = stream_pair()
+            with a, b:
+                op = loop.sock_sendall(a, bytearray(1 << 20))
+                go = threading.Event()
+
+                def interfere(round=round, op=op, a=a, go=go):
+                    go.wait()
+                    if round % 2:
+                        a.close()
+                    else:
+                        with contextlib.suppress(ValueError):
+                            op.close()
+
+                thread = threading.Thread(target=interfere)
+                thread.start()
+                go.set()
+                with contextlib.suppress(OSError, RuntimeError):
+                    op.send(None)
+                thread.join()
+                op.close()
+
+    run_ours(main())
+
 
 # --- cancelled, or too late -----------------------------------------------------------------------
 
@@ -381,6 +469,22 @@ def test_a_loop_that_is_dropped_with_waiters_is_collected():
         ref = weakref.ref(task)
         loop.close()
         del loop, task, wait
+        gc.collect()
+        assert ref() is None
+
+
+def test_operations_that_were_never_awaited_do_not_keep_the_loop():
+    a, b = stream_pair()
+    with a, b:
+        loop = greenletio.new_event_loop()
+        loop.never = [
+            loop.sock_recv(a, 1),
+            loop.sock_sendall(b, memoryview(b"x")),
+            loop.sock_connect(a, ("127.0.0.1", 1)),
+        ]
+        ref = weakref.ref(loop)
+        loop.close()
+        del loop
         gc.collect()
         assert ref() is None
 
