@@ -395,11 +395,11 @@ class Thread(_std.Thread):
         self._started.set()
         self._native_id = _std.get_native_id()
         self._is_green = True
-        task = greenletio.spawn(self._run_green).task
-        call: Any = task.get_coro()
+        green = greenletio.spawn(self._run_green)
+        call: Any = green._call
         self._ident = id(call)
         _threads[call] = self
-        task.add_done_callback(lambda _: self._ended.set())
+        green._on_end(lambda _: self._ended.set())
 
     def _run_green(self) -> None:
         try:

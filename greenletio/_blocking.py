@@ -49,15 +49,16 @@ class Report:
 
     def __str__(self) -> str:
         stack = self.stack
-        who = "a callback" if stack.task is None else f"task {stack.task.get_name()!r}"
+        who = [] if stack.task is None else [f"task {stack.task.get_name()!r}"]
         if self.call is not None:
-            who += f", green call {self.call}"
+            who.append(f"green call {self.call}")
+        by = ", ".join(who) or "a callback"
         where = ""
         if stack.frames:
             frame = stack.frames[-1]
             where = f", in {frame.function} ({frame.filename}:{frame.lineno})"
         lines = "".join(f"\n  {line}" for line in describe(stack))
-        return f"the event loop was held for {self.duration:.3f} s by {who}{where}{lines}"
+        return f"the event loop was held for {self.duration:.3f} s by {by}{where}{lines}"
 
 
 class Detector:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Generator
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from greenletio import _core, _loops
+from greenletio._core import spawn
 
 __all__ = ("Green", "spawn")
 
@@ -14,66 +16,45 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Green(Generic[_T]):
+class Green(_core.Green[_T]):
     """A sync function running in a greenlet: what `spawn` returns.
 
     Sync code uses its methods; async code can await it. It belongs to the thread that spawned it.
     An exception that nobody retrieves is reported by the loop when the object goes, as a task's is.
+
+    On a loop of greenletio's it has no asyncio task until one is needed: asked for by its `task`,
+    by ``asyncio.current_task()`` in it or ``asyncio.all_tasks()``, to await it or to cancel it, or
+    because it awaits a future of asyncio's or fails. Nothing else tells the difference.
     """
 
-    __slots__ = ("__weakref__", "task")
-
-    #: The asyncio task that drives the greenlet.
-    task: asyncio.Task[_T]
-
-    def __init__(self, task: asyncio.Task[_T]) -> None:
-        self.task = task
+    __slots__ = ()
 
     def __repr__(self) -> str:
-        state = (
-            "running" if not self.ready else "cancelled" if self.task.cancelled() else "finished"
-        )
-        return f"<Green {self.task.get_name()} {state}>"
+        if self._taskless:
+            name, cancelled = self._call.__qualname__, False
+        else:
+            name, cancelled = self.task.get_name(), self.task.cancelled()
+        state = "running" if not self.ready else "cancelled" if cancelled else "finished"
+        return f"<Green {name} {state}>"
 
     def __await__(self) -> Generator[Any, None, _T]:
-        return self.task.__await__()
-
-    @property
-    def ready(self) -> bool:
-        """Whether it has ended: returned, failed, or been cancelled."""
-        return self.task.done()
+        if self._taskless and self.ready:
+            return self._result()
+        return (yield from self.task)
 
     @property
     def successful(self) -> bool:
         """Whether it has returned."""
-        return self.ready and not self.task.cancelled() and self.exception is None
+        return self.ready and self.exception is None
 
     @property
     def exception(self) -> BaseException | None:
         """What it failed with (CancelledError if cancelled); None if it did not, or still runs."""
-        if not self.task.done():
+        if self._taskless or not self.ready:
             return None
         if self.task.cancelled():
             return asyncio.CancelledError()
         return self.task.exception()
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended; False if `timeout` seconds pass first.
-
-        For sync code, in a greenlet or where no loop runs. Being cancelled here, or
-        running out of time, does not cancel what is waited for.
-        """
-        if self.task.done():
-            return True
-        if self.task is _loops.current_task():
-            raise RuntimeError(f"{self!r} can't wait for itself")
-        waiter: _core.Waiter[None] = _core.Waiter()
-        wake = lambda _: waiter.set()  # noqa: E731  (removed by identity)
-        self.task.add_done_callback(wake)
-        try:
-            return waiter.wait(timeout) or self.task.done()
-        finally:
-            self.task.remove_done_callback(wake)
 
     def get(self, timeout: float | None = None) -> _T:
         """Wait for the result and return it, or raise what it failed with.
@@ -82,31 +63,24 @@ class Green(Generic[_T]):
         """
         if not self.join(timeout):
             raise TimeoutError(f"{self!r} has not finished after {timeout} seconds")
-        return self.task.result()
-
-    def cancel(self, msg: object = None) -> bool:
-        """Raise CancelledError at its wait (or before it starts). False if it had ended.
-
-        Does not wait for it to end: join() does.
-        """
-        return self.task.cancel(msg)
+        return self._result()
 
     def kill(self, block: bool = True, timeout: float | None = None) -> None:
         """Cancel it; unless `block` is false, wait for its end, at most `timeout` seconds."""
-        self.task.cancel()
+        self.cancel()
         if block:
             self.join(timeout)
 
     def link(self, fn: Callable[[Green[_T]], object]) -> None:
         """Call `fn(self)` in a greenlet of its own once this one has ended (at once if it has)."""
-        if self.task.done():
+        if self.ready:
             spawn(fn, self)
             return
-        self.task.add_done_callback(_Link(self, fn))
+        self._on_end(_Link(self, fn))
 
     def unlink(self, fn: Callable[[Green[_T]], object]) -> None:
         """Undo link(fn)."""
-        self.task.remove_done_callback(_Link(self, fn))
+        self._forget(_Link(self, fn))
 
 
 class _Link(Generic[_T]):
@@ -120,17 +94,15 @@ class _Link(Generic[_T]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __call__(self, task: asyncio.Task[_T]) -> None:
+    def __call__(self, _: object) -> None:
         spawn(self.fn, self.green)
 
 
-def spawn(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Green[_T]:
-    """Start `fn(*args, **kwargs)` in a greenlet that runs concurrently, and return its handle.
+# --- what the C half calls -----------------------------------------------------------------------
 
-    It may use await_, green functions and patched psycopg2 at any depth. It starts at the next
-    turn of the loop, with a copy of the current context variables, as create_task does. With no
-    loop running, it belongs to the thread's own loop, and makes progress whenever plain code waits.
-    """
+
+def spawn_task(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Green[_T]:
+    """spawn where the greenlet is a task from the beginning: on loops of others, among others."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -143,3 +115,20 @@ def spawn(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Green
     task = loop.create_task(call)
     task.set_name(f"{call.__qualname__}-{task.get_name()}")
     return Green(task)
+
+
+class _Asker(weakref.ref[type]):
+    """Stands among asyncio's weak references to tasks; called as the tasks are listed."""
+
+    __slots__ = ()
+
+    def __call__(self) -> None:
+        # If this makes tasks, the listing notices that it is out of date, and begins again.
+        _core._greens_ask()
+
+
+def tell_all_tasks() -> None:
+    """Have asyncio.all_tasks() know of the greenlets that have no task."""
+    tasks: Any = asyncio.tasks
+    listed = tasks._all_tasks if hasattr(tasks, "_all_tasks") else tasks._scheduled_tasks
+    listed.data.add(_Asker(Green))

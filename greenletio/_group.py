@@ -56,7 +56,7 @@ class Group:
             raise RuntimeError(f"{self!r} is not active: spawn inside its with block")
         green = spawn(fn, *args, **kwargs)
         self._greens.add(green)
-        green.task.add_done_callback(lambda task: self._ended(green, task))
+        green._on_end(lambda _: self._ended(green))
         return green
 
     def _abort(self) -> None:
@@ -64,10 +64,10 @@ class Group:
         for green in self._greens:
             green.cancel()
 
-    def _ended(self, green: Green[Any], task: asyncio.Task[Any]) -> None:
+    def _ended(self, green: Green[Any]) -> None:
         self._greens.discard(green)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
+        error = green.exception
+        if error is not None and not isinstance(error, asyncio.CancelledError):
             self._errors.append(error)
             if not self._aborting:
                 self._abort()

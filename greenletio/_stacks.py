@@ -92,6 +92,7 @@ def stacks(*, loop: asyncio.AbstractEventLoop | None = None) -> list[Stack]:
 
 def _tasks() -> list[asyncio.Task[Any]]:
     """The unfinished tasks of every loop in every thread, in the order they were made."""
+    _core._greens_ask()  # of other threads: they are shown as the calls that they are
     # asyncio tells of a loop's tasks, but nobody tells of the loops.
     found = [o for o in gc.get_objects() if issubclass(type(o), asyncio.Task) and not o.done()]
     # One that another thread is about to make has no coroutine yet, and get_coro() would crash.

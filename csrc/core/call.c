@@ -273,6 +273,7 @@ gio_call_traverse(GioCall *c, visitproc visit, void *arg)
     Py_VISIT(c->name);
     Py_VISIT(c->job.kept);
     Py_VISIT(c->hub);
+    Py_VISIT(c->ahead);
     for (Py_ssize_t i = 1; i <= Py_SIZE(c); i++) {
         Py_VISIT(c->argv[i]);
     }
@@ -357,6 +358,7 @@ gio_call_dealloc(GioCall *c)
     gio_call_drop_job(c);
     Py_CLEAR(c->hub);
     Py_CLEAR(c->name);
+    Py_CLEAR(c->ahead);
     Py_CLEAR(c->job.kept);
     PyObject_GC_Del(c);
     Py_DECREF(type);

@@ -25,6 +25,7 @@ typedef struct GioHub GioHub;
 typedef struct GioWaiter GioWaiter;
 typedef struct GioTimeout GioTimeout;
 typedef struct GioHere GioHere;
+typedef struct GioGreen GioGreen; /* csrc/loop/green.c */
 
 /* ---- module state (module.c) ------------------------------------------- */
 
@@ -41,6 +42,8 @@ struct GioState {
     PyTypeObject *worker_type;
     PyTypeObject *green_socket_type; /* csrc/sync */
     PyTypeObject *loop_type;         /* from here: csrc/loop */
+    PyTypeObject *green_type;
+    PyTypeObject *public_green; /* greenletio.Green; NULL before the first spawn() */
     PyTypeObject *handle_type;
     PyTypeObject *timer_handle_type;
     PyTypeObject *stream_type;
@@ -59,6 +62,9 @@ struct GioState {
     PyObject *transport_socket;  /* asyncio.trsock.TransportSocket */
     PyObject *set_result;        /* asyncio.futures._set_result_unless_cancelled */
     PyObject *current_task;      /* asyncio.current_task */
+    PyObject *enter_task;        /* asyncio.tasks._enter_task */
+    PyObject *leave_task;        /* asyncio.tasks._leave_task */
+    PyObject *spawn_task;        /* greenletio._green.spawn_task; NULL before the first spawn() */
     PyObject *loops;             /* module greenletio._loops: the cold paths */
     PyObject *worker_run;        /* what every worker greenlet runs */
     PyObject *thread_key;        /* of the GioThread in the thread state's dict */
@@ -260,6 +266,9 @@ struct GioCall {
     bool noted;   /* its hub was looked for, so that it is unwound when the loop closes */
     bool portal;
     int refused;
+    GioOut ahead_kind; /* of a step that was made before its task was: what it brought is in
+                          `ahead`, */
+    PyObject *ahead;   /* owned, for the task's first step */
     Py_ssize_t nargs;
     PyObject *argv[1];
 };
@@ -338,6 +347,7 @@ struct GioWaiter {
     PyObject *value;              /* result, exception, or the cancel message */
     PyObject *callback, *context; /* the first done callback: almost always the only one */
     PyObject *more;               /* list of (callback, context) */
+    GioGreen *green;              /* is parked here; owned */
     GioJob *shielded;             /* set while the job that waits keeps cancellation; borrowed */
     GioThread *plain;             /* the thread that polls for it, borrowed */
     GioFdWait *fds;               /* &one, or an array of nfds */
@@ -495,6 +505,18 @@ struct GioTimeout {
 /* Mark it and raise CancelledError; __exit__ makes TimeoutError of it. */
 void gio_timeout_expire(GioState *st, GioTimeout *scope);
 int gio_timeout_setup_types(PyObject *module, GioState *st);
+
+/* ---- greenlets without a task (loop/green.c, loop/spawn.c) --------------------------- */
+
+PyObject *gio_spawn(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+/* Make the tasks of all greenlets of the loop that runs here. */
+PyObject *gio_greens_ask(PyObject *module, PyObject *ignored);
+/* Whether what runs here is one that has no task. */
+bool gio_greens_taskless(GioState *st);
+/* Wake the one that is parked on w, which has ended: at once if `direct`. -1 only for
+ * KeyboardInterrupt and SystemExit. */
+int gio_green_wake(GioWaiter *w, bool direct);
+int gio_green_setup_types(PyObject *module, GioState *st);
 
 /* ---- the capsule (api.c) --------------------------------------------------- */
 

@@ -271,6 +271,15 @@ static PyMethodDef core_methods[] = {
      "In a greenlet (below async_ or spawn) only the greenlet waits. Where no loop runs in this\n"
      "thread, the thread's own loop runs until it is done. Directly in a running loop:\n"
      "WouldBlockError. Cancelling the task raises CancelledError in the awaitable, as await does."},
+    {"spawn", (PyCFunction)(void (*)(void))gio_spawn, METH_FASTCALL | METH_KEYWORDS,
+     "spawn($module, fn, /, *args, **kwargs)\n--\n\n"
+     "Start fn(*args, **kwargs) in a greenlet that runs concurrently, and return its handle.\n\n"
+     "It may use await_, green functions and patched psycopg2 at any depth. It starts at the next\n"
+     "turn of the loop, with a copy of the current context variables, as create_task does. With no\n"
+     "loop running, it belongs to the thread's own loop, and makes progress whenever plain code\n"
+     "waits. On greenletio's own loop it has no asyncio task until somebody asks for one."},
+    {"_greens_ask", gio_greens_ask, METH_NOARGS,
+     "Make the tasks that the greenlets of the loop that runs here have done without."},
     {"wait_fd", (PyCFunction)(void (*)(void))core_wait_fd, METH_VARARGS | METH_KEYWORDS,
      "wait_fd($module, fd, events, timeout=None)\n--\n\n"
      "Wait until fd is ready for READ and/or WRITE: the ready events, 0 after timeout seconds."},
@@ -387,7 +396,8 @@ core_exec(PyObject *module)
         gio_call_setup_types(module, st) < 0 || gio_portal_setup_types(module, st) < 0 ||
         gio_function_setup_types(module, st) < 0 || gio_waiter_setup_types(module, st) < 0 ||
         gio_hub_setup_types(module, st) < 0 || gio_timeout_setup_types(module, st) < 0 ||
-        gio_loop_setup_types(module, st) < 0 || gio_socket_setup_types(module, st) < 0 ||
+        gio_loop_setup_types(module, st) < 0 || gio_green_setup_types(module, st) < 0 ||
+        gio_socket_setup_types(module, st) < 0 ||
         PyModule_AddIntConstant(module, "READ", GIO_READ) < 0 ||
         PyModule_AddIntConstant(module, "WRITE", GIO_WRITE) < 0 ||
         PyModule_AddIntConstant(module, "KEEP", GIO_KEEP) < 0 || gio_api_export(module, st) < 0) {
@@ -414,6 +424,11 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->worker_type);
     Py_VISIT(st->green_socket_type);
     Py_VISIT(st->loop_type);
+    Py_VISIT(st->green_type);
+    Py_VISIT(st->public_green);
+    Py_VISIT(st->enter_task);
+    Py_VISIT(st->leave_task);
+    Py_VISIT(st->spawn_task);
     Py_VISIT(st->handle_type);
     Py_VISIT(st->timer_handle_type);
     Py_VISIT(st->sock_type);

@@ -207,11 +207,60 @@ not_entered: /* it has its worker: the next step is not the start of another */
     return PYGEN_ERROR;
 }
 
+/* A step was made before its task was (loop/green.c): what it brought is for the first step of the
+ * task. A task that was cancelled meanwhile throws that in, and would have cancelled what is waited
+ * for if it had been there. False: it was of no use, and this is a step as any other; else `in` is
+ * stolen. */
+GIO_COLD static bool
+take_ahead(GioCall *c, GioIn kind, PyObject *in, PyObject **result, PySendResult *outcome)
+{
+    GioState *st = GIO_STATE(c);
+    PyObject *ahead = c->ahead;
+    GioOut out = c->ahead_kind;
+    c->ahead = NULL;
+    c->ahead_kind = GIO_OUT_NONE;
+    *outcome = PYGEN_ERROR;
+    if (out == GIO_OUT_ERROR) {
+        Py_DECREF(in);
+        gio_err_give(ahead);
+        return true;
+    }
+    if (kind == GIO_IN_THROW && out == GIO_OUT_RETURN) {
+        Py_DECREF(ahead);
+        gio_err_give(in);
+        return true;
+    }
+    if (kind == GIO_IN_THROW) {
+        PyObject *args = NULL, *cancel = NULL, *cancelled = NULL;
+        if (ahead != Py_None && PyErr_GivenExceptionMatches(in, st->cancelled_error) &&
+            (args = PyObject_GetAttrString(in, "args")) != NULL &&
+            (cancel = PyObject_GetAttr(ahead, st->str_cancel)) != NULL) {
+            cancelled = PyObject_Call(cancel, args, NULL);
+        }
+        PyErr_Clear();
+        Py_XDECREF(cancel);
+        Py_XDECREF(args);
+        Py_XDECREF(cancelled);
+        if (cancelled != Py_True) {
+            Py_DECREF(ahead);
+            return false;
+        }
+    }
+    Py_DECREF(in);
+    *result = ahead;
+    *outcome = out == GIO_OUT_RETURN ? PYGEN_RETURN : PYGEN_NEXT;
+    return true;
+}
+
 /* Steals `in`: the value to send, or the exception to throw. */
 PySendResult
 gio_call_step(GioCall *c, GioIn kind, PyObject *in, PyObject **result)
 {
     *result = NULL;
+    PySendResult before;
+    if (c->ahead_kind != GIO_OUT_NONE && take_ahead(c, kind, in, result, &before)) {
+        return before;
+    }
     switch (c->status) {
     case GIO_CALL_NEW:
         if (c->portal) {

@@ -13,6 +13,9 @@
 static long
 task_cancelling(GioState *st)
 {
+    if (gio_greens_taskless(st)) { /* and so it was never cancelled */
+        return 0;
+    }
     PyObject *r = PyObject_CallMethod(st->loops, "cancelling", NULL);
     long n = r == NULL ? -1 : PyLong_AsLong(r);
     Py_XDECREF(r);

@@ -191,7 +191,7 @@ gio_job_keep(GioState *st, GioJob *job)
 static void
 give_up(GioWaiter *w)
 {
-    if (gio_waiter_finish(w, GIO_CANCELLED, NULL) && w->callback != NULL) {
+    if (gio_waiter_finish(w, GIO_CANCELLED, NULL) && (w->callback != NULL || w->green != NULL)) {
         PyObject *exc = gio_err_take();
         if (gio_waiter_wake(w, false) < 0) {
             PyErr_WriteUnraisable((PyObject *)w);

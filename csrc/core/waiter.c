@@ -137,11 +137,14 @@ gio_waiter_wake(GioWaiter *w, bool direct)
     }
     PyObject *fn = w->callback, *context = w->context, *more = w->more;
     if (fn == NULL && more == NULL) {
-        return 0;
+        return w->green == NULL ? 0 : gio_green_wake(w, direct);
     }
     w->callback = w->context = w->more = NULL;
     Py_INCREF(w);
     int ret = 0;
+    if (w->green != NULL && gio_green_wake(w, false) < 0) {
+        PyErr_WriteUnraisable((PyObject *)w);
+    }
     Py_ssize_t i = 0, n = more == NULL ? 0 : PyList_GET_SIZE(more);
     while (fn != NULL) {
         int r =
@@ -548,6 +551,7 @@ waiter_traverse(GioWaiter *w, visitproc visit, void *arg)
     Py_VISIT(w->hub);
     Py_VISIT(w->value);
     Py_VISIT(w->callback);
+    Py_VISIT(w->green);
     Py_VISIT(w->context);
     Py_VISIT(w->more);
     return 0;
@@ -559,6 +563,7 @@ waiter_clear(GioWaiter *w)
     gio_waiter_detach(w);
     Py_CLEAR(w->value);
     Py_CLEAR(w->callback);
+    Py_CLEAR(w->green);
     Py_CLEAR(w->context);
     Py_CLEAR(w->more);
     return 0;

@@ -135,10 +135,18 @@ loop_run_once(GioLoop *loop, PyObject *Py_UNUSED(ignored))
     bool on = running == (PyObject *)loop;
     Py_DECREF(running);
     loop->iterating = true;
+    loop->ident = PyThread_get_thread_ident();
     int r;
     do {
         r = gio_loop_check_open(loop) < 0 ? -1 : run_iteration(loop);
     } while (r == 0 && on && !loop->stopping);
+    if (loop->greens != NULL) {
+        PyObject *exc = gio_err_take();
+        gio_greens_make_tasks(loop);
+        if (exc != NULL) {
+            gio_err_give(exc);
+        }
+    }
     loop->iterating = false;
     if (r < 0) {
         return NULL;
@@ -194,6 +202,11 @@ gio_loop_by_asyncio(GioLoop *loop, const char *method, PyObject *const *args, Py
 static PyObject *
 soon(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *method)
 {
+    if (loop->take_context != NULL && loop->taken == NULL && nargs == 1 && kwnames != NULL &&
+        PyTuple_GET_SIZE(kwnames) == 1 && args[1] == loop->take_context) { /* green.c's */
+        loop->taken = gio_handle_new(loop, loop->state->handle_type, args[0], NULL, 0, args[1]);
+        return Py_XNewRef((PyObject *)loop->taken);
+    }
     PyObject *context;
     if (gio_loop_check_open(loop) < 0) {
         return NULL;
@@ -583,6 +596,7 @@ static PyType_Slot loop_slots[] = {
     {Py_tp_new, loop_new},
     {Py_tp_methods, loop_methods},
     {Py_tp_getset, loop_getset},
+    {Py_tp_hash, gio_greens_loop_hash},
     {Py_tp_traverse, loop_traverse},
     {Py_tp_clear, loop_clear},
     {Py_tp_dealloc, loop_dealloc},

@@ -199,6 +199,12 @@ struct GioLoop {
     char *scratch;         /* see gio_loop_scratch; NULL until it is needed, and while it is lent */
     GioBuffer ciphertext;  /* memory for what is about to be sent */
     GioTls *unflushed;     /* to which this turn has written; each is owned */
+    unsigned long ident;   /* of the thread that iterates */
+    GioGreen *green;       /* the spawned greenlet whose step this is, borrowed */
+    GioGreen *greens;      /* those that have no task, linked, borrowed */
+    int quiet;             /* > 0: being hashed, the loop makes no task */
+    PyObject *take_context; /* what call_soon is to call in it goes to `taken`; borrowed */
+    GioHandle *taken;       /* owned */
 };
 
 #define GIO_READ_MAX (256 * 1024) /* of one read; asyncio's max_size */
@@ -215,6 +221,11 @@ int gio_waiter_run(GioLoop *loop, PyObject *waiter);
 /* Call asyncio's own method of that name: what is out of the ordinary, and debug mode. */
 PyObject *gio_loop_by_asyncio(GioLoop *loop, const char *method, PyObject *const *args,
                               Py_ssize_t nargs, PyObject *kwnames);
+/* asyncio keeps the current task in a dict whose keys are the loops: to hash one is to ask for it.
+ */
+Py_hash_t gio_greens_loop_hash(PyObject *loop);
+/* The loop stops: whoever runs it looks for tasks. Runs Python; reports failures. */
+void gio_greens_make_tasks(GioLoop *loop);
 /* create_task and create_future (factory.c) */
 extern PyMethodDef gio_factory_methods[];
 int gio_factory_setup(GioState *st);
