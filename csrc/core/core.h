@@ -41,7 +41,8 @@ struct GioState {
     PyTypeObject *timeout_type;
     PyTypeObject *worker_type;
     PyTypeObject *green_socket_type; /* csrc/sync */
-    PyTypeObject *loop_type;         /* from here: csrc/loop */
+    PyTypeObject *tls_session_type;
+    PyTypeObject *loop_type; /* from here: csrc/loop */
     PyTypeObject *green_type;
     PyTypeObject *public_green; /* greenletio.Green; NULL before the first spawn() */
     PyTypeObject *handle_type;
@@ -108,6 +109,9 @@ struct GioState {
     PyObject *task_type, *future_type; /* asyncio's */
     PyObject *kw_task[4];              /* ("loop",), with "name" (1) and "context" (2) */
     char *receive_buffer; /* of green sockets: used between two calls of Python, NULL at first */
+    char *spare_out; /* memory for ciphertext, that no green TLS session uses now; NULL: none */
+    size_t spare_room;
+    PyObject *str_tls;                /* "_tls", of green TLS sockets */
     const struct GioOpenSSL *openssl; /* _ssl's, once it was asked for; NULL: not usable */
     bool openssl_sought;
 };

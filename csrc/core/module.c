@@ -353,6 +353,7 @@ intern_all(GioState *st)
         {&st->str_remove_done_callback, "remove_done_callback"},
         {&st->str_throw, "throw"},
         {&st->str_timeout, "_timeout"},
+        {&st->str_tls, "_tls"},
         {&st->str_fileno, "fileno"},
         {&st->str_connect_ex, "connect_ex"},
         {&st->str_ensure_fd_no_transport, "_ensure_fd_no_transport"},
@@ -397,7 +398,7 @@ core_exec(PyObject *module)
         gio_function_setup_types(module, st) < 0 || gio_waiter_setup_types(module, st) < 0 ||
         gio_hub_setup_types(module, st) < 0 || gio_timeout_setup_types(module, st) < 0 ||
         gio_loop_setup_types(module, st) < 0 || gio_green_setup_types(module, st) < 0 ||
-        gio_socket_setup_types(module, st) < 0 ||
+        gio_socket_setup_types(module, st) < 0 || gio_green_tls_setup_types(module, st) < 0 ||
         PyModule_AddIntConstant(module, "READ", GIO_READ) < 0 ||
         PyModule_AddIntConstant(module, "WRITE", GIO_WRITE) < 0 ||
         PyModule_AddIntConstant(module, "KEEP", GIO_KEEP) < 0 || gio_api_export(module, st) < 0) {
@@ -423,6 +424,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->timeout_type);
     Py_VISIT(st->worker_type);
     Py_VISIT(st->green_socket_type);
+    Py_VISIT(st->tls_session_type);
     Py_VISIT(st->loop_type);
     Py_VISIT(st->green_type);
     Py_VISIT(st->public_green);

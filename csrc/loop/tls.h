@@ -90,6 +90,7 @@ typedef struct {
     GioBuffer out;   /* ciphertext that is to be sent */
     PyObject *error; /* that reading has met; owned, to be visited by the garbage collector */
     bool busy;       /* inside OpenSSL, which may call Python (the SNI callback) */
+    bool eof;        /* no more ciphertext will come, whatever the session says */
 } GioTlsEngine;
 
 typedef enum {

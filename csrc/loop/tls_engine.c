@@ -67,6 +67,9 @@ bio_read(GioBIO *bio, char *buf, int size)
     if (e == NULL || size <= 0) {
         return 0;
     }
+    if (e->in_size == 0 && e->eof) {
+        return 0;
+    }
     if (e->in_size == 0) {
         openssl->BIO_set_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
         return -1;
@@ -92,12 +95,13 @@ bio_write(GioBIO *bio, const char *data, int size)
 static long
 bio_ctrl(GioBIO *bio, int command, long number, void *pointer)
 {
+    GioTlsEngine *e = openssl->BIO_get_data(bio);
     (void)number, (void)pointer;
     switch (command) {
     case BIO_CTRL_FLUSH:
         return 1;
     case BIO_CTRL_EOF:
-        return openssl->BIO_get_data(bio) == NULL;
+        return e == NULL || (e->eof && e->in_size == 0);
     default:
         return 0;
     }
@@ -263,6 +267,9 @@ gio_tls_read(GioTlsEngine *e, char *buf, size_t size, GioTlsEnd *end)
             break;
         }
         got += n;
+        if (got < size && !gio_tls_pending(e)) { /* as another call would say, at some expense */
+            break;
+        }
     }
     e->busy = false;
     if (got > 0 && *end != GIO_TLS_AGAIN) { /* the rest is for the next call to tell */

@@ -10,21 +10,10 @@
 #include <errno.h>
 #include <sys/socket.h>
 
-#define SHARED_SIZE (256 * 1024)
 #define DIRECT_MAX 2048 /* up to here, bytes of the asked-for size are made at once */
 
-/* One call of a method: how long it may wait for all its steps together. */
-typedef struct {
-    GioState *st;
-    PyObject *self;
-    int flags;
-    bool blocking; /* it may wait */
-    bool endless;  /* no timeout */
-    int64_t deadline;
-} Op;
-
-static int
-op_begin(Op *op, PyTypeObject *cls, PyObject *self, int flags)
+int
+gio_op_begin(GioOp *op, PyTypeObject *cls, PyObject *self, int flags)
 {
     op->st = PyType_GetModuleState(cls);
     op->self = self;
@@ -45,9 +34,8 @@ op_begin(Op *op, PyTypeObject *cls, PyObject *self, int flags)
     return r;
 }
 
-/* The descriptor, asked for anew before each step: the socket may have been closed meanwhile. */
-static int
-op_fd(Op *op)
+int
+gio_op_fd(GioOp *op)
 {
     PyObject *number = PyObject_CallMethodNoArgs(op->self, op->st->str_fileno);
     if (number == NULL) {
@@ -62,9 +50,8 @@ op_fd(Op *op)
     return fd;
 }
 
-/* The step has failed with errno: 0 to try again, -1 with an exception. May switch. */
-static int
-op_again(Op *op, int fd, int events)
+int
+gio_op_again(GioOp *op, int fd, int events, const char *timed_out)
 {
     if (errno == EINTR) {
         return PyErr_CheckSignals();
@@ -75,17 +62,29 @@ op_again(Op *op, int fd, int events)
     }
     int r = gio_wait_fd(op->st, fd, events | GIO_KEEP, op->deadline);
     if (r == 0) {
-        PyErr_SetString(PyExc_TimeoutError, "timed out");
+        PyErr_SetString(PyExc_TimeoutError, timed_out);
         return -1;
     }
     return r < 0 ? -1 : 0;
 }
 
+char *
+gio_sync_buffer(GioState *st)
+{
+    if (st->receive_buffer == NULL) {
+        st->receive_buffer = PyMem_Malloc(GIO_SYNC_BUFFER);
+        if (st->receive_buffer == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return st->receive_buffer;
+}
+
 static Py_ssize_t
-op_send(Op *op, const char *data, size_t size)
+op_send(GioOp *op, const char *data, size_t size)
 {
     for (;;) {
-        int fd = op_fd(op);
+        int fd = gio_op_fd(op);
         if (fd < 0) {
             return -1;
         }
@@ -93,17 +92,17 @@ op_send(Op *op, const char *data, size_t size)
         if (n >= 0) {
             return n;
         }
-        if (op_again(op, fd, GIO_WRITE) < 0) {
+        if (gio_op_again(op, fd, GIO_WRITE, "timed out") < 0) {
             return -1;
         }
     }
 }
 
 static Py_ssize_t
-op_recv(Op *op, char *data, size_t size)
+op_recv(GioOp *op, char *data, size_t size)
 {
     for (;;) {
-        int fd = op_fd(op);
+        int fd = gio_op_fd(op);
         if (fd < 0) {
             return -1;
         }
@@ -111,7 +110,7 @@ op_recv(Op *op, char *data, size_t size)
         if (n >= 0) {
             return n;
         }
-        if (op_again(op, fd, GIO_READ) < 0) {
+        if (gio_op_again(op, fd, GIO_READ, "timed out") < 0) {
             return -1;
         }
     }
@@ -119,7 +118,7 @@ op_recv(Op *op, char *data, size_t size)
 
 /* MSG_WAITALL waits for all of it only where nothing limits the wait, as in the kernel. */
 static Py_ssize_t
-op_recv_all(Op *op, char *data, size_t size)
+op_recv_all(GioOp *op, char *data, size_t size)
 {
     bool all = op->flags & MSG_WAITALL && op->endless && !(op->flags & (MSG_DONTWAIT | MSG_PEEK));
     size_t got = 0;
@@ -169,7 +168,7 @@ static PyObject *
 socket_recv(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames)
 {
-    Op op;
+    GioOp op;
     int flags;
     if (count_args(nargs, kwnames, 2, "recv") < 0 || int_arg(args, nargs, 1, &flags) < 0) {
         return NULL;
@@ -182,16 +181,13 @@ socket_recv(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ssize_t
         PyErr_SetString(PyExc_ValueError, "negative buffersize in recv");
         return NULL;
     }
-    if (op_begin(&op, cls, self, flags) < 0) {
+    if (gio_op_begin(&op, cls, self, flags) < 0) {
         return NULL;
     }
-    if (size > DIRECT_MAX && size <= SHARED_SIZE && !(flags & MSG_WAITALL)) {
-        char *shared = op.st->receive_buffer;
+    if (size > DIRECT_MAX && size <= GIO_SYNC_BUFFER && !(flags & MSG_WAITALL)) {
+        char *shared = gio_sync_buffer(op.st);
         if (shared == NULL) {
-            shared = op.st->receive_buffer = PyMem_Malloc(SHARED_SIZE);
-            if (shared == NULL) {
-                return PyErr_NoMemory();
-            }
+            return NULL;
         }
         Py_ssize_t n = op_recv(&op, shared, (size_t)size);
         return n < 0 ? NULL : PyBytes_FromStringAndSize(shared, n);
@@ -251,7 +247,7 @@ socket_recv_into(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ss
     if (PyObject_GetBuffer(given[0], &view, PyBUF_WRITABLE) < 0) {
         return NULL;
     }
-    Op op;
+    GioOp op;
     Py_ssize_t n = -1;
     if (size < 0) {
         PyErr_SetString(PyExc_ValueError, "negative buffersize in recv_into");
@@ -259,7 +255,7 @@ socket_recv_into(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ss
     else if (size > view.len) {
         PyErr_SetString(PyExc_ValueError, "buffer too small for requested bytes");
     }
-    else if (op_begin(&op, cls, self, flags) == 0) {
+    else if (gio_op_begin(&op, cls, self, flags) == 0) {
         n = op_recv_all(&op, view.buf, (size_t)(size ? size : view.len));
     }
     PyBuffer_Release(&view);
@@ -271,11 +267,11 @@ static PyObject *
 do_send(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
         PyObject *kwnames, bool all)
 {
-    Op op;
+    GioOp op;
     Py_buffer view;
     int flags;
     if (count_args(nargs, kwnames, 2, all ? "sendall" : "send") < 0 ||
-        int_arg(args, nargs, 1, &flags) < 0 || op_begin(&op, cls, self, flags) < 0 ||
+        int_arg(args, nargs, 1, &flags) < 0 || gio_op_begin(&op, cls, self, flags) < 0 ||
         PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }

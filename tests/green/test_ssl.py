@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
+import socket as std_socket
 import ssl as std
 import threading as std_threading
 from pathlib import Path
@@ -13,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from greenletio import async_, spawn
-from greenletio.green import socket, ssl, time
+from greenletio import _core, async_, spawn
+from greenletio.green import select, socket, ssl, time
 
 
 def serve(server: Any, context: Any, versions: list[str]) -> None:
@@ -325,3 +328,290 @@ def test_contexts_made_by_the_functions_are_green() -> None:
     assert type(ssl._create_default_https_context()) is ssl.SSLContext
     assert ssl.SSLContext.sslsocket_class is ssl.SSLSocket
     assert std.SSLContext.sslsocket_class is std.SSLSocket
+
+
+# -- what the engine in C must not change
+
+
+class ByHand:
+    """The other end of a connection, whose every byte is the test's business."""
+
+    def __init__(self, sock: Any, context: Any) -> None:
+        self.sock = sock
+        self.object = context.wrap_bio(std.MemoryBIO(), std.MemoryBIO(), server_side=True)
+        self.engine = _core.TlsEngine(self.object)
+        while True:
+            try:
+                self.object.do_handshake()
+                break
+            except std.SSLWantReadError:
+                self.sock.sendall(self.engine.take())
+                self.engine.feed(self.sock.recv(65536))
+        self.sock.sendall(self.engine.take())
+
+    def records(self, *plaintexts: bytes) -> bytes:
+        for plaintext in plaintexts:
+            self.engine.write(plaintext)
+        return self.engine.take()
+
+    def read(self) -> bytes:
+        while (data := self.engine.read(65536)) is None:
+            self.engine.feed(self.sock.recv(65536))
+        return data
+
+
+@contextlib.contextmanager
+def by_hand(tls: Any, **options: Any) -> Any:
+    """(the other end, a green client)"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepting = spawn(lambda: ByHand(server.accept()[0], tls[0]))
+        sock = socket.create_connection(server.getsockname())
+        with tls[1].wrap_socket(sock, server_hostname="localhost", **options) as client:
+            peer = accepting.get()
+            with peer.sock:
+                yield peer, client
+
+
+def test_data_goes_through_the_engine(green: Any, tls: Any) -> None:
+    def main() -> None:
+        with by_hand(tls) as (_, client):
+            assert type(client._tls) is _core.TlsSession
+
+    green(main)
+
+
+@pytest.mark.parametrize("way", ["keylog", "callback"])
+def test_without_the_engine(green: Any, tls: Any, tmp_path: Path, way: str) -> None:
+    """These have exceptions of their own, which Python's methods raise."""
+    server_context, client_context = tls
+    if way == "keylog":
+        client_context.keylog_filename = str(tmp_path / "keys")
+    else:
+        client_context._msg_callback = lambda *_: None
+    message = os.urandom(100_000)
+
+    def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            serving = spawn(serve, server, server_context, [])
+            with connect(server, client_context) as client:
+                assert client._tls is None
+                sending = spawn(client.sendall, message)
+                got = bytearray()
+                while len(got) < len(message):
+                    got += client.recv(65536)
+                sending.get()
+                assert client.write(b"x") == 1 and client.read(1) == b"x"
+                assert client.send(b"y") == 1 and client.recv_into(bytearray(1)) == 1
+                client.unwrap()
+            serving.get()
+            assert got == message
+
+    green(main)
+
+
+@pytest.mark.parametrize("size", [100, 1000, 1500, 65536])
+def test_select_and_pending_tell_of_all_there_is(green: Any, tls: Any, size: int) -> None:
+    """As of a standard socket: nothing is held back of which neither of them knows."""
+    parts = [os.urandom(1000) for _ in range(20)]
+
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            peer.sock.sendall(peer.records(*parts))
+            got = b""
+            while len(got) < 20_000:
+                if not client.pending():
+                    assert select.select([client], [], [], 60)[0]
+                got += client.recv(size)
+            assert got == b"".join(parts)
+            assert not client.pending() and not select.select([client], [], [], 0)[0]
+
+    green(main)
+
+
+def test_records_that_dribble(green: Any, tls: Any) -> None:
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            data = peer.records(b"one", b"two" * 100)
+
+            def dribble() -> None:
+                for byte in data:
+                    peer.sock.sendall(bytes([byte]))
+                    time.sleep(0)
+
+            dribbling = spawn(dribble)
+            assert client.recv(2) == b"on"
+            buffer = bytearray(1)
+            assert client.recv_into(buffer) == 1 and buffer == b"e"
+            got = b""
+            while len(got) < 300:
+                got += client.recv(7)
+            dribbling.get()
+            assert got == b"two" * 100
+
+    green(main)
+
+
+def test_every_way_to_read(green: Any, tls: Any) -> None:
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            peer.sock.sendall(peer.records(b"abcdefghijklmnopqrstuvwxyz"))
+            assert client.recv(1) == b"a" and client.recv(buflen=1) == b"b"
+            assert client.recv(1, 0) == b"c"
+            assert client.read(1) == b"d" and client.read(len=1) == b"e"
+            buffer = bytearray(8)
+            assert client.read(3, buffer) == 3 and buffer[:3] == b"fgh"
+            assert client.read(2, buffer=buffer) == 2 and buffer[:2] == b"ij"
+            assert client.recv_into(buffer, 2) == 2 and buffer[:2] == b"kl"
+            assert client.recv_into(buffer, nbytes=1) == 1 and buffer[:1] == b"m"
+            assert client.recv_into(memoryview(buffer)[6:]) == 2 and buffer[6:] == b"no"
+            assert client.recv_into(buffer, 2, 0) == 2 and buffer[:2] == b"pq"
+            assert client.recv(0) == b"" and client.read(0) == b""
+            assert client.recv() == b"rstuvwxyz"
+            for call in (client.recv, client.read):
+                with pytest.raises(ValueError):
+                    call(-1)
+            with pytest.raises(ValueError, match="non-zero flags"):
+                client.recv(1, std_socket.MSG_PEEK)
+            with pytest.raises(ValueError, match="non-zero flags"):
+                client.send(b"x", std_socket.MSG_OOB)
+            with pytest.raises(TypeError):
+                client.send("text")
+            with pytest.raises(TypeError):
+                client.recv_into(b"read-only")
+
+    green(main)
+
+
+def test_every_way_to_write(green: Any, tls: Any) -> None:
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            assert client.send(b"a") == 1 and client.write(b"b") == 1
+            assert client.send(b"c", 0) == 1 and client.send(data=b"d") == 1
+            assert client.sendall(b"e") is None and client.sendall(b"f", flags=0) is None
+            client.sendall(memoryview(b"gh"))
+            client.sendall(b"")
+            assert client.send(b"") == 0
+            assert client.send(bytes(100_000)) == 16_384  # a record
+            got = b""
+            while len(got) < 8 + 16_384:
+                got += peer.read()
+            assert got == b"abcdefgh" + bytes(16_384)
+
+    green(main)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001])
+def test_a_write_that_gave_up_goes_on_when_repeated(green: Any, tls: Any, timeout: float) -> None:
+    chunks = [os.urandom(10_000) for _ in range(1000)]
+
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            client.settimeout(timeout)
+            gave_up = 0
+            receiving = None
+
+            def receive() -> bytes:
+                got = bytearray()
+                while len(got) < 10_000_000:
+                    got += peer.read()
+                return bytes(got)
+
+            for chunk in chunks:
+                while True:
+                    try:
+                        assert client.send(chunk) == 10_000
+                        break
+                    except (ssl.SSLWantWriteError, TimeoutError) as error:
+                        assert isinstance(error, TimeoutError) == (timeout > 0)
+                        gave_up += 1
+                        receiving = receiving or spawn(receive)
+                        select.select([], [client], [])
+            assert gave_up
+            assert receiving is not None and receiving.get() == b"".join(chunks)
+
+    green(main)
+
+
+def test_what_follows_the_end_of_tls(green: Any, tls: Any) -> None:
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            data = peer.records(b"the last")
+            with pytest.raises(std.SSLWantReadError):
+                peer.object.unwrap()
+            peer.sock.sendall(data + peer.engine.take() + b"plain text")
+            assert client.recv(65536) == b"the last"
+            assert client.recv(65536) == b""
+            plain = client.unwrap()
+            assert plain.recv(5) == b"plain"
+            buffer = bytearray(3)
+            assert plain.recv_into(buffer) == 3 and buffer == b" te"
+            assert plain.recv(65536) == b"xt"
+            plain.sendall(b"plain as well")
+            peer.engine.feed(peer.sock.recv(24))
+            peer.object.unwrap()
+            assert peer.sock.recv(65536) == b"plain as well"
+
+    green(main)
+
+
+def test_new_keys_in_the_middle(green: Any, tls: Any) -> None:
+    key_update_requested = 1
+    openssl = ctypes.CDLL(_ssl.__file__)
+
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            if client.version() != "TLSv1.3":
+                pytest.skip("TLS 1.3 alone has it")
+            for i in range(5):
+                assert openssl.SSL_key_update(
+                    ctypes.c_void_p(peer.engine.address), key_update_requested
+                )
+                peer.sock.sendall(peer.records(b"question"))
+                assert client.recv(100) == b"question"
+                client.sendall(b"answer %d" % i)
+                got = peer.read()
+                while len(got) < 8:
+                    got += peer.read()
+                assert got == b"answer %d" % i
+
+    green(main)
+
+
+def test_garbage_in_the_middle(green: Any, tls: Any) -> None:
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            peer.sock.sendall(peer.records(b"fine") + b"GET / HTTP/1.0\r\n\r\n")
+            assert client.recv(4) == b"fine"
+            for _ in range(2):
+                with pytest.raises(ssl.SSLError):
+                    client.recv(100)
+            with pytest.raises(std.SSLError, match="ALERT"):
+                peer.read()
+
+    green(main)
+
+
+def test_many_readers_and_writers_of_many_connections(green: Any, tls: Any) -> None:
+    server_context, client_context = tls
+
+    def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def talk(n: int) -> None:
+                with connect(server, client_context) as client:
+                    for i in range(20):
+                        message = b"%d/%d " % (n, i) * (i * 100 + 1)
+                        sending = spawn(client.sendall, message)
+                        got = b""
+                        while len(got) < len(message):
+                            got += client.recv(10 ** (i % 5 + 1))
+                        sending.get()
+                        assert got == message
+                    client.unwrap()
+
+            serving = [spawn(serve, server, server_context, []) for _ in range(10)]
+            talking = [spawn(talk, n) for n in range(10)]
+            for green_one in talking + serving:
+                green_one.get()
+
+    green(main)
