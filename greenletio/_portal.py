@@ -19,7 +19,7 @@ _CTask: type[asyncio.Task[Any]] | None = getattr(asyncio.tasks, "_CTask", None)
 
 
 class _Factory:
-    """A loop's task factory while portals are open on it; `before` is the one it had."""
+    """The task factory of a loop of others while portals are open; `before` is the one it had."""
 
     __slots__ = ("before", "portals")
 
@@ -40,24 +40,31 @@ class _Factory:
 class Portal:
     """An open portal of a loop, see `portal`. Leaving its block closes it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._factory: _Factory | None = None
+        if isinstance(loop, _core.Loop):  # which sees to it itself
+            loop._open_portal()
+            return
         before: Any = loop.get_task_factory()
         factory: Any = before if isinstance(before, _Factory) else _Factory(before)
         if factory is not before:
             loop.set_task_factory(factory)
         factory.portals += 1
-        self._factory: _Factory | None = factory
-        self._loop = loop
+        self._factory = factory
 
     def close(self) -> None:
         """Tasks that are made from now on wait as they did before; those there are keep theirs."""
-        factory, self._factory = self._factory, None
-        if factory is None:
+        loop, self._loop = self._loop, None
+        if isinstance(loop, _core.Loop):
+            loop._close_portal()
+        if loop is None or self._factory is None:
             return
+        factory = self._factory
         factory.portals -= 1
-        there: Any = self._loop.get_task_factory()
+        there: Any = loop.get_task_factory()
         if factory.portals == 0 and there is factory:
-            self._loop.set_task_factory(factory.before)
+            loop.set_task_factory(factory.before)
 
     def __enter__(self) -> Self:
         return self

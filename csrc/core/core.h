@@ -309,6 +309,8 @@ void gio_portal_run(GioWorker *w, GioIn kind, PyObject *in);
 /* A wait is about to suspend the call: 0, or -1 with WouldBlockError where nothing may. */
 int gio_portal_may_wait(GioState *st, GioCall *c);
 PyObject *gio_portal(PyObject *module, PyObject *coro);
+/* What a task is to step instead of the coroutine; a new reference. */
+PyObject *gio_portal_of(GioState *st, PyObject *coro);
 PyObject *gio_portal_adopt(PyObject *module, PyObject *args);
 PyObject *gio_gc_phase(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 

@@ -94,9 +94,8 @@ gio_gc_phase(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 /* ---- making one -------------------------------------------------------------------- */
 
 PyObject *
-gio_portal(PyObject *module, PyObject *coro)
+gio_portal_of(GioState *st, PyObject *coro)
 {
-    GioState *st = PyModule_GetState(module);
     if (Py_IS_TYPE(coro, st->call_type) || Py_IS_TYPE(coro, st->portal_type)) {
         return Py_NewRef(coro);
     }
@@ -105,6 +104,12 @@ gio_portal(PyObject *module, PyObject *coro)
         ((GioCall *)made)->portal = true;
     }
     return made;
+}
+
+PyObject *
+gio_portal(PyObject *module, PyObject *coro)
+{
+    return gio_portal_of(PyModule_GetState(module), coro);
 }
 
 /* asyncio offers no way to replace a task's coroutine, so the field is found: the one among those

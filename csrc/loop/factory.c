@@ -6,7 +6,7 @@
 #include "loop/loop.h"
 
 static PyObject *
-loop_create_task(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+create_task(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     GioState *st = loop->state;
     if (loop->debug || loop->task_factory != NULL || nargs != 1) {
@@ -39,6 +39,40 @@ loop_create_task(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObjec
     }
     PyObject *keywords = st->kw_task[(name != NULL) + 2 * (context != NULL)];
     return PyObject_Vectorcall(st->task_type, all, 1, keywords);
+}
+
+#define FEW 8
+
+/* The coroutine is to be stepped by a portal. */
+static PyObject *
+create_portal_task(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *few[FEW], **all = few, *task = NULL;
+    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject *by = gio_portal_of(loop->state, args[0]);
+    if (n > FEW) {
+        all = PyMem_Malloc((size_t)n * sizeof *all);
+    }
+    if (all == NULL) {
+        PyErr_NoMemory();
+    }
+    else if (by != NULL) {
+        memcpy(all, args, (size_t)n * sizeof *all);
+        all[0] = by;
+        task = create_task(loop, all, nargs, kwnames);
+    }
+    if (all != few) {
+        PyMem_Free(all);
+    }
+    Py_XDECREF(by);
+    return task;
+}
+
+static PyObject *
+loop_create_task(GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return loop->portals > 0 && nargs == 1 ? create_portal_task(loop, args, nargs, kwnames)
+                                           : create_task(loop, args, nargs, kwnames);
 }
 
 static PyObject *

@@ -422,6 +422,20 @@ set_wake_fd(GioLoop *loop, PyObject *value, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+loop_open_portal(GioLoop *loop, PyObject *Py_UNUSED(ignored))
+{
+    loop->portals++;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_close_portal(GioLoop *loop, PyObject *Py_UNUSED(ignored))
+{
+    loop->portals--;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 get_wake_fd(GioLoop *loop, void *Py_UNUSED(closure))
 {
     return PyLong_FromLong(loop->wake_fd);
@@ -575,6 +589,9 @@ static PyMethodDef loop_methods[] = {
      "A handle given to _add_timer was cancelled."},
     {"_write_to_self", (PyCFunction)loop_write_to_self, METH_NOARGS,
      "Wake the loop up, from any thread."},
+    {"_open_portal", (PyCFunction)loop_open_portal, METH_NOARGS,
+     "From now on a new task's coroutine is stepped by a portal."},
+    {"_close_portal", (PyCFunction)loop_close_portal, METH_NOARGS, "Undo _open_portal()."},
     {"_release", (PyCFunction)loop_release, METH_NOARGS, "Free everything: the end of close()."},
     {NULL},
 };

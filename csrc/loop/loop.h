@@ -178,6 +178,7 @@ struct GioLoop {
     GioState *state;             /* borrowed */
     struct GioLoop *prev, *next; /* all loops */
     PyObject *task_factory;      /* NULL: none */
+    int portals;                 /* > 0: new tasks step their coroutines by portals */
     struct event_base *base;     /* NULL once closed */
     struct event timer;          /* ends a poll in time */
     bool closed, stopping, debug;
