@@ -109,6 +109,7 @@ struct GioState {
     PyObject *task_type, *future_type; /* asyncio's */
     PyObject *kw_task[4];              /* ("loop",), with "name" (1) and "context" (2) */
     char *receive_buffer; /* of green sockets: used between two calls of Python, NULL at first */
+    bool much_received;   /* by the last of them that asked for much */
     char *spare_out; /* memory for ciphertext, that no green TLS session uses now; NULL: none */
     size_t spare_room;
     PyObject *str_tls;                /* "_tls", of green TLS sockets */

@@ -10,7 +10,8 @@
 #include <errno.h>
 #include <sys/socket.h>
 
-#define DIRECT_MAX 2048 /* up to here, bytes of the asked-for size are made at once */
+#define DIRECT_MAX 2048  /* up to here, bytes of the asked-for size are made at once */
+#define MUCH (16 * 1024) /* from here on a copy costs more than memory that is cut to size */
 
 int
 gio_op_begin(GioOp *op, PyTypeObject *cls, PyObject *self, int flags)
@@ -164,6 +165,44 @@ int_arg(PyObject *const *args, Py_ssize_t nargs, Py_ssize_t i, int *value)
 
 /* ---- methods ------------------------------------------------------------------------------ */
 
+/* What comes is mostly less than what may come: it is copied out of the shared memory. Where the
+ * last was much, this one may be, too, and is received where it will stay. */
+static PyObject *
+recv_large(GioOp *op, size_t size)
+{
+    for (;;) {
+        int fd = gio_op_fd(op);
+        char *shared = fd < 0 ? NULL : gio_sync_buffer(op->st);
+        if (shared == NULL) {
+            return NULL;
+        }
+        PyObject *data = NULL;
+        if (op->st->much_received) {
+            data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+            if (data == NULL) {
+                return NULL;
+            }
+        }
+        ssize_t n = recv(fd, data == NULL ? shared : PyBytes_AS_STRING(data), size, op->flags);
+        if (n >= 0) {
+            op->st->much_received = n >= MUCH;
+            if (data == NULL) {
+                return PyBytes_FromStringAndSize(shared, n);
+            }
+            if ((size_t)n != size) {
+                _PyBytes_Resize(&data, n);
+            }
+            return data;
+        }
+        int error = errno;
+        Py_XDECREF(data); /* not kept while it waits */
+        errno = error;
+        if (gio_op_again(op, fd, GIO_READ, "timed out") < 0) {
+            return NULL;
+        }
+    }
+}
+
 static PyObject *
 socket_recv(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames)
@@ -185,12 +224,7 @@ socket_recv(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ssize_t
         return NULL;
     }
     if (size > DIRECT_MAX && size <= GIO_SYNC_BUFFER && !(flags & MSG_WAITALL)) {
-        char *shared = gio_sync_buffer(op.st);
-        if (shared == NULL) {
-            return NULL;
-        }
-        Py_ssize_t n = op_recv(&op, shared, (size_t)size);
-        return n < 0 ? NULL : PyBytes_FromStringAndSize(shared, n);
+        return recv_large(&op, (size_t)size);
     }
     PyObject *data = PyBytes_FromStringAndSize(NULL, size);
     if (data == NULL) {
