@@ -132,8 +132,12 @@ take_first_step(GioGreen *g)
     PyObject *current = PyObject_CallOneArg(st->current_task, (PyObject *)loop);
     if (current != NULL && (current == Py_None || tell(st->leave_task, loop, current) == 0)) {
         r = gio_handle_run(loop, (PyObject *)first);
+        PyObject *exc = gio_err_take();
         if (current != Py_None && tell(st->enter_task, loop, current) < 0) {
-            r = -1;
+            PyErr_WriteUnraisable(current);
+        }
+        if (exc != NULL) {
+            gio_err_give(exc);
         }
     }
     loop->quiet--;

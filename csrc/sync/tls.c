@@ -216,7 +216,7 @@ session_read(GioOp *op, Session *s, char *buf, size_t size, bool *slow)
         if (check_free(s) < 0) {
             return -1;
         }
-        *slow = s->engine.eof && s->engine.in_size == 0 && !gio_tls_pending(&s->engine);
+        *slow = s->engine.eof && s->engine.in_size == 0; /* Python knows how to tell of it */
         if (*slow) {
             return -1;
         }

@@ -691,6 +691,30 @@ def test_closing_it_undoes_it_for_new_tasks(run):
     run(main())
 
 
+@pytest.mark.parametrize("loop_kind", ["greenletio"], indirect=True)
+def test_our_own_loop_needs_no_task_factory(run):
+    async def waits(value):
+        return wait(0, value)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with portal():
+            assert loop.get_task_factory() is None
+            task = loop.create_task(waits(1), name="named")
+            assert task.get_name() == "named"
+            assert await task == 1
+            if sys.version_info >= (3, 11):
+                context = contextvars.copy_context()
+                assert await loop.create_task(waits(2), name=None, context=context) == 2
+            loop.set_debug(True)
+            assert await loop.create_task(waits(3)) == 3
+            for wrong in ((), (waits, 1)):
+                with pytest.raises(TypeError):
+                    loop.create_task(*wrong)
+
+    run(main())
+
+
 def test_a_task_factory_of_the_users(run):
     made = []
 

@@ -577,6 +577,25 @@ def test_new_keys_in_the_middle(green: Any, tls: Any) -> None:
     green(main)
 
 
+@pytest.mark.parametrize("suppress", [True, False])
+@pytest.mark.parametrize("cut", [0, 3, 10])
+def test_the_end_in_the_middle_of_a_record(green: Any, tls: Any, cut: int, suppress: bool) -> None:
+    def main() -> None:
+        with by_hand(tls, suppress_ragged_eofs=suppress) as (peer, client):
+            data = peer.records(b"all of it") + peer.records(b"some of it")[:cut]
+            peer.sock.sendall(data)
+            peer.sock.close()
+            assert client.recv(100) == b"all of it"
+            if suppress:
+                assert client.recv(100) == b""
+                assert client.recv_into(bytearray(10)) == 0
+            else:
+                with pytest.raises(ssl.SSLEOFError):
+                    client.recv(100)
+
+    green(main)
+
+
 def test_garbage_in_the_middle(green: Any, tls: Any) -> None:
     def main() -> None:
         with by_hand(tls) as (peer, client):
