@@ -6,6 +6,7 @@ import gc
 import inspect
 import sys
 import threading
+from random import Random
 
 import pytest
 
@@ -668,3 +669,97 @@ def test_thousands_in_every_state():
     for g in greens:
         g.join()
     assert sum(not g.successful for g in greens) == len(greens[::13])
+
+
+@lazy
+@pytest.mark.parametrize("seed", range(6))
+@green_test
+def test_asked_for_at_random(seed):
+    """Whatever happens to it, and whoever asks when, each ends once, as it should."""
+    random = Random(seed)
+    alive, ends, waiters = set(), [], []
+    var = contextvars.ContextVar("var", default=None)
+
+    async def limited():
+        try:
+            async with asyncio.timeout(0.0005):
+                await asyncio.sleep(60)
+        except TimeoutError:
+            return
+
+    def joins_a_child():
+        spawn(sleep, 0).join()
+
+    def runs_out_of_time():
+        try:
+            with timeout(0.0005):
+                sleep(60)
+        except TimeoutError:
+            pass
+
+    def waits_for_a_waiter():
+        waiters.append(Waiter())
+        waiters[-1].wait(0.01)
+
+    steps = [
+        lambda: sleep(0),
+        lambda: sleep(0.0002),
+        lambda: await_(asyncio.sleep(0)),
+        lambda: await_(asyncio.sleep(0.0002)),
+        lambda: await_(limited()),
+        asyncio.current_task,
+        joins_a_child,
+        runs_out_of_time,
+        waits_for_a_waiter,
+    ]
+
+    def work(n, todo, fails):
+        alive.add(n)
+        var.set(n)
+        try:
+            for step in todo:
+                step()
+                assert var.get() == n
+                if has_task(greens[n]):
+                    assert asyncio.current_task() is greens[n].task
+            if fails:
+                raise LookupError(n)
+            return n
+        finally:
+            try:
+                sleep(0)
+            finally:
+                alive.discard(n)
+                ends.append(n)
+
+    greens, cancelled, failing = [], set(), set()
+    for n in range(200):
+        todo = random.choices(steps, k=random.randrange(8))
+        if random.random() < 0.1:
+            failing.add(n)
+        greens.append(spawn(work, n, todo, n in failing))
+        match random.randrange(12):
+            case 0:
+                assert greens[random.randrange(n + 1)].task is not None
+            case 1:
+                asyncio.all_tasks()
+            case 2 | 3:
+                k = random.randrange(n + 1)
+                if greens[k].cancel():
+                    cancelled.add(k)
+            case 4 | 5 | 6:
+                sleep(random.choice((0, 0.0003)))
+            case 7:
+                for waiter in waiters:
+                    waiter.set()
+    for n, green in enumerate(greens):
+        assert green.join(60)
+        if n in cancelled and not green.successful and n not in failing:
+            assert green.task.cancelled()
+        elif n in failing:
+            assert green.task.cancelled() or isinstance(green.exception, LookupError)
+        else:
+            assert green.get() == n
+    assert not alive and len(ends) == len(set(ends))
+    assert set(range(200)) - set(ends) <= cancelled  # those that were cancelled before they began
+    assert asyncio.all_tasks() == {asyncio.current_task()}
