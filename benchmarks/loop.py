@@ -87,8 +87,14 @@ ITSELF = [
     Bench("queue", "Queue, put and get", "queue"),
 ]
 GREEN = [_green(family, kib) for family in ("tcp", "tls") for kib in SIZES]
+SPAWN = Bench(
+    "spawn",
+    "spawn 100 greenlets that sleep(0), and join them, each",
+    "spawn",
+    without=("asyncio", "uvloop", "rloop"),
+)
 IDLES = [*_idle("tcp", IDLE), *_idle("tls", IDLE // 4)]  # a handshake takes its time
-BENCHES = [*SOCKETS, *OTHERS, *PIECES, *ITSELF, *GREEN, *IDLES]
+BENCHES = [*SOCKETS, *OTHERS, *PIECES, *ITSELF, *GREEN, SPAWN, *IDLES]
 
 
 def _at_least(limit: float, peer: str, benches: list[Bench]) -> list[Goal]:
@@ -108,6 +114,7 @@ GOALS = [
     *_at_least(3.0, "uvloop", PIECES),
     *_at_least(2.0, "uvloop", _named("call-soon", "timers")),
     *_at_least(1.3, "gevent", GREEN),
+    *_at_least(2.0, "gevent", [SPAWN]),
 ]
 
 

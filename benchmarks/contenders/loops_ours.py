@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 from benchmarks.contenders import loops
 from benchmarks.contenders._load import LARGEST, server_context
-from benchmarks.meter import Meter
+from benchmarks.meter import Meter, check
 
 greenletio = importlib.import_module("greenletio")
+
+GREENS = 100  # at a time
 
 
 async def _green(sock: plain_socket.socket, context: plain_ssl.SSLContext | None, size: int) -> Any:
@@ -52,6 +54,26 @@ async def _green(sock: plain_socket.socket, context: plain_ssl.SSLContext | None
 
 class Contender(loops.Contender):
     servers: ClassVar[dict[str, loops.Server]] = {**loops.SERVERS, "green": _green}
+
+    async def spawn(self, meter: Meter, n: int) -> None:
+        spawn, sleep = greenletio.spawn, greenletio.sleep
+        done = 0
+
+        def work() -> None:
+            nonlocal done
+            sleep(0)
+            done += 1
+
+        def batches(count: int) -> None:
+            for start in range(0, count, GREENS):
+                greens = [spawn(work) for _ in range(min(GREENS, count - start))]
+                for green in greens:
+                    green.join()
+
+        for count in meter.phases(n):
+            done = 0
+            await greenletio.async_(batches)(count)
+        check(done == n, "every greenlet runs")
 
     async def green_echo(self, meter: Meter, n: int, family: str, size: int) -> None:
         await self.echo(meter, n, "green", family, size)

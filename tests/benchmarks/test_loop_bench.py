@@ -23,7 +23,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 def test_quick_run_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "loop.json"
-    chosen = ("*-10", "call-soon", "timers", "cancel", "turn", "future", "queue", "idle-rss-tcp")
+    chosen = "*-10 call-soon timers cancel turn future queue spawn idle-rss-tcp".split()
     only = [option for name in chosen for option in ("--only", name)]
     done = run("--quick", "--rounds", "1", "--json", str(out), *only)
     assert done.returncode == 0, done.stdout + done.stderr
