@@ -64,7 +64,7 @@ lint: ## ruff, clang-format, and docker-compose.yml against its schema
 types: ## mypy, and the stubs of the C modules against the modules
 	@$(BOOTSTRAP) test lint
 	$(RUN)/mypy -p greenletio
-	$(RUN)/python -m mypy.stubtest greenletio._core
+	$(RUN)/python -m mypy.stubtest greenletio._core greenletio._pg
 
 fmt: ## lay the sources out
 	@$(BOOTSTRAP) lint
