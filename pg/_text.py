@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import struct
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -125,6 +126,11 @@ def _interval(text: str) -> datetime.timedelta:
     return whole + (-clock if found[4] == "-" else clock)
 
 
+def _float4(text: str) -> float:
+    value: float = struct.unpack("f", struct.pack("f", float(text)))[0]
+    return value
+
+
 def _tid(text: str) -> tuple[int, int]:
     block, _, offset = text.strip("()").partition(",")
     return int(block), int(offset)
@@ -141,7 +147,7 @@ _READERS: dict[int, Callable[[str], Any]] = {
     27: _tid,
     28: int,
     29: int,
-    700: float,
+    700: _float4,
     701: float,
     1082: _date,
     1083: _time,

@@ -28,6 +28,7 @@ gio_pg_codec_new(GioPgState *st, Oid oid, const char *name, GioPgDecode decode, 
     codec->decode = decode;
     codec->encode = encode;
     codec->atomic = atomic;
+    codec->tuples = oid == 27;                 /* tid */
     codec->delimiter = oid == 603 ? ';' : ','; /* box */
     codec->name = PyUnicode_FromString(name);
     if (codec->name == NULL)
@@ -186,6 +187,8 @@ codec_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     codec->text = codec->text || form == FOREIGN;
     codec->form = forms[form];
+    codec->tuples = form == COMPOSITE || form == RANGE ||
+                    (form == WRAPPED && (codec->encoder != NULL || codec->element->tuples));
     if (form == WRAPPED && (decoder == NULL || decoder == Py_None))
         codec->atomic = codec->element->atomic;
     if (keep_callable(&codec->decoder, decoder) < 0 || keep_callable(&codec->encoder, encoder) < 0)

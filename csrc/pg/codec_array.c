@@ -100,8 +100,7 @@ is_level(GioPgCodec *element, PyObject *value)
 {
     if (PyList_Check(value))
         return true;
-    return PyTuple_Check(value) && element->fields == NULL &&
-           element->decode != gio_pg_range_decode;
+    return PyTuple_Check(value) && !element->tuples;
 }
 
 /* Any sized iterable, for the outermost level. A list or tuple, new reference. */

@@ -427,7 +427,9 @@ conn_dealloc(GioPgConn *c)
         PyObject_ClearWeakRefs((PyObject *)c);
     if (c->watch != NULL)
         gio_pg_watch_forget(c->watch);
+    Py_SET_REFCNT(c, 1); /* closing it takes references and gives them back */
     conn_clear(c);
+    Py_SET_REFCNT(c, 0);
     gio_buf_free(&c->out);
     Py_CLEAR(c->watch);
     type->tp_free(c);

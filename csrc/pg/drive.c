@@ -353,6 +353,10 @@ gio_pg_start(GioPgOp *op)
                                                  : "the connection is closed");
         return -1;
     }
+    if (c->advancing && c->mover == PyThread_get_thread_ident()) { /* it would wait for itself */
+        gio_pg_error_set("InterfaceError", "a codec must not use the connection that calls it");
+        return -1;
+    }
     op->stage = GIO_PG_QUEUED;
     Py_INCREF(op);
     if (c->last != NULL)

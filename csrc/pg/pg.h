@@ -81,7 +81,7 @@ struct GioPgConn {
     bool unflushed;        /* libpq has more to send than the socket took */
     bool lost;             /* the server went away: to be closed when nothing is being moved */
     bool discard_copy;     /* rows of a COPY come in that nobody wants */
-    bool encoding_params;  /* an encoder runs (it may be Python): out is in use */
+    unsigned long mover;   /* the thread that does so */
 
     PyObject *cache; /* {key: GioPgStatement} */
     Py_ssize_t cache_size, cacheable_size;
@@ -298,6 +298,7 @@ struct GioPgCodec {
     Oid oid;
     bool text;      /* travels as text, both ways */
     bool atomic;    /* its values are never part of a cycle */
+    bool tuples;    /* a tuple is a value, and no level of an array of them */
     char delimiter; /* of arrays of it, in text */
     PyObject *name;
     const char *form; /* one of codec.c's, or NULL: built in */

@@ -383,6 +383,7 @@ gio_pg_advance(GioPgConn *c)
     if (c->advancing)
         return;
     c->advancing = true;
+    c->mover = PyThread_get_thread_ident();
     while (c->phase == GIO_PG_READY && !c->lost && c->first != NULL) {
         GioPgOp *op = c->first;
         if (op->stage == GIO_PG_QUEUED) {

@@ -233,10 +233,6 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
                          s->nparams, s->nparams == 1 ? "" : "s", n, n == 1 ? "was" : "were");
         return -1;
     }
-    if (c->encoding_params) { /* an encoder uses the connection that it encodes for */
-        gio_pg_error_set("InterfaceError", "a codec must not use its own connection");
-        return -1;
-    }
     const char *few_values[FEW], **values = few_values;
     int few_lens[2 * FEW], *lens = few_lens;
     int rc = -1;
@@ -249,7 +245,6 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
         }
     }
     int *formats = lens + n;
-    c->encoding_params = true;
     c->out.len = 0;
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *value = PyTuple_GET_ITEM(args, i);
@@ -280,7 +275,6 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
     }
     rc = 0;
 done:
-    c->encoding_params = false;
     if (c->out.size > 1 << 20)
         gio_buf_free(&c->out);
     if (values != few_values)
