@@ -12,13 +12,13 @@ from greenletio._hosts import Host, addresses_of
 from greenletio._threads import run_in_thread
 from greenletio.pg import _types
 from greenletio.pg._conninfo import Options, attempts, connect_timeout
-from greenletio.pg.errors import CannotConnect, OperationalError
+from greenletio.pg.errors import CannotConnect, DatabaseError
 
 __all__ = ("connect_async", "connect_sync")
 
 _KNOWN: dict[tuple[str | None, ...], dict[int, _pg.Codec]] = {}
 
-_ATTEMPT_FAILED = (OperationalError, TimeoutError, asyncio.TimeoutError)
+_ATTEMPT_FAILED = (DatabaseError, TimeoutError, asyncio.TimeoutError)
 
 
 class _Attempts:

@@ -39,6 +39,7 @@ def options_of(dsn: str | None, given: Mapping[str, Any]) -> Options:
             raise ProgrammingError(f"the connection option {key} has a NUL character in it")
     options.setdefault("fallback_application_name", "greenletio")
     options["client_encoding"] = "UTF8"  # whatever the environment says: text is decoded here
+    _pg.parse_conninfo(conninfo(options))  # says what is wrong with them
     return options
 
 

@@ -7,6 +7,8 @@ code.
 
 from __future__ import annotations
 
+import re
+
 from greenletio.pg import _errors, _sqlstates
 from greenletio.pg._errors import *  # noqa: F403
 from greenletio.pg._errors import (
@@ -59,6 +61,20 @@ def lookup(sqlstate: str) -> type[DatabaseError]:
     """The class of a SQLSTATE; one that is not known is of its class's, by two characters."""
     found = _BY_STATE.get(sqlstate) or _BY_STATE.get(f"{sqlstate[:2]}000")
     return found or DatabaseError
+
+
+_REFUSED = re.compile(r"(?<=: ) ?(\w+):  ([0-9A-Z]{5}): ")
+
+
+def _cannot_connect(message: str) -> DatabaseError:
+    """The exception for a failed connect (internal): libpq has the SQLSTATE in its message only."""
+    found = _REFUSED.search(message)
+    if found is None:
+        return CannotConnect(message)
+    text = message[: found.start()] + f"{found[1]}:  " + message[found.end() :]
+    error = lookup(found[2])(text.partition("\nLOCATION: ")[0])
+    error.sqlstate = found[2]
+    return error
 
 
 def _from_fields(fields: dict[str, str], message: str) -> DatabaseError:

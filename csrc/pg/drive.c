@@ -271,6 +271,7 @@ connect_begin(GioPgOp *op)
         return;
     }
     PQsetNoticeReceiver(c->pg, receive_notice, c);
+    PQsetErrorVerbosity(c->pg, PQERRORS_VERBOSE); /* for the SQLSTATE of what the server says */
     if (PQstatus(c->pg) == CONNECTION_BAD)
         connect_failed(c);
 }
@@ -284,6 +285,7 @@ connect_step(GioPgConn *c)
     case PGRES_POLLING_OK:
         c->phase = GIO_PG_READY;
         PQsetnonblocking(c->pg, 1);
+        PQsetErrorVerbosity(c->pg, PQERRORS_DEFAULT);
         gio_pg_op_finish(c->first, Py_NewRef(Py_None), NULL);
         break;
     case PGRES_POLLING_READING:

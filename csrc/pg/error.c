@@ -90,7 +90,7 @@ gio_pg_error_lost(GioPgConn *c)
         return make(
             "ConnectionDoesNotExist",
             PyUnicode_FromString("the connection was closed in the middle of an operation"));
-    return make(c->phase == GIO_PG_READY ? "ConnectionDoesNotExist" : "CannotConnect",
+    return make(c->phase == GIO_PG_READY ? "ConnectionDoesNotExist" : "_cannot_connect",
                 PyUnicode_DecodeUTF8(text, len, "replace"));
 }
 

@@ -67,6 +67,9 @@ async def connect(
         raise ValueError("the sizes of the statement cache must not be negative")
     if command_timeout is not None and float(command_timeout) <= 0:
         raise ValueError("command_timeout must be greater than 0")
+    if server_settings and "application_name" in server_settings:  # libpq sends one in any case
+        server_settings = dict(server_settings)
+        options["application_name"] = server_settings.pop("application_name")
     if server_settings:
         settings = " ".join(
             f"-c {key}={value}".replace("\\", "\\\\").replace(" ", "\\ ").replace("-c\\ ", "-c ", 1)
