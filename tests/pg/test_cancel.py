@@ -21,6 +21,7 @@ async def began(c, query=SLEEP):
     return task
 
 
+@pytest.mark.leaks
 def test_a_cancelled_query_ends_on_the_server_and_the_next_one_runs(run, connect):
     async def main():
         async with connect() as c, connect() as other:
@@ -63,6 +64,7 @@ def test_a_query_that_waits_for_its_turn_is_cancelled_without_the_server(run, co
     run(main())
 
 
+@pytest.mark.leaks
 def test_timeouts(run, connect):
     async def main():
         async with connect(command_timeout=0.05) as c:
@@ -149,6 +151,7 @@ def test_a_backend_that_is_terminated_says_so(run, connect):
     run(main())
 
 
+@pytest.mark.leaks
 def test_in_greenlets(run, dsn):
     def work():
         with pg.connect(dsn, autocommit=True) as c:
@@ -173,6 +176,7 @@ def test_in_greenlets(run, dsn):
     run(main())
 
 
+@pytest.mark.leaks
 def test_in_plain_code(sync):
     with pytest.raises(TimeoutError):
         sync.execute(SLEEP, timeout=0.05)

@@ -8,6 +8,8 @@ from fix_progress import Ticker
 
 from greenletio.pg import aio, errors
 
+pytestmark = pytest.mark.leaks
+
 
 def test_what_the_methods_give(run, connect):
     async def main():
