@@ -1,6 +1,6 @@
 """The C part of greenletio.pg."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
@@ -118,7 +118,7 @@ class Connection:
         kind: str,
         want: str,
         sql: str,
-        args: tuple[Any, ...] | None = None,
+        args: Iterable[Any] | None = None,
         *,
         oids: bytes | None = None,
         statement: Statement | None = None,

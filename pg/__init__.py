@@ -33,10 +33,23 @@ from greenletio.pg._errors import (
 )
 from greenletio.pg._json import Json, Jsonb
 from greenletio.pg._range import Range
+from greenletio.pg._values import (
+    BitString,
+    Box,
+    Circle,
+    Line,
+    LineSegment,
+    Path,
+    Point,
+    Polygon,
+)
 
 __all__ = (
     "BINARY",
     "Binary",
+    "BitString",
+    "Box",
+    "Circle",
     "Column",
     "Connection",
     "Cursor",
@@ -52,9 +65,14 @@ __all__ = (
     "InternalError",
     "Json",
     "Jsonb",
+    "Line",
+    "LineSegment",
     "NUMBER",
     "NotSupportedError",
     "OperationalError",
+    "Path",
+    "Point",
+    "Polygon",
     "ProgrammingError",
     "ROWID",
     "Range",

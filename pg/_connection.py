@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -83,6 +84,22 @@ class Connection(Generic[Row]):
                 results = raw._op("script", "tuples", query, timeout=timeout).run()
                 return [typed(result, raw._codecs) for result in results or ()]
             return [raw._op("query", "tuples", sql, args, oids=oids, timeout=timeout).run()]
+
+    def _run_many(self, query: str, params_seq: Iterable[Any]) -> int:
+        """Run a query for each of the parameters; the number of rows that were concerned.
+
+        What comes in a row and has the same types goes to the server together.
+        """
+        raw = self._raw
+        rows = (prepare(query, params) for params in params_seq)
+        total = 0
+        with self._lock:
+            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
+                raw._op("script", "status", "BEGIN").run()
+            for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2])):
+                values = [row[1] for row in group]
+                total += raw._op("many", "nothing", sql, values, oids=oids).run()
+        return total
 
     def _command(self, sql: str) -> None:
         self._raw._op("script", "status", sql).run()

@@ -84,19 +84,13 @@ class Cursor(Generic[Row]):
         """Run a query once for each of the parameters; with `returning` keep the results."""
         self._check()
         self._set(None)
-        results: list[Result] = []
-        total = 0
-        for params in params_seq:
-            (result,) = self.connection._run(query, params, None)
-            word = result[2].rpartition(" ")[2]
-            total += int(word) if word.isdigit() else 0
-            if returning:
-                results.append(result)
-        self._results = results
-        if results:
-            self._set(results.pop(0))
-        else:
-            self.rowcount = total
+        self._results = []
+        if not returning:
+            self.rowcount = self.connection._run_many(query, params_seq)
+            return
+        self._results = [self.connection._run(query, one, None)[0] for one in params_seq]
+        if self._results:
+            self._set(self._results.pop(0))
 
     def nextset(self) -> bool | None:
         """Go on to the next result; None if there is none."""

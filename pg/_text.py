@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from greenletio._pg import Codec
+from greenletio.pg._values import from_text
 from greenletio.pg.errors import DataError
 
 __all__ = ("decode",)
@@ -28,7 +29,7 @@ def decode(codec: Codec, data: bytes | str) -> Any:
 
 
 def _decode(codec: Codec, text: str) -> Any:
-    read = _READERS.get(codec.oid)
+    read = _READERS.get(codec.oid) or from_text.get(codec.oid)
     if read is not None:
         return read(text)
     if codec.element is not None and codec.name.endswith("[]"):

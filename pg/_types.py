@@ -11,6 +11,7 @@ from typing import Any
 
 from greenletio._pg import BUILTIN, Codec
 from greenletio.pg._range import Range
+from greenletio.pg._values import by_send_function, make
 
 __all__ = ("builder",)
 
@@ -72,4 +73,6 @@ def _make(oid: int, rows: dict[int, Row], known: Codecs) -> Codec:
             return Codec("array", oid, name.removeprefix("_") + "[]", codec)
     elif send in _SEND_TEXT:
         return Codec("text", oid, name)
+    elif send in by_send_function:
+        return make(oid, name, *by_send_function[send])
     return Codec("foreign", oid, name)

@@ -187,12 +187,12 @@ codec_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     codec->text = codec->text || form == FOREIGN;
     codec->form = forms[form];
-    codec->tuples = form == COMPOSITE || form == RANGE ||
-                    (form == WRAPPED && (codec->encoder != NULL || codec->element->tuples));
     if (form == WRAPPED && (decoder == NULL || decoder == Py_None))
         codec->atomic = codec->element->atomic;
     if (keep_callable(&codec->decoder, decoder) < 0 || keep_callable(&codec->encoder, encoder) < 0)
         goto error;
+    codec->tuples = form == COMPOSITE || form == RANGE ||
+                    (form == WRAPPED && (codec->encoder != NULL || codec->element->tuples));
     return (PyObject *)codec;
 
 error:

@@ -344,6 +344,7 @@ static const Row rows[] = {
     {1043, 1015, "varchar", TEXT},
     {1790, 2201, "refcursor", TEXT},
     {2275, 1263, "cstring", TEXT},
+    {2249, 2287, "record", gio_pg_row_decode, NULL},
     {2278, 0, "void", void_decode, NULL},
     {2950, 2951, "uuid", uuid_decode, uuid_encode},
     {3802, 3807, "jsonb", jsonb_decode, jsonb_encode},
@@ -356,7 +357,8 @@ gio_pg_basic_add(GioPgState *st)
 {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const Row *r = &rows[i];
-        if (gio_pg_codec_add(st, r->oid, r->array, r->name, r->decode, r->encode, true) < 0)
+        if (gio_pg_codec_add(st, r->oid, r->array, r->name, r->decode, r->encode,
+                             r->decode != gio_pg_row_decode) < 0)
             return -1;
     }
     return 0;

@@ -38,6 +38,39 @@ error:
     return NULL;
 }
 
+/* A row without a name, of whatever types: a tuple. */
+PyObject *
+gio_pg_row_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
+{
+    const char *end = data + len;
+    Py_ssize_t n = len < 4 ? -1 : (Py_ssize_t)gio_get32(data);
+    if (n < 0 || n > len / 8)
+        return gio_pg_malformed(codec);
+    PyObject *tuple = PyTuple_New(n);
+    data += 4;
+    for (Py_ssize_t i = 0; tuple != NULL && i < n; i++) {
+        Oid oid = end - data < 4 ? 0 : gio_get32(data);
+        PyObject *key = PyLong_FromUnsignedLong(oid);
+        GioPgCodec *field =
+            key == NULL ? NULL : (GioPgCodec *)PyDict_GetItemWithError(st->builtin, key);
+        Py_XDECREF(key);
+        PyObject *value = NULL;
+        data += 4;
+        if (field != NULL)
+            value = gio_pg_part_decode(st, codec, field, &data, end);
+        else if (!PyErr_Occurred())
+            gio_pg_error_set("NotSupportedError",
+                             "a row without a name has a column of the type with oid %u: "
+                             "only rows of a type can have that",
+                             oid);
+        if (value == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, value);
+    }
+    return tuple;
+}
+
 /* A mapping's values by the fields' names: a new tuple. */
 static PyObject *
 values_of_mapping(GioPgCodec *codec, PyObject *mapping)

@@ -192,7 +192,7 @@ conn_fetchval(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     return make_query(c, "fetchval", GIO_PG_VALUE, args, nargs, kwnames);
 }
 
-static const char *const kinds[] = {"connect", "query", "script", "prepare", "finish"};
+static const char *const kinds[] = {"connect", "query", "script", "prepare", "many", "finish"};
 static const char *const wants[] = {"status", "records",   "record", "value",
                                     "tuples", "statement", "nothing"};
 
@@ -220,11 +220,11 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
                                      &record_class, &column))
         return NULL;
-    int kind = find_word(kinds, 5, kind_word), want = find_word(wants, 7, want_word);
+    int kind = find_word(kinds, 6, kind_word), want = find_word(wants, 7, want_word);
     double timeout = as_timeout(seconds);
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
-    if ((params != Py_None && !PyTuple_CheckExact(params)) ||
+    if ((params != Py_None && kind != GIO_PG_MANY && !PyTuple_CheckExact(params)) ||
         (oids != Py_None && (!PyBytes_Check(oids) || PyBytes_GET_SIZE(oids) % sizeof(Oid))) ||
         (statement != Py_None && !Py_IS_TYPE(statement, c->st->statement_type)) ||
         (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT)) {

@@ -328,6 +328,7 @@ op_traverse(GioPgOp *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(op->conn);
     Py_VISIT(op->args);
+    Py_VISIT(op->rows);
     Py_VISIT(op->record_class);
     Py_VISIT(op->stmt);
     Py_VISIT(op->waiter);
@@ -355,6 +356,7 @@ op_dealloc(GioPgOp *op)
     op_clear(op);
     Py_CLEAR(op->sql);
     Py_CLEAR(op->args);
+    Py_CLEAR(op->rows);
     Py_CLEAR(op->oids);
     Py_CLEAR(op->record_class);
     Py_CLEAR(op->stmt);

@@ -133,6 +133,7 @@ typedef enum {
     GIO_PG_QUERY,   /* prepared and executed */
     GIO_PG_SCRIPT,  /* by the simple protocol */
     GIO_PG_PREPARE, /* for its Statement */
+    GIO_PG_MANY,    /* one statement, many times, all or nothing */
     GIO_PG_FINISH   /* closes the connection in its turn */
 } GioPgKind;
 
@@ -160,7 +161,9 @@ struct GioPgOp {
     GioPgConn *conn; /* owned */
     GioPgOp *next;   /* in the queue, or in the list of those to be woken */
     PyObject *sql;   /* str; the conninfo of a CONNECT */
-    PyObject *args;  /* tuple, or NULL */
+    PyObject *args;  /* tuple, or NULL; MANY: an iterable of sequences */
+    PyObject *rows;  /* MANY: the iterator */
+    int64_t count;   /* MANY: rows that were changed */
     PyObject *oids;  /* bytes: the parameters' types as uint32_t; or NULL: the server infers */
     PyObject *record_class; /* or NULL */
     Py_ssize_t column;      /* of GIO_PG_VALUE */
@@ -173,8 +176,9 @@ struct GioPgOp {
     GioPgKind kind;
     GioPgWant want;
     GioPgStage stage;
-    int pending;   /* PARSING: syncs that are still to come */
+    int pending;   /* PARSING: syncs to come; MANY: executions that have not ended */
     bool given_up; /* nobody waits for it any more */
+    bool all_sent; /* MANY: and the sync, too */
     bool answered; /* whoever waits has the result, or the error */
     bool retry;    /* its plan is stale: once more when the error has ended */
     bool retried;  /* that was so once */
@@ -222,6 +226,13 @@ void gio_pg_wake(GioPgConn *c);
 
 /* Send the first thing of it. False when that ended it. */
 bool gio_pg_query_begin(GioPgOp *op);
+/* The error is that of a plan that a change of the schema has made useless, or of a statement that
+ * somebody has dropped: it leaves the cache. True if it is worth another try. */
+bool gio_pg_query_is_stale(GioPgOp *op, const PGresult *res);
+/* many.c: begin, send some more, take an answer. Run Python. */
+bool gio_pg_many_begin(GioPgOp *op);
+void gio_pg_many_send(GioPgOp *op);
+void gio_pg_many_feed(GioPgOp *op, const PGresult *res);
 /* Feed the first operation with what has come, begin the next ones. Runs Python. */
 void gio_pg_advance(GioPgConn *c);
 /* What the operation answers, made of one result: new reference or NULL. */
@@ -328,6 +339,7 @@ PyObject *gio_pg_array_decode(GioPgState *st, GioPgCodec *codec, const char *dat
 int gio_pg_array_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
 PyObject *gio_pg_composite_decode(GioPgState *st, GioPgCodec *codec, const char *data,
                                   Py_ssize_t len);
+PyObject *gio_pg_row_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
 int gio_pg_composite_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
 PyObject *gio_pg_range_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
 int gio_pg_range_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);

@@ -130,6 +130,8 @@ go_on(GioPgOp *op)
         gio_pg_op_finish(op, Py_NewRef((PyObject *)s), NULL);
         return false;
     }
+    if (op->kind == GIO_PG_MANY)
+        return gio_pg_many_begin(op);
     op->stage = GIO_PG_EXECUTING;
     if (gio_pg_statement_send(s, c, op->args, op->oids != NULL) < 0) {
         gio_pg_op_finish(op, NULL, NULL);
@@ -246,10 +248,8 @@ learn(GioPgOp *op, const PGresult *res)
     Py_XDECREF(codecs);
 }
 
-/* A plan that a change of the schema has made useless, or a statement that somebody has dropped:
- * 1 if it is worth another try. */
-static bool
-is_stale(GioPgOp *op, const PGresult *res)
+bool
+gio_pg_query_is_stale(GioPgOp *op, const PGresult *res)
 {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     const char *function = PQresultErrorField(res, PG_DIAG_SOURCE_FUNCTION);
@@ -282,7 +282,7 @@ feed_executing(GioPgOp *op, const PGresult *res)
         c->discard_copy = true;
         return;
     default:
-        if (is_stale(op, res))
+        if (gio_pg_query_is_stale(op, res))
             op->retry = true;
         else
             fail_with(op, res);
@@ -348,6 +348,9 @@ feed(GioPgOp *op, PGresult *res)
         if (res != NULL)
             feed_parsing(op, res);
     }
+    else if (op->kind == GIO_PG_MANY && op->stage == GIO_PG_EXECUTING) {
+        gio_pg_many_feed(op, res);
+    }
     else if (res == NULL) {
         feed_end(op);
     }
@@ -377,12 +380,20 @@ discard_copy(GioPgConn *c)
     return n == 0;
 }
 
+static bool
+is_sending(GioPgOp *op)
+{
+    return op->kind == GIO_PG_MANY && op->stage == GIO_PG_EXECUTING && !op->all_sent;
+}
+
 void
 gio_pg_advance(GioPgConn *c)
 {
     if (c->advancing)
         return;
     c->advancing = true;
+    if (c->phase == GIO_PG_READY && c->unflushed)
+        c->unflushed = PQflush(c->pg) > 0;
     c->mover = PyThread_get_thread_ident();
     while (c->phase == GIO_PG_READY && !c->lost && c->first != NULL) {
         GioPgOp *op = c->first;
@@ -400,7 +411,13 @@ gio_pg_advance(GioPgConn *c)
         else {
             /* Of a connection that is lost, what had come before is there still. */
             bool lost = PQstatus(c->pg) == CONNECTION_BAD;
-            if (!lost && PQisBusy(c->pg))
+            if (!lost && is_sending(op) && !c->unflushed) {
+                Py_INCREF(op);
+                gio_pg_many_send(op);
+                Py_DECREF(op);
+                continue;
+            }
+            if (!lost && ((is_sending(op) && op->pending == 0) || PQisBusy(c->pg)))
                 break;
             PGresult *res = PQgetResult(c->pg);
             bool last = res == NULL;
@@ -415,7 +432,7 @@ gio_pg_advance(GioPgConn *c)
         gio_pg_cancel_step(c, true);
     if (c->phase == GIO_PG_READY && !c->lost) {
         int more = PQflush(c->pg);
-        c->unflushed = more > 0;
+        c->unflushed = more > 0 || (c->first != NULL && is_sending(c->first));
         c->lost = more < 0;
     }
     c->advancing = false;

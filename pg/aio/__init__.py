@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from greenletio._pg import Record
 from greenletio.pg._range import Range
+from greenletio.pg._values import (
+    BitString,
+    Box,
+    Circle,
+    Line,
+    LineSegment,
+    Path,
+    Point,
+    Polygon,
+)
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
@@ -16,8 +26,16 @@ from greenletio.pg.errors import InterfaceError
 
 __all__ = (
     "Attribute",
+    "BitString",
+    "Box",
+    "Circle",
     "Connection",
     "InterfaceError",
+    "Line",
+    "LineSegment",
+    "Path",
+    "Point",
+    "Polygon",
     "PreparedStatement",
     "Range",
     "Record",

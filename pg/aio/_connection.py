@@ -87,21 +87,14 @@ class Connection(_pg.Connection):
     async def executemany(
         self, command: str, args: Iterable[Sequence[Any]], *, timeout: float | None = None
     ) -> None:
-        """Run a statement once for each sequence of arguments, all or nothing."""
-        statement = await self._op("prepare", "statement", command, timeout=timeout)
+        """Run a statement once for each sequence of arguments, all or nothing.
 
-        async def run() -> None:
-            for one in args:
-                await self._op("query", "status", command, tuple(one), statement=statement)
-
-        async def run_all() -> None:
-            if self.is_in_transaction():
-                await run()
-            else:
-                async with self.transaction():
-                    await run()
-
-        await asyncio.wait_for(run_all(), timeout)
+        They are sent as fast as the server takes them, without waiting for each. `args` is
+        iterated over meanwhile, in the loop's own turns.
+        """
+        if timeout is None:
+            timeout = self._timeout
+        await self._op("many", "nothing", command, args, timeout=timeout)
 
     async def prepare(
         self,

@@ -195,6 +195,85 @@ def test_transactions_and_savepoints(run, connect):
     run(main())
 
 
+def test_executemany_sends_and_reads_side_by_side(run, connect):
+    async def main():
+        async with connect() as c, Ticker():
+            await c.execute("CREATE TEMP TABLE t (a int, b text)")
+            answer = "x" * 2000  # more than fits the sockets' buffers, both ways
+
+            def rows():
+                for i in range(3000):
+                    yield i, answer
+
+            await c.executemany("INSERT INTO t VALUES ($1, $2) RETURNING *", rows())
+            assert await c.fetch("SELECT count(*), sum(length(b)) FROM t") == [(3000, 6000000)]
+            await c.executemany("DELETE FROM t WHERE a = $1", [])
+
+    run(main())
+
+
+def test_executemany_that_fails_undoes_all(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+
+            def rows(bad):
+                for i in range(2000):
+                    yield (i,)
+                if bad is not None:
+                    yield bad
+                raise ZeroDivisionError
+
+            insert = "INSERT INTO t VALUES ($1)"
+            with pytest.raises(ZeroDivisionError):
+                await c.executemany(insert, rows(None))
+            with pytest.raises(errors.DataError):
+                await c.executemany(insert, rows(("x",)))
+            with pytest.raises(errors.ArgumentsMismatch):
+                await c.executemany(insert, rows(()))
+            with pytest.raises(TypeError):
+                await c.executemany(insert, 5)
+
+            def use_connection():
+                yield (1,)
+                c.execute("SELECT 1").run()
+
+            with pytest.raises(RuntimeError):  # WouldBlockError
+                await c.executemany(insert, use_connection())
+            assert await c.fetchval("SELECT count(*) FROM t") == 0
+            async with c.transaction():
+                await c.executemany(insert, [(1,), (2,)])
+                with pytest.raises(errors.DataError):
+                    async with c.transaction():
+                        await c.executemany(insert, [(3,), ("x",)])
+            assert await c.fetch("SELECT a FROM t") == [(1,), (2,)]
+
+    run(main())
+
+
+def test_executemany_that_is_cancelled_undoes_all(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+
+            def rows():
+                for i in range(10**9):
+                    yield (i % 2**31,)
+
+            task = asyncio.create_task(c.executemany("INSERT INTO t VALUES ($1)", rows()))
+            async with Ticker():
+                await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await c.fetchval("SELECT count(*) FROM t") == 0
+            with pytest.raises(asyncio.TimeoutError):
+                await c.executemany("INSERT INTO t VALUES ($1)", rows(), timeout=0.05)
+            assert await c.fetchval("SELECT count(*) FROM t") == 0
+
+    run(main())
+
+
 def test_executemany_is_all_or_nothing(run, connect):
     async def main():
         async with connect() as c:
