@@ -69,6 +69,7 @@ class Statement:
     def columns(self) -> tuple[tuple[int, str], ...]: ...
     @property
     def parameters(self) -> tuple[tuple[int, str], ...]: ...
+    def encode_rows(self, iterator: Iterator[Iterable[Any]], limit: int, /) -> bytes: ...
 
 @final
 class Op(Generic[_T]):
@@ -118,13 +119,14 @@ class Connection:
         kind: str,
         want: str,
         sql: str,
-        args: Iterable[Any] | None = None,
+        args: Iterable[Any] | str | bytes | bytearray | memoryview | None = None,
         *,
         oids: bytes | None = None,
         statement: Statement | None = None,
         timeout: float | None = None,
         record_class: type[Record] | None = None,
         column: int = 0,
+        session: Op[Any] | None = None,
     ) -> Op[Any]: ...
     def terminate(self) -> None: ...
     def is_closed(self) -> bool: ...

@@ -50,8 +50,11 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
     Py_INCREF(c);
     gio_pg_cancel_end(c);
     gio_pg_disarm(c);
-    while (c->first != NULL)
-        gio_pg_op_finish(c->first, NULL, end_of(c, error));
+    while (c->first != NULL) {
+        PyObject *end = end_of(c, error);
+        gio_pg_copy_ended(c->first, end);
+        gio_pg_op_finish(c->first, NULL, end);
+    }
     c->phase = GIO_PG_CLOSED;
     c->lost = c->frozen = c->unflushed = c->discard_copy = false;
     c->pg = NULL;
@@ -192,7 +195,8 @@ conn_fetchval(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     return make_query(c, "fetchval", GIO_PG_VALUE, args, nargs, kwnames);
 }
 
-static const char *const kinds[] = {"connect", "query", "script", "prepare", "many", "finish"};
+static const char *const kinds[] = {"connect", "query",     "script",     "prepare",  "many",
+                                    "copy",    "copy_read", "copy_write", "copy_end", "finish"};
 static const char *const wants[] = {"status", "records",   "record", "value",
                                     "tuples", "statement", "nothing"};
 
@@ -210,23 +214,25 @@ find_word(const char *const *words, int n, const char *word)
 static PyObject *
 conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"kind",      "want",    "sql",          "args",   "oids",
-                               "statement", "timeout", "record_class", "column", NULL};
+    static char *keywords[] = {"kind",    "want",         "sql",    "args",    "oids", "statement",
+                               "timeout", "record_class", "column", "session", NULL};
     const char *kind_word, *want_word;
     PyObject *sql, *params = Py_None, *oids = Py_None, *statement = Py_None, *seconds = Py_None;
-    PyObject *record_class = Py_None;
+    PyObject *record_class = Py_None, *session = Py_None;
     Py_ssize_t column = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ssU|O$OOOOn:op", keywords, &kind_word,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ssU|O$OOOOnO:op", keywords, &kind_word,
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
-                                     &record_class, &column))
+                                     &record_class, &column, &session))
         return NULL;
-    int kind = find_word(kinds, 6, kind_word), want = find_word(wants, 7, want_word);
+    int kind = find_word(kinds, 10, kind_word), want = find_word(wants, 7, want_word);
     double timeout = as_timeout(seconds);
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
-    if ((params != Py_None && kind != GIO_PG_MANY && !PyTuple_CheckExact(params)) ||
+    if ((params != Py_None && kind < GIO_PG_MANY && !PyTuple_CheckExact(params)) ||
         (oids != Py_None && (!PyBytes_Check(oids) || PyBytes_GET_SIZE(oids) % sizeof(Oid))) ||
         (statement != Py_None && !Py_IS_TYPE(statement, c->st->statement_type)) ||
+        (session != Py_None) != (kind >= GIO_PG_COPY_READ && kind <= GIO_PG_COPY_END) ||
+        (session != Py_None && !Py_IS_TYPE(session, c->st->op_type)) ||
         (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT)) {
         PyErr_SetString(PyExc_TypeError, "these arguments do not make an operation");
         return NULL;
@@ -237,6 +243,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
         return NULL;
     op->oids = oids == Py_None ? NULL : Py_NewRef(oids);
     op->stmt = statement == Py_None ? NULL : (GioPgStatement *)Py_NewRef(statement);
+    op->session = session == Py_None ? NULL : (GioPgOp *)Py_NewRef(session);
     op->column = column;
     if (set_record_class(op, record_class) < 0)
         Py_CLEAR(op);

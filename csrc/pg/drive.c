@@ -174,6 +174,10 @@ gio_pg_rearm(GioPgConn *c)
     GioPgState *st = c->st;
     if (c->loop != NULL && c->pg != NULL) {
         int fd = PQsocket(c->pg), want = READ | (c->unflushed ? WRITE : 0);
+        GioPgOp *first = c->first;
+        if (first != NULL && first->stage == GIO_PG_COPYING && !first->copy_in &&
+            first->sub == NULL && !first->given_up)
+            want &= ~READ; /* nobody takes the rows: the server shall wait */
         if (c->phase == GIO_PG_CONNECTING)
             want = c->events;
         if (fd >= 0 && (c->armed != want || c->fd != fd)) {
@@ -358,6 +362,13 @@ gio_pg_start(GioPgOp *op)
     if (c->advancing && c->mover == PyThread_get_thread_ident()) { /* it would wait for itself */
         gio_pg_error_set("InterfaceError", "a codec must not use the connection that calls it");
         return -1;
+    }
+    if (op->session != NULL) {
+        if (gio_pg_copy_start(op) < 0)
+            return -1;
+        gio_pg_advance(c);
+        gio_pg_rearm(c);
+        return 0;
     }
     op->stage = GIO_PG_QUEUED;
     Py_INCREF(op);

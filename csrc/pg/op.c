@@ -108,10 +108,15 @@ gio_pg_op_give_up(GioPgOp *op)
         op->stage = GIO_PG_DONE;
     else if (op->kind == GIO_PG_CONNECT || op->kind == GIO_PG_FINISH)
         gio_pg_conn_drop(c, NULL);
+    else if (op->session != NULL)
+        gio_pg_copy_abandon(op);
     else if (op->stage == GIO_PG_QUEUED)
         gio_pg_op_finish(op, NULL, NULL);
-    else if (op->stage != GIO_PG_DONE)
+    else if (op->stage != GIO_PG_DONE) {
         gio_pg_cancel_begin(c);
+        if (op->kind == GIO_PG_COPY)
+            gio_pg_advance(c); /* it waits for nothing by itself */
+    }
     gio_pg_rearm(c);
     if (exc != NULL)
         gio_err_give(exc);
@@ -233,7 +238,8 @@ op_throw(GioPgOp *op, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 op_close(GioPgOp *op, PyObject *Py_UNUSED(ignored))
 {
-    if (!op->answered) {
+    /* A COPY has its answer when it begins. */
+    if (!op->answered || (op->kind == GIO_PG_COPY && op->stage != GIO_PG_DONE && !op->given_up)) {
         gio_pg_op_give_up(op);
         gio_pg_wake(op->conn);
     }
@@ -331,6 +337,8 @@ op_traverse(GioPgOp *op, visitproc visit, void *arg)
     Py_VISIT(op->rows);
     Py_VISIT(op->record_class);
     Py_VISIT(op->stmt);
+    Py_VISIT(op->session);
+    Py_VISIT(op->sub);
     Py_VISIT(op->waiter);
     Py_VISIT(op->result);
     Py_VISIT(op->error);
@@ -360,6 +368,8 @@ op_dealloc(GioPgOp *op)
     Py_CLEAR(op->oids);
     Py_CLEAR(op->record_class);
     Py_CLEAR(op->stmt);
+    Py_CLEAR(op->session);
+    Py_CLEAR(op->sub);
     Py_CLEAR(op->conn);
     type->tp_free(op);
     Py_DECREF(type);

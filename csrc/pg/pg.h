@@ -134,7 +134,11 @@ typedef enum {
     GIO_PG_SCRIPT,  /* by the simple protocol */
     GIO_PG_PREPARE, /* for its Statement */
     GIO_PG_MANY,    /* one statement, many times, all or nothing */
-    GIO_PG_FINISH   /* closes the connection in its turn */
+    GIO_PG_COPY,    /* a COPY, which goes on with the next ones */
+    GIO_PG_COPY_READ,
+    GIO_PG_COPY_WRITE,
+    GIO_PG_COPY_END,
+    GIO_PG_FINISH /* closes the connection in its turn */
 } GioPgKind;
 
 typedef enum {
@@ -153,6 +157,7 @@ typedef enum {
     GIO_PG_PARSING,  /* PREPARE and DESCRIBE are at the server */
     GIO_PG_LEARNING, /* its types are looked up */
     GIO_PG_EXECUTING,
+    GIO_PG_COPYING, /* COPY: data may go in or out */
     GIO_PG_DONE
 } GioPgStage;
 
@@ -168,6 +173,8 @@ struct GioPgOp {
     PyObject *record_class; /* or NULL */
     Py_ssize_t column;      /* of GIO_PG_VALUE */
     GioPgStatement *stmt;
+    GioPgOp *session; /* COPY_READ and the like: the COPY, owned */
+    GioPgOp *sub;     /* COPY: what is asked of it just now, owned */
     PyObject *waiter;
     PyObject *result, *error;
     PyObject *timer; /* loop.call_later()'s */
@@ -178,6 +185,7 @@ struct GioPgOp {
     GioPgStage stage;
     int pending;   /* PARSING: syncs to come; MANY: executions that have not ended */
     bool given_up; /* nobody waits for it any more */
+    bool copy_in;  /* COPY: the server takes data */
     bool all_sent; /* MANY: and the sync, too */
     bool answered; /* whoever waits has the result, or the error */
     bool retry;    /* its plan is stale: once more when the error has ended */
@@ -229,6 +237,14 @@ bool gio_pg_query_begin(GioPgOp *op);
 /* The error is that of a plan that a change of the schema has made useless, or of a statement that
  * somebody has dropped: it leaves the cache. True if it is worth another try. */
 bool gio_pg_query_is_stale(GioPgOp *op, const PGresult *res);
+/* copy.c: what is asked of a COPY. start: 0, or -1 with an exception. */
+int gio_pg_copy_start(GioPgOp *sub);
+/* Nobody waits for the answer any more. */
+void gio_pg_copy_abandon(GioPgOp *sub);
+/* The COPY is over, with `error` (borrowed), or as its own result says. */
+void gio_pg_copy_ended(GioPgOp *session, PyObject *error);
+/* Move it on; true when there is more to do at once. */
+bool gio_pg_copy_advance(GioPgOp *session);
 /* many.c: begin, send some more, take an answer. Run Python. */
 bool gio_pg_many_begin(GioPgOp *op);
 void gio_pg_many_send(GioPgOp *op);

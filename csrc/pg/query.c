@@ -150,7 +150,7 @@ gio_pg_query_begin(GioPgOp *op)
         gio_pg_conn_drop(c, NULL);
         return false;
     }
-    if (op->kind == GIO_PG_SCRIPT) {
+    if (op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY) {
         const char *sql = PyUnicode_AsUTF8(op->sql);
         if (sql == NULL) {
             gio_pg_op_finish(op, NULL, NULL);
@@ -253,7 +253,7 @@ gio_pg_query_is_stale(GioPgOp *op, const PGresult *res)
 {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     const char *function = PQresultErrorField(res, PG_DIAG_SOURCE_FUNCTION);
-    if (state == NULL || op->kind == GIO_PG_SCRIPT)
+    if (state == NULL || op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY)
         return false;
     bool stale = strcmp(state, "26000") == 0 || (strcmp(state, "0A000") == 0 && function != NULL &&
                                                  strcmp(function, "RevalidateCachedQuery") == 0);
@@ -273,13 +273,28 @@ feed_executing(GioPgOp *op, const PGresult *res)
     case PGRES_EMPTY_QUERY:
         break;
     case PGRES_COPY_IN:
+    case PGRES_COPY_OUT:
+        if (op->kind == GIO_PG_COPY) {
+            op->copy_in = PQresultStatus(res) == PGRES_COPY_IN;
+            op->stage = GIO_PG_COPYING;
+            if (!op->answered) {
+                op->result = PyBool_FromLong(op->copy_in);
+                gio_pg_op_answer(op);
+            }
+            return;
+        }
+        if (PQresultStatus(res) == PGRES_COPY_OUT) {
+            gio_pg_error_set("NotSupportedError", "a COPY needs one of the copy methods");
+            fail(op);
+            c->discard_copy = true;
+            return;
+        }
         PQputCopyEnd(c->pg, "a COPY needs one of the copy methods");
         return;
-    case PGRES_COPY_OUT:
-    case PGRES_COPY_BOTH:
-        gio_pg_error_set("NotSupportedError", "a COPY needs one of the copy methods");
+    case PGRES_COPY_BOTH: /* replication: there is no way back to queries */
+        gio_pg_error_set("NotSupportedError", "replication is not supported");
         fail(op);
-        c->discard_copy = true;
+        c->lost = true;
         return;
     default:
         if (gio_pg_query_is_stale(op, res))
@@ -331,6 +346,7 @@ feed_end(GioPgOp *op)
         go_on(op);
         return;
     }
+    gio_pg_copy_ended(op, NULL);
     PyObject *result = op->result;
     op->result = NULL;
     if (op->error == NULL && result == NULL) /* an empty script */
@@ -403,6 +419,13 @@ gio_pg_advance(GioPgConn *c)
             Py_INCREF(op);
             gio_pg_query_begin(op);
             Py_DECREF(op);
+        }
+        else if (op->stage == GIO_PG_COPYING && PQstatus(c->pg) != CONNECTION_BAD) {
+            Py_INCREF(op);
+            bool more = gio_pg_copy_advance(op);
+            Py_DECREF(op);
+            if (!more)
+                break;
         }
         else if (c->discard_copy) {
             if (discard_copy(c))

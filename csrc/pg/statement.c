@@ -284,6 +284,64 @@ done:
     return rc;
 }
 
+/* ---- rows for COPY in binary
+ * ---------------------------------------------------------------------- */
+
+static int
+encode_row(GioPgState *st, GioPgStatement *s, PyObject *row, GioBuf *out)
+{
+    PyObject *values = PySequence_Tuple(row);
+    int rc = values == NULL ? -1 : gio_put16(out, (uint16_t)s->ncols);
+    if (rc == 0 && PyTuple_GET_SIZE(values) != s->ncols) {
+        gio_pg_error_set("DataError", "a record with %d values is expected, got one with %zd",
+                         s->ncols, PyTuple_GET_SIZE(values));
+        rc = -1;
+    }
+    for (int i = 0; rc == 0 && i < s->ncols; i++) {
+        rc = gio_pg_part_encode(st, s->cols[i], PyTuple_GET_ITEM(values, i), out);
+        if (rc < 0)
+            explain(s->cols[i], i, PyTuple_GET_ITEM(values, i));
+    }
+    Py_XDECREF(values);
+    return rc;
+}
+
+/* encode_rows(iterator, limit): rows of the statement's columns until there are `limit` bytes. */
+static PyObject *
+statement_encode_rows(GioPgStatement *s, PyObject *args)
+{
+    PyObject *iterator, *row;
+    Py_ssize_t limit;
+    if (!PyArg_ParseTuple(args, "On:encode_rows", &iterator, &limit))
+        return NULL;
+    for (int i = 0; i < s->ncols; i++)
+        if (s->cols[i] == NULL || s->cols[i]->text || s->cols[i]->encode == NULL)
+            return gio_pg_error_set("NotSupportedError",
+                                    "column %d has a type whose binary form is not known", i + 1);
+    if (!PyIter_Check(iterator)) {
+        PyErr_SetString(PyExc_TypeError, "encode_rows() takes an iterator");
+        return NULL;
+    }
+    GioBuf out = {NULL, 0, 0};
+    PyObject *bytes = NULL;
+    int rc = 0;
+    while (rc == 0 && out.len < limit && (row = PyIter_Next(iterator)) != NULL) {
+        rc = encode_row(gio_pg_state(Py_TYPE(s)), s, row, &out);
+        Py_DECREF(row);
+    }
+    if (!PyErr_Occurred())
+        bytes = PyBytes_FromStringAndSize(out.data, out.len);
+    gio_buf_free(&out);
+    return bytes;
+}
+
+static PyMethodDef statement_methods[] = {
+    {"encode_rows", (PyCFunction)statement_encode_rows, METH_VARARGS,
+     "encode_rows($self, iterator, limit, /)\n--\n\n"
+     "Rows of its columns' types for COPY in binary, until there are `limit` bytes of them."},
+    {NULL},
+};
+
 /* ---- the type ----------------------------------------------------------------------------------
  */
 
@@ -367,6 +425,7 @@ static PyType_Slot statement_slots[] = {
     {Py_tp_dealloc, statement_dealloc},
     {Py_tp_traverse, statement_traverse},
     {Py_tp_members, statement_members},
+    {Py_tp_methods, statement_methods},
     {Py_tp_getset, statement_getset},
     {0, NULL},
 };

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from greenletio import _pg
 from greenletio.pg import _errors
+from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._prepared import PreparedStatement
 from greenletio.pg.aio._transaction import Transaction
 
@@ -31,7 +32,7 @@ class ServerVersion(NamedTuple):
     serial: int
 
 
-class Connection(_pg.Connection):
+class Connection(CopyMethods, _pg.Connection):
     """A session with a server, for tasks: asyncpg's names and semantics.
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
@@ -129,7 +130,7 @@ class Connection(_pg.Connection):
     async def add_listener(self, channel: str, callback: Listener) -> None:
         """LISTEN: have callback(connection, pid, channel, payload) called for each notification."""
         if channel not in self._listeners:
-            await self.fetch(f"LISTEN {_quoted(channel)}")
+            await self.fetch(f"LISTEN {quoted(channel)}")
         listeners = self._listeners.setdefault(channel, [])
         if callback not in listeners:
             listeners.append(callback)
@@ -142,7 +143,7 @@ class Connection(_pg.Connection):
         listeners.remove(callback)
         if not listeners:
             del self._listeners[channel]
-            await self.fetch(f"UNLISTEN {_quoted(channel)}")
+            await self.fetch(f"UNLISTEN {quoted(channel)}")
 
     def add_log_listener(self, callback: LogListener) -> None:
         """Have callback(connection, diagnostic) called for each notice; else they are logged."""
@@ -210,10 +211,6 @@ _RESET = (
     "SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL; "
     "DISCARD TEMP; DISCARD SEQUENCES"
 )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _events(connection: Connection) -> Callable[[str, Any], None]:
