@@ -14,7 +14,7 @@ from greenletio.pg import _types
 from greenletio.pg._conninfo import Options, attempts, connect_timeout
 from greenletio.pg.errors import CannotConnect, DatabaseError
 
-__all__ = ("connect_async", "connect_sync")
+__all__ = ("connect_async", "connect_sync", "connected", "forget_types")
 
 _KNOWN: dict[tuple[str | None, ...], dict[int, _pg.Codec]] = {}
 
@@ -110,8 +110,17 @@ async def _resolve(host: Host) -> list[str] | OSError:
 
 def connected(c: _pg.Connection) -> None:
     """Types that were looked up before, in the same database, need not be again."""
-    options: dict[str, Any] = c._options()
-    database = tuple(options.get(key) for key in ("hostaddr", "host", "port", "dbname"))
-    known = _KNOWN.setdefault(database, {})
+    known = _KNOWN.setdefault(_database(c), {})
     c._codecs.clear()
     c._introspect = _types.builder(known)
+
+
+def forget_types(c: _pg.Connection) -> None:
+    """Have them looked up again, by new connections to this database, too."""
+    _KNOWN.pop(_database(c), None)
+    connected(c)
+
+
+def _database(c: _pg.Connection) -> tuple[Any, ...]:
+    options = c._options()
+    return tuple(options.get(key) for key in ("hostaddr", "host", "port", "dbname"))

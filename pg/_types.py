@@ -13,7 +13,7 @@ from greenletio._pg import BUILTIN, Codec
 from greenletio.pg._range import Range
 from greenletio.pg._values import by_send_function, make
 
-__all__ = ("builder",)
+__all__ = ("builder", "custom")
 
 #: A row of the catalogue, all text: oid, schema, name, kind, element, base, subtype, range,
 #: attributes, the name of the function that sends it.
@@ -21,6 +21,7 @@ Row = tuple[Any, ...]
 Codecs = dict[int, Codec]
 
 # Functions that send a value as its text.
+_TEXT_ANYWAY = {19, 25, 114, 142, 1042, 1043, 3802}  # what we read as str in any case
 _SEND_TEXT = {"textsend", "enum_send", "citextsend", "varcharsend", "namesend"}
 
 
@@ -34,6 +35,24 @@ def builder(known: Codecs) -> Callable[[Iterable[Row], list[int]], Codecs]:
         return {oid: known[oid] for oid in {*wanted, *described} if oid in known}
 
     return build
+
+
+def custom(
+    oid: int,
+    name: str,
+    send: str | None,
+    format: str,
+    encoder: Callable[[Any], Any],
+    decoder: Callable[[Any], Any],
+) -> Codec:
+    """A codec by a user's functions, which see the server's text, or its bytes."""
+    if format == "binary":
+        base = BUILTIN[17]
+    elif oid in _TEXT_ANYWAY or send in _SEND_TEXT:
+        base = BUILTIN.get(oid) or Codec("text", oid, name)
+    else:
+        base = Codec("foreign", oid, name)
+    return Codec("wrapped", oid, name, base, decoder=decoder, encoder=encoder)
 
 
 def _find(oid: int, rows: dict[int, Row], known: Codecs) -> Codec:

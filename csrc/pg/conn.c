@@ -259,9 +259,14 @@ conn_terminate(GioPgConn *c, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-conn_forget_statements(GioPgConn *c, PyObject *Py_UNUSED(ignored))
+conn_forget_codecs(GioPgConn *c, PyObject *Py_UNUSED(ignored))
 {
-    PyDict_Clear(c->cache);
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    if (c->advancing) /* a codec is at work with them */
+        return gio_pg_error_set("InterfaceError", "a codec must not change codecs");
+    while (PyDict_Next(c->cache, &at, &key, &value))
+        gio_pg_statement_unresolve((GioPgStatement *)value);
     Py_RETURN_NONE;
 }
 
@@ -462,7 +467,7 @@ static PyMethodDef conn_methods[] = {
     {"_op", METHOD(conn_op), METH_VARARGS | METH_KEYWORDS, NULL},
     {"terminate", METHOD(conn_terminate), METH_NOARGS,
      "terminate($self, /)\n--\n\nClose it at once; what is under way fails."},
-    {"_forget_statements", METHOD(conn_forget_statements), METH_NOARGS, NULL},
+    {"_forget_codecs", METHOD(conn_forget_codecs), METH_NOARGS, NULL},
     {"is_closed", METHOD(conn_is_closed), METH_NOARGS,
      "is_closed($self, /)\n--\n\nWhether it is not connected (any more)."},
     {"_parameter", METHOD(conn_parameter), METH_O, NULL},

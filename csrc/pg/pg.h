@@ -290,6 +290,8 @@ struct GioPgStatement {
 int gio_pg_statement_setup_types(PyObject *module);
 /* The statement for an operation: from the cache, or new. New reference. */
 GioPgStatement *gio_pg_statement_get(GioPgOp *op);
+/* Its codecs are to be looked for anew. */
+void gio_pg_statement_unresolve(GioPgStatement *s);
 void gio_pg_statement_forget(GioPgConn *c, GioPgStatement *s);
 /* One that should leave the cache for a new one, or NULL. Borrowed. */
 GioPgStatement *gio_pg_statement_oldest(GioPgConn *c);

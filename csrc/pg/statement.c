@@ -89,6 +89,15 @@ forget_types(GioPgStatement *s)
     Py_CLEAR(s->desc);
 }
 
+void
+gio_pg_statement_unresolve(GioPgStatement *s)
+{
+    for (int i = 0; i < s->nparams; i++)
+        Py_CLEAR(s->params[i]);
+    for (int i = 0; i < s->ncols; i++)
+        Py_CLEAR(s->cols[i]);
+}
+
 int
 gio_pg_statement_described(GioPgStatement *s, const PGresult *res)
 {
@@ -181,7 +190,7 @@ encode(GioPgConn *c, GioPgCodec *codec, PyObject *value, bool as_text)
     Py_ssize_t start = c->out.len;
     if (value == Py_None)
         return -1;
-    if (as_text) {
+    if (as_text && !codec->text) { /* a literal */
         if (gio_pg_text_encode(c->st, codec, value, &c->out) < 0)
             return -2;
     }

@@ -6,6 +6,8 @@ service files, .pgpass, every sslmode and authentication, several hosts.
 
 from __future__ import annotations
 
+from typing import Any
+
 from greenletio._pg import Record
 from greenletio.pg._range import Range
 from greenletio.pg._values import (
@@ -18,6 +20,7 @@ from greenletio.pg._values import (
     Point,
     Polygon,
 )
+from greenletio.pg.aio import exceptions
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
@@ -43,4 +46,12 @@ __all__ = (
     "Transaction",
     "Type",
     "connect",
+    "exceptions",
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Exceptions are here, too, as in asyncpg."""
+    if name in exceptions.__all__:
+        return getattr(exceptions, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

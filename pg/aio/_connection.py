@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 from greenletio import _pg
 from greenletio.pg import _errors
+from greenletio.pg._connect import forget_types
+from greenletio.pg._types import custom
 from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._prepared import PreparedStatement
 from greenletio.pg.aio._transaction import Transaction
+from greenletio.pg.errors import NotSupportedError
 
 __all__ = ("Connection", "ServerVersion")
 
@@ -193,9 +196,50 @@ class Connection(CopyMethods, _pg.Connection):
         await self._op("script", "status", sql + _RESET, timeout=timeout)
 
     async def reload_schema_state(self) -> None:
-        """Forget what is known of the types of the database."""
-        self._codecs.clear()
-        self._forget_statements()
+        """Forget what is known of the types of the database, and the codecs that were set."""
+        forget_types(self)
+        self._forget_codecs()
+
+    async def set_type_codec(
+        self,
+        typename: str,
+        *,
+        schema: str = "public",
+        encoder: Callable[[Any], Any],
+        decoder: Callable[[Any], Any],
+        format: str = "text",
+    ) -> None:
+        """Have values of a type, and of arrays of it, read and written by functions of yours.
+
+        They see the server's text form as str, or with ``format="binary"`` its binary form as
+        bytes.
+        """
+        if format not in ("text", "binary"):
+            raise NotSupportedError(f"a codec's format is 'text' or 'binary', not {format!r}")
+        oid, array, send = await self._find_type(typename, schema)
+        codec = custom(oid, typename, send, format, encoder, decoder)
+        self._codecs[oid] = codec
+        if array:
+            name = f"{typename}[]"
+            form = "foreign" if codec.is_text else "array"
+            self._codecs[array] = _pg.Codec(form, array, name, codec)
+        self._forget_codecs()
+
+    async def reset_type_codec(self, typename: str, *, schema: str = "public") -> None:
+        """Undo set_type_codec()."""
+        oid, array, _ = await self._find_type(typename, schema)
+        self._codecs.pop(oid, None)
+        self._codecs.pop(array, None)
+        self._forget_codecs()
+
+    async def _find_type(self, name: str, schema: str) -> tuple[int, int, str]:
+        row = await self.fetchrow(_FIND_TYPE, name, schema)
+        if row is None:
+            raise ValueError(f"there is no type {schema}.{name}")
+        oid, array, kind, send = row
+        if kind in (b"c", b"r", b"m"):
+            raise NotSupportedError(f"a codec cannot be set for {name}, which is made of others")
+        return oid, array, send
 
     def __del__(self) -> None:
         if not self.is_closed():
@@ -206,6 +250,13 @@ class Connection(CopyMethods, _pg.Connection):
         state = "closed" if self.is_closed() else f"to server process {self._pid}"
         return f"<{type(self).__module__}.{type(self).__name__} {state}>"
 
+
+_FIND_TYPE = (
+    "SELECT t.oid, t.typarray, t.typtype, p.proname::text FROM pg_catalog.pg_type t"
+    " JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
+    " LEFT JOIN pg_catalog.pg_proc p ON p.oid = t.typsend::oid"
+    " WHERE (t.typname = $1 OR t.oid = to_regtype($1)) AND n.nspname = $2 LIMIT 1"
+)
 
 _RESET = (
     "SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL; "

@@ -6,7 +6,7 @@ import pytest
 
 from greenletio import pg
 from greenletio.errors import GreenletioError
-from greenletio.pg import errors
+from greenletio.pg import aio, errors
 
 
 def test_the_tree():
@@ -21,6 +21,30 @@ def test_the_tree():
     assert issubclass(errors.QueryCanceled, pg.OperationalError)
     assert issubclass(errors.UndefinedTable, pg.ProgrammingError)
     assert issubclass(errors.InvalidTextRepresentation, pg.DataError)
+
+
+def test_asyncpgs_names():
+    import asyncpg
+    from asyncpg import exceptions as theirs
+
+    missing = []
+    for name in theirs.__all__:
+        ours = getattr(aio, name, None)
+        state = getattr(getattr(theirs, name), "sqlstate", None)
+        if ours is None:
+            missing.append(name)
+        elif state and ours.sqlstate is not None:
+            assert ours.sqlstate == state, name
+    # Classes of notices, and of SQLSTATEs newer than our table.
+    assert all(
+        issubclass(getattr(theirs, name), asyncpg.PostgresWarning | asyncpg.PostgresLogMessage)
+        or getattr(theirs, name).sqlstate[:2] in ("01", "02", "10", "25", "58")
+        for name in missing
+    ), missing
+    assert aio.UniqueViolationError is errors.UniqueViolation
+    assert aio.exceptions.PostgresError is pg.DatabaseError
+    with pytest.raises(AttributeError):
+        _ = aio.NoSuchError
 
 
 def test_every_field_of_an_error(sync):

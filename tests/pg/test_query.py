@@ -1,6 +1,7 @@
 """Queries by tasks: what they give, the cache of statements, turns, errors."""
 
 import asyncio
+import json
 from decimal import Decimal
 
 import pytest
@@ -302,5 +303,39 @@ def test_notifications_and_notices(run, connect):
             assert notices == ["look"]
             await c.reset()
             assert await c.fetch("SELECT pg_listening_channels()") == []
+
+    run(main())
+
+
+def test_codecs_of_ones_own(run, connect):
+    async def main():
+        async with connect() as c:
+            query = "SELECT $1::jsonb, ARRAY[$1::jsonb]"
+            assert await c.fetchrow(query, '{"a": 1}') == ('{"a": 1}', ['{"a": 1}'])
+            await c.set_type_codec(
+                "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads
+            )
+            assert await c.fetchrow(query, {"a": 1}) == ({"a": 1}, [{"a": 1}])
+            await c.reset_type_codec("jsonb", schema="pg_catalog")
+            assert await c.fetchrow(query, '{"a": 1}') == ('{"a": 1}', ['{"a": 1}'])
+            await c.set_type_codec(
+                "int4",
+                schema="pg_catalog",
+                encoder=lambda n: str(n - 1),
+                decoder=lambda s: int(s) + 1,
+            )
+            assert await c.fetchrow("SELECT $1::int4, 1.5::numeric", 5) == (5, Decimal("1.5"))
+            await c.set_type_codec(
+                "integer",
+                schema="pg_catalog",
+                encoder=lambda n: n.to_bytes(4, "big"),
+                decoder=lambda data: data,
+                format="binary",
+            )
+            assert await c.fetchval("SELECT $1::int4", 258) == b"\0\0\1\2"
+            with pytest.raises(ValueError, match="no type"):
+                await c.set_type_codec("nothing", encoder=str, decoder=str)
+            await c.reload_schema_state()
+            assert await c.fetchval("SELECT $1::int4", 258) == 258
 
     run(main())

@@ -399,7 +399,7 @@ def test_users_codecs(raw):
     raw._codecs[3802] = _pg.Codec(
         "wrapped", 3802, "jsonb", plain, decoder=json.loads, encoder=json.dumps
     )
-    raw._forget_statements()
+    raw._forget_codecs()
     try:
         assert raw.fetchval("SELECT $1::jsonb", {"a": [1]}).run() == {"a": [1]}
         with pytest.raises(errors.DataError):
@@ -409,9 +409,9 @@ def test_users_codecs(raw):
             return raw.fetchval("SELECT 1").run()
 
         raw._codecs[3802] = _pg.Codec("wrapped", 3802, "jsonb", plain, encoder=use_connection)
-        raw._forget_statements()
+        raw._forget_codecs()
         with pytest.raises(errors.DataError, match="must not use the connection"):
             raw.fetchval("SELECT $1::jsonb", {"a": [1]}, timeout=5).run()
     finally:
         raw._codecs.clear()
-        raw._forget_statements()
+        raw._forget_codecs()
