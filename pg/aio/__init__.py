@@ -23,6 +23,7 @@ from greenletio.pg._values import (
 from greenletio.pg.aio import exceptions
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
+from greenletio.pg.aio._cursor import Cursor, CursorFactory
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
@@ -33,6 +34,8 @@ __all__ = (
     "Box",
     "Circle",
     "Connection",
+    "Cursor",
+    "CursorFactory",
     "InterfaceError",
     "Line",
     "LineSegment",

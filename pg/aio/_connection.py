@@ -13,6 +13,7 @@ from greenletio.pg import _errors
 from greenletio.pg._connect import forget_types
 from greenletio.pg._types import custom
 from greenletio.pg.aio._copy import CopyMethods, quoted
+from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.aio._prepared import PreparedStatement
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import NotSupportedError
@@ -47,7 +48,7 @@ class Connection(CopyMethods, _pg.Connection):
 
     def __init__(self) -> None:
         self._transaction = None
-        self._savepoints = 0
+        self._names = 0
         self._listeners: dict[str, list[Listener]] = {}
         self._log_listeners: list[LogListener] = []
         self._termination_listeners: list[Callable[[Connection], Any]] = []
@@ -124,9 +125,21 @@ class Connection(CopyMethods, _pg.Connection):
         """Whether a transaction is open, failed or not."""
         return self._transaction_status in (2, 3)
 
-    def _new_savepoint(self) -> str:
-        self._savepoints += 1
-        return f"_gio_savepoint_{self._savepoints}"
+    def _new_name(self, kind: str) -> str:
+        self._names += 1
+        return f"_gio_{kind}_{self._names}"
+
+    def cursor(
+        self,
+        query: str,
+        *args: Any,
+        prefetch: int | None = None,
+        timeout: float | None = None,
+        record_class: type[_pg.Record] | None = None,
+    ) -> CursorFactory:
+        """A cursor of the server, inside a transaction: ``async for row in connection.cursor(…)``
+        fetches `prefetch` rows at a time; awaited, it gives a Cursor to fetch from."""
+        return CursorFactory(self, query, args, prefetch, timeout, record_class)
 
     # -- listeners
 

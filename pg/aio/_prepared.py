@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenletio import _pg
+from greenletio.pg.aio._cursor import CursorFactory
 
 if TYPE_CHECKING:
     from greenletio.pg.aio._connection import Connection
@@ -81,6 +82,14 @@ class PreparedStatement:
     async def fetchval(self, *args: Any, column: int = 0, timeout: float | None = None) -> Any:
         """A column of its first row, or None."""
         return await self._op("value", args, timeout, column)
+
+    def cursor(
+        self, *args: Any, prefetch: int | None = None, timeout: float | None = None
+    ) -> CursorFactory:
+        """A cursor for its rows, inside a transaction."""
+        query = self._statement.sql
+        connection = self._connection
+        return CursorFactory(connection, query, args, prefetch, timeout, self._record_class)
 
     async def executemany(
         self, args: Iterable[Sequence[Any]], *, timeout: float | None = None

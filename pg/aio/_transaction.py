@@ -88,7 +88,7 @@ class Transaction:
                     f"a nested transaction has the isolation level of the outer one "
                     f"({outer._isolation}), not {self._isolation}"
                 )
-            self._savepoint = connection._new_savepoint()
+            self._savepoint = connection._new_name("savepoint")
             sql = f"SAVEPOINT {self._savepoint}"
         try:
             await connection.execute(sql)

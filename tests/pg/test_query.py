@@ -339,3 +339,31 @@ def test_codecs_of_ones_own(run, connect):
             assert await c.fetchval("SELECT $1::int4", 258) == 258
 
     run(main())
+
+
+def test_cursors(run, connect):
+    async def main():
+        async with connect() as c:
+            query = "SELECT i FROM generate_series(1, $1::int) i"
+            async with c.transaction():
+                seen = [row["i"] async for row in c.cursor(query, 120, prefetch=50)]
+                assert seen == list(range(1, 121))
+                cursor = await c.cursor(query, 10)
+                other = await c.cursor("SELECT 'x' AS t")
+                assert await cursor.fetch(2) == [(1,), (2,)]
+                assert await cursor.forward(3) == 3
+                assert await other.fetchrow() == ("x",)
+                assert await cursor.fetchrow() == (6,)
+                assert await cursor.fetch(100) == [(7,), (8,), (9,), (10,)]
+                assert (await cursor.fetchrow(), await cursor.forward(1)) == (None, 0)
+                await cursor.close()
+                statement = await c.prepare("SELECT $1::text AS t")
+                assert [row async for row in statement.cursor("y")] == [("y",)]
+                with pytest.raises(errors.DataError):
+                    await c.cursor(query, "x")
+                with pytest.raises(errors.InterfaceError):
+                    await other.fetch(0)
+            with pytest.raises(errors.InterfaceError, match="inside a transaction"):
+                await c.cursor(query, 1)
+
+    run(main())
