@@ -126,8 +126,8 @@ done:
 
 /* ---- ranges ------------------------------------------------------------------------------ */
 
-static PyObject *
-range_read(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
+PyObject *
+gio_pg_range_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
 {
     const char *end = data + len;
     if (len < 1 || codec->decoder == NULL)
@@ -147,12 +147,6 @@ range_read(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
     return range;
 }
 
-PyObject *
-gio_pg_range_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
-{
-    return range_read(st, codec, data, len);
-}
-
 static int
 truth_of(PyObject *object, const char *name)
 {
@@ -167,6 +161,10 @@ gio_pg_range_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *
 {
     PyObject *range = NULL, *lower = NULL, *upper = NULL;
     int rc = -1;
+    if (codec->decoder == NULL) {
+        PyErr_SetString(PyExc_TypeError, "this codec has no class of ranges");
+        return -1;
+    }
     if (PyTuple_Check(value) || PyList_Check(value)) { /* its bounds */
         PyObject *bounds = PySequence_Tuple(value);
         range = bounds == NULL ? NULL : PyObject_Call(codec->decoder, bounds, NULL);

@@ -544,7 +544,10 @@ watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
     gio_pg_step(c, event < REQUEST ? (int)event : 0);
     const GioAPI *api = c->st->api;
     PyObject *waiters[AT_ONCE];
-    int n = collect_done(c, waiters, true), rc = 0;
+    /* A reader that is about to be removed, in the thread of a loop that has lost the connection,
+     * may fire once more: then whoever waits is in another one. */
+    bool direct = c->loop != NULL && c->loop_thread == PyThread_get_thread_ident();
+    int n = collect_done(c, waiters, direct), rc = 0;
     Py_DECREF(c);
     for (int i = 0; i < n; i++) {
         if (rc == 0)

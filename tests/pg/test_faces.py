@@ -126,3 +126,22 @@ def test_from_one_loop_to_the_next_and_to_plain_code(loop_kind, dsn):
     Run(loop_kind)(second(c))
     assert c.fetchval("SELECT 4").run() == 4
     c.terminate()
+
+
+def test_two_loops_in_threads_share_a_connection(dsn):
+    c = asyncio.run(aio.connect(dsn))
+    done = []
+
+    async def queries(i):
+        for _ in range(100):
+            done.append((i, await c.fetchval("SELECT $1::int", i)))
+            await asyncio.sleep(0.0003 * i)
+
+    threads = [threading.Thread(target=lambda i=i: asyncio.run(queries(i))) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(done) == [(i, i) for i in range(3) for _ in range(100)]
+    assert c.fetchval("SELECT 1").run() == 1
+    c.terminate()
