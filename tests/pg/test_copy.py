@@ -73,18 +73,22 @@ def test_records(run, connect):
 def test_a_slow_taker_holds_the_server(run, connect):
     async def main():
         taken = 0
+        go_on = asyncio.Event()
 
         async def slowly(chunk):
             nonlocal taken
             taken += len(chunk)
-            await asyncio.sleep(0.001)
+            await go_on.wait()
 
         async with connect() as c, connect() as other, Ticker():
+            # More than the sockets' buffers hold.
             query = "SELECT repeat('x', 1000) FROM generate_series(1, 20000)"
             task = asyncio.create_task(c.copy_from_query(query, output=slowly))
-            await asyncio.sleep(0.1)
             state = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1"
-            assert await other.fetchval(state, c.get_server_pid()) == "ClientWrite"
+            while await other.fetchval(state, c.get_server_pid()) != "ClientWrite":
+                await asyncio.sleep(0.01)
+            assert taken < 1_000_000
+            go_on.set()
             assert await task == "COPY 20000"
             assert taken == 20000 * 1001
 
