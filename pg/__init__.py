@@ -17,6 +17,7 @@ if __name__ != "greenletio.pg":
 from greenletio._pg import Record
 from greenletio.pg import errors, rows
 from greenletio.pg._connection import Connection, connect
+from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Column, Cursor
 from greenletio.pg._errors import (
     DatabaseError,
@@ -52,6 +53,7 @@ __all__ = (
     "Circle",
     "Column",
     "Connection",
+    "Copy",
     "Cursor",
     "DATETIME",
     "DataError",

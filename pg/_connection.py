@@ -16,6 +16,7 @@ from greenletio._lock import FairLock
 from greenletio.pg import _errors, _json, rows
 from greenletio.pg._connect import connect_sync
 from greenletio.pg._conninfo import options_of
+from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
 from greenletio.pg._query import is_script, prepare
 from greenletio.pg.errors import InterfaceError, ProgrammingError
@@ -100,6 +101,15 @@ class Connection(Generic[Row]):
                 values = [row[1] for row in group]
                 total += raw._op("many", "nothing", sql, values, oids=oids).run()
         return total
+
+    @contextmanager
+    def _copying(self, sql: str) -> Iterator[Copy]:
+        """A COPY, which has the connection for itself until the block ends."""
+        raw = self._raw
+        with self._lock:
+            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
+                raw._op("script", "status", "BEGIN").run()
+            yield Copy(raw, sql)
 
     def _command(self, sql: str) -> None:
         self._raw._op("script", "status", sql).run()

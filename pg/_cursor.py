@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from greenletio._pg import BUILTIN
 from greenletio.pg import _text
+from greenletio.pg._copy import Copy
 from greenletio.pg.errors import InterfaceError, ProgrammingError
 
 if TYPE_CHECKING:
@@ -91,6 +93,17 @@ class Cursor(Generic[Row]):
         self._results = [self.connection._run(query, one, None)[0] for one in params_seq]
         if self._results:
             self._set(self._results.pop(0))
+
+    @contextmanager
+    def copy(self, sql: str) -> Iterator[Copy]:
+        """A COPY … FROM STDIN or TO STDOUT: ``with cursor.copy(sql) as copy: copy.write(…)``."""
+        self._check()
+        self._set(None)
+        self._results = []
+        with self.connection._copying(sql) as copy, copy:
+            yield copy
+        if copy.status is not None:
+            self._set((None, None, copy.status))
 
     def nextset(self) -> bool | None:
         """Go on to the next result; None if there is none."""

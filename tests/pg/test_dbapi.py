@@ -251,3 +251,39 @@ def test_a_connection_that_is_dropped_says_so(dsn):
     with pytest.warns(ResourceWarning, match="unclosed"):
         c = pg.connect(dsn)
         del c
+
+
+def test_copy(sync):
+    cursor = sync.execute("CREATE TEMP TABLE t (a int, b text, c bytea, d bool)")
+    row = (1, "tab\t\\ new\nline", b"\0\xff", True)
+    with cursor.copy("COPY t FROM STDIN") as copy:
+        copy.write_row(row)
+        copy.write("2\t\\N\t\\")
+        copy.write(b"\\x00\tf\n")
+    assert (cursor.rowcount, cursor.statusmessage) == (2, "COPY 2")
+    assert cursor.execute("SELECT * FROM t").fetchall() == [row, (2, None, b"\0", False)]
+    with cursor.copy("COPY t (a, d) TO STDOUT WITH (FORMAT csv)") as copy:
+        assert b"".join(copy) == b"1,t\n2,f\n"
+    assert cursor.rowcount == 2
+    sync.commit()
+    with pytest.raises(ZeroDivisionError):
+        with cursor.copy("COPY t FROM STDIN") as copy:
+            copy.write_row((3, None, None, None))
+            raise ZeroDivisionError
+    sync.rollback()
+    with pytest.raises(errors.InvalidTextRepresentation):
+        with cursor.copy("COPY t FROM STDIN") as copy:
+            copy.write("x")
+    sync.rollback()
+    with cursor.copy("COPY (SELECT generate_series(1, 1000000)) TO STDOUT") as copy:
+        assert copy.read().startswith(b"1\n2\n")
+    sync.rollback()
+    with pytest.raises(pg.InterfaceError, match="takes a COPY"):
+        with cursor.copy("SELECT 1"):
+            pass
+    sync.rollback()
+    with pytest.raises(pg.InterfaceError, match="gives data"):
+        with cursor.copy("COPY t TO STDOUT") as copy:
+            copy.write(b"x")
+    sync.rollback()
+    assert cursor.execute("SELECT count(*) FROM t").fetchone() == (2,)
