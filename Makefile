@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-pythons build asan leaks soak lint types fmt bench bench-core bench-loop clean
+.PHONY: help demo test test-all test-asyncio test-pythons build asan leaks soak lint types fmt bench bench-core bench-loop bench-pg clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -64,7 +64,7 @@ lint: ## ruff, clang-format, and docker-compose.yml against its schema
 types: ## mypy, and the stubs of the C modules against the modules
 	@$(BOOTSTRAP) test lint
 	$(RUN)/mypy -p greenletio
-	$(RUN)/python -m mypy.stubtest greenletio._core
+	$(RUN)/python -m mypy.stubtest greenletio._core greenletio._pg
 
 fmt: ## lay the sources out
 	@$(BOOTSTRAP) lint
@@ -72,7 +72,7 @@ fmt: ## lay the sources out
 	$(RUN)/ruff format
 	$(RUN)/clang-format -i $(C_FILES)
 
-bench: bench-core bench-loop ## every benchmark
+bench: bench-core bench-loop bench-pg ## every benchmark
 
 bench-core: ## the bridge and psycopg2 against their peers (ARGS="--json PATH")
 	@$(BOOTSTRAP) bench
@@ -81,6 +81,10 @@ bench-core: ## the bridge and psycopg2 against their peers (ARGS="--json PATH")
 bench-loop: ## event loops against each other (ARGS="--only 'protocol-*' --json PATH")
 	@$(BOOTSTRAP) bench
 	$(RUN)/python -m benchmarks.loop $(ARGS)
+
+bench-pg: ## PostgreSQL drivers against each other (ARGS="--only 'select1-*' --json PATH")
+	@$(BOOTSTRAP) bench
+	$(RUN)/python -m benchmarks.pg $(ARGS)
 
 clean: ## remove what building and running made
 	rm -rf build dist *.egg-info .venv .venvs greenletio/*.so greenletio/green greenletio/pg

@@ -1,4 +1,4 @@
-"""Builds the two C extensions and lays out the package.
+"""Builds the C extensions and lays out the package.
 
 What is declared, not computed, stands in pyproject.toml. The environment decides two things:
 GREENLETIO_WERROR=1 makes warnings errors; GREENLETIO_SANITIZE=1 builds under AddressSanitizer and
@@ -81,7 +81,7 @@ def libevent_include():
 
 
 def libpq_include():
-    """The folder that holds libpq-fe.h. The library itself is opened at run time."""
+    """The folder that holds libpq-fe.h."""
     folders = [
         ask("pg_config", "--includedir"),
         *pkg_config_includes("libpq"),
@@ -94,8 +94,16 @@ def libpq_include():
     )
 
 
-def extension(name, folders, include_dirs, **options):
+def libpq_library():
+    """The folder that holds libpq itself, as a list; empty if the linker looks there anyway."""
+    folders = [ask("pg_config", "--libdir")]
+    folders += [flag[2:] for flag in ask("pkg-config", "--libs-only-L", "libpq").split()]
+    return [folder for folder in folders if folder and glob(f"{folder}/libpq.*")]
+
+
+def extension(name, folders, include_dirs, more=(), **options):
     sources = sorted(file for folder in folders for file in glob(f"csrc/{folder}/*.c"))
+    sources += more
     return Extension(
         name,
         sources,
@@ -115,7 +123,16 @@ def extensions():
             [greenlet_include(), *libevent_include()],
             libraries=["event_core"],
         ),
+        # The psycopg2 patch uses the libpq that psycopg2 has loaded: it is not linked.
         extension("greenletio._pq", ["pq"], [libpq_include()]),
+        extension(
+            "greenletio._pg",
+            ["pg"],
+            [libpq_include()],
+            more=["csrc/pq/request.c"],
+            libraries=["pq"],
+            library_dirs=libpq_library(),
+        ),
     ]
 
 

@@ -1,8 +1,144 @@
-"""greenletio.pg: a PostgreSQL driver for sync and async code. It is not written yet."""
+"""greenletio.pg: PostgreSQL for sync code, by the DB-API 2.0 and psycopg's conventions.
+
+On libpq, with its connection strings, service files, .pgpass, every sslmode and authentication. The
+same driver for tasks, by asyncpg's names, is ``greenletio.pg.aio``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time as _time
 
 if __name__ != "greenletio.pg":
     raise ImportError(
         f"pg/ is the source of greenletio.pg and was imported as {__name__!r}: import greenletio.pg"
     )
 
-__all__ = ()
+from greenletio._pg import Record
+from greenletio.pg import errors, rows
+from greenletio.pg._connection import Connection, connect
+from greenletio.pg._copy import Copy
+from greenletio.pg._cursor import Column, Cursor
+from greenletio.pg._errors import (
+    DatabaseError,
+    DataError,
+    Diagnostic,
+    Error,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+    Warning,
+)
+from greenletio.pg._json import Json, Jsonb
+from greenletio.pg._range import Range
+from greenletio.pg._values import (
+    BitString,
+    Box,
+    Circle,
+    Line,
+    LineSegment,
+    Path,
+    Point,
+    Polygon,
+)
+
+__all__ = (
+    "BINARY",
+    "Binary",
+    "BitString",
+    "Box",
+    "Circle",
+    "Column",
+    "Connection",
+    "Copy",
+    "Cursor",
+    "DATETIME",
+    "DataError",
+    "DatabaseError",
+    "Date",
+    "DateFromTicks",
+    "Diagnostic",
+    "Error",
+    "IntegrityError",
+    "InterfaceError",
+    "InternalError",
+    "Json",
+    "Jsonb",
+    "Line",
+    "LineSegment",
+    "NUMBER",
+    "NotSupportedError",
+    "OperationalError",
+    "Path",
+    "Point",
+    "Polygon",
+    "ProgrammingError",
+    "ROWID",
+    "Range",
+    "Record",
+    "STRING",
+    "Time",
+    "TimeFromTicks",
+    "Timestamp",
+    "TimestampFromTicks",
+    "Warning",
+    "apilevel",
+    "connect",
+    "errors",
+    "paramstyle",
+    "rows",
+    "threadsafety",
+)
+
+apilevel = "2.0"
+threadsafety = 2
+paramstyle = "pyformat"
+
+
+class _TypeGroup:
+    """Equal to the type codes of a kind of columns."""
+
+    def __init__(self, name: str, *oids: int) -> None:
+        self._name = name
+        self._oids = frozenset(oids)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int):
+            return other in self._oids
+        return self is other
+
+    def __hash__(self) -> int:
+        return hash(self._oids)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+STRING = _TypeGroup("STRING", 18, 19, 25, 1042, 1043)
+BINARY = _TypeGroup("BINARY", 17)
+NUMBER = _TypeGroup("NUMBER", 20, 21, 23, 700, 701, 1700)
+DATETIME = _TypeGroup("DATETIME", 1082, 1083, 1114, 1184, 1186, 1266)
+ROWID = _TypeGroup("ROWID", 26)
+
+Date = datetime.date
+Time = datetime.time
+Timestamp = datetime.datetime
+Binary = bytes
+
+
+def DateFromTicks(ticks: float) -> datetime.date:
+    """The local date of a number of seconds since the epoch."""
+    return datetime.date(*_time.localtime(ticks)[:3])
+
+
+def TimeFromTicks(ticks: float) -> datetime.time:
+    """The local time of a number of seconds since the epoch."""
+    return datetime.time(*_time.localtime(ticks)[3:6])
+
+
+def TimestampFromTicks(ticks: float) -> datetime.datetime:
+    """The local date and time of a number of seconds since the epoch."""
+    return datetime.datetime(*_time.localtime(ticks)[:6])

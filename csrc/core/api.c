@@ -95,6 +95,13 @@ api_waiter_set(PyObject *waiter)
     }
 }
 
+static int
+api_waiter_wake(PyObject *waiter)
+{
+    GioWaiter *w = (GioWaiter *)waiter;
+    return gio_waiter_finish(w, GIO_SET, NULL) ? gio_waiter_wake(w, true) : 0;
+}
+
 static PyObject *
 api_shield(int on)
 {
@@ -131,6 +138,7 @@ static const GioAPI api = {
     .waiter_new = api_waiter_new,
     .waiter_wait = api_waiter_wait,
     .waiter_set = api_waiter_set,
+    .waiter_wake = api_waiter_wake,
     .shield = api_shield,
 };
 

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define GIO_API_VERSION 1
+#define GIO_API_VERSION 2
 #define GIO_API_CAPSULE "greenletio._core._C_API"
 
 /* Events to wait for, and the answer. Errors and hang-ups are reported as the
@@ -66,6 +66,11 @@ typedef struct {
     PyObject *(*waiter_new)(void);
     int (*waiter_wait)(PyObject *waiter, int64_t deadline);
     void (*waiter_set)(PyObject *waiter);
+
+    /* The same, and whoever waits goes on before this returns. Only from a callback of the
+     * loop that the waiter is waited on in, with no task or greenlet of it running, and as the
+     * last thing that callback does. -1 only for KeyboardInterrupt and SystemExit. */
+    int (*waiter_wake)(PyObject *waiter);
 
     /* While `on`, the current greenlet's waits are not interrupted by
      * cancellation or by enclosing timeouts: a cancellation that arrives is kept and

@@ -17,6 +17,7 @@
 
 #include "core/api.h"
 #include "pq/libpq.h"
+#include "pq/request.h"
 
 typedef struct GioPqNode GioPqNode;
 
@@ -158,16 +159,6 @@ int gio_pq_cancel(GioPqState *st, GioPqConn *c);
 void gio_pq_chain(PyObject *exc, PyObject *context);
 /* Raise c->pending, the exception that is set as its context. */
 void gio_pq_raise_pending(GioPqConn *c);
-
-/* request.c: one cancel request, on a connection of its own */
-typedef struct GioPqRequest GioPqRequest;
-/* NULL if it cannot be made now; no exception is set. */
-GioPqRequest *gio_pq_request_start(const GioLibpq *pq, PGconn *pg);
-/* 1 delivered, 0 not yet (then wait for *events on *fd), -1 failed (see error). */
-int gio_pq_request_step(GioPqRequest *req, int *fd, int *events);
-const char *gio_pq_request_error(GioPqRequest *req);
-/* Give it up, finished or not. */
-void gio_pq_request_free(const GioAPI *api, GioPqRequest *req);
 
 /* guard.c */
 enum {

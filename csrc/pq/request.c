@@ -5,12 +5,13 @@
  * that hangs (its server is frozen) can be left behind: the job is freed by
  * whoever of the two drops it last, and so the pipe stays open until then.
  */
-#include "pq/pq.h"
+#include "pq/request.h"
 
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <unistd.h>
 

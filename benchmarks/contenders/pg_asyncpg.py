@@ -1,0 +1,58 @@
+"""asyncpg, and what has its API."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from typing import Any
+
+from benchmarks.contenders._queries import QUERIES, SETUP, check_rows
+from benchmarks.meter import Meter
+
+
+class Contender:
+    packages: tuple[str, ...] = ("asyncpg", "uvloop")
+    module = "asyncpg"
+
+    async def _connect(self) -> Any:
+        return await importlib.import_module(self.module).connect(os.environ["DATABASE_URL"])
+
+    async def fetch(self, meter: Meter, n: int, query: str, tasks: int) -> None:
+        """n queries in all, by so many tasks, each on a connection of its own."""
+        sql, args, _ = QUERIES[query]
+        connections = [await self._connect() for _ in range(tasks)]
+        for connection in connections if query == "by_key" else ():
+            for statement in SETUP:
+                await connection.execute(statement)
+        rows: Any = None
+
+        async def work(connection: Any, count: int) -> None:
+            nonlocal rows
+            for _ in range(count):
+                rows = await connection.fetch(sql, *args)
+
+        for count in meter.phases(n):
+            each = max(count // tasks, 1)
+            await asyncio.gather(*(work(connection, each) for connection in connections))
+        check_rows(query, rows)
+        for connection in connections:
+            await connection.close()
+
+    async def executemany(self, meter: Meter, n: int) -> None:
+        connection = await self._connect()
+        await connection.execute("CREATE TEMP TABLE bench_many (a int, b text)")
+        rows = [(i, f"text {i}") for i in range(1000)]
+        for count in meter.phases(n):
+            for _ in range(count):
+                await connection.executemany("INSERT INTO bench_many VALUES ($1, $2)", rows)
+        await connection.close()
+
+    async def copy_in(self, meter: Meter, n: int) -> None:
+        connection = await self._connect()
+        await connection.execute("CREATE TEMP TABLE bench_copy (a int, b text, c float8)")
+        rows = [(i, f"text {i}", i / 3) for i in range(10_000)]
+        for count in meter.phases(n):
+            for _ in range(count):
+                await connection.copy_records_to_table("bench_copy", records=rows)
+        await connection.close()

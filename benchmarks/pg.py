@@ -1,0 +1,78 @@
+"""PostgreSQL drivers side by side: ``python -m benchmarks.pg``.
+
+What is compared is the client's CPU time per query; wall time, which the server has the larger part
+of, stands beside it. Every driver runs on uvloop; greenletio on its own loop, too.
+"""
+
+from __future__ import annotations
+
+from benchmarks import run
+from benchmarks.contenders._queries import QUERIES
+from benchmarks.plan import Bench, Contender, Goal, Plan
+
+CONTENDERS = {
+    "ours": Contender("greenletio", module="pg_ours", loop="uvloop"),
+    "ours-own": Contender("greenletio, own loop", module="pg_ours", loop="greenletio"),
+    "asyncpg": Contender(
+        "asyncpg", "drivers", ("asyncpg>=0.30",), module="pg_asyncpg", loop="uvloop"
+    ),
+}
+
+TITLES = {
+    "select1": "SELECT 1 + 1",
+    "by_key": "a row of 8 columns by its key",
+    "series": "1000 integers",
+    "pg_type": "pg_type, 12 columns",
+    "bytea": "100 times 1 KiB of bytea",
+    "arrays": "100 arrays of 100 integers",
+    "mixed": "1000 rows of 8 columns",
+}
+
+FETCHES = [
+    Bench(
+        f"{query}-{tasks}",
+        f"{TITLES[query]}, {tasks} task{'s' if tasks > 1 else ''}",
+        "fetch",
+        "us",
+        postgres=True,
+        multiple=tasks,
+        args={"query": query, "tasks": tasks},
+    )
+    for query in QUERIES
+    for tasks in (1, 10)
+]
+OTHERS = [
+    Bench("executemany", "executemany of 1000 rows", "executemany", "us", postgres=True),
+    Bench("copy-in", "COPY of 10,000 records in", "copy_in", "us", postgres=True),
+]
+
+GOALS = [
+    *(
+        Goal(f"{query}-10", "asyncpg", "ours", ">=", limit)
+        for query, limit in {
+            "select1": 1.25,
+            "by_key": 1.25,
+            "series": 2.0,
+            "pg_type": 1.3,
+            "bytea": 1.0,
+            "arrays": 1.1,
+            "mixed": 1.5,
+        }.items()
+    ),
+    Goal("executemany", "asyncpg", "ours", ">=", 1.1),
+    Goal("copy-in", "asyncpg", "ours", ">=", 1.1),
+]
+
+PLAN = Plan(
+    "python -m benchmarks.pg",
+    __doc__,
+    CONTENDERS,
+    [*FETCHES, *OTHERS],
+    GOALS,
+    sample_ms=50,
+    wall=True,
+    mean_against="asyncpg",
+)
+
+if __name__ == "__main__":
+    raise SystemExit(run.main(PLAN))

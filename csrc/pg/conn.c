@@ -1,0 +1,531 @@
+/* Connection: one session with a server, for sync and async code alike.
+ *
+ * What takes time is an Op, which the methods here only make. The classes of greenletio.pg are
+ * built on this type: aio.Connection is a subclass of it, the DB-API's has one.
+ */
+#include "pg/pg.h"
+
+#include <stddef.h>
+#include <structmember.h>
+
+#define CANCEL_NS INT64_C(5000000000)
+
+void
+gio_pg_conn_tell(GioPgConn *c, const char *kind, PyObject *value)
+{
+    if (c->on_event == NULL)
+        return;
+    PyObject *exc = gio_err_take(), *callback = Py_NewRef(c->on_event);
+    PyObject *answer = PyObject_CallFunction(callback, "sO", kind, value);
+    if (answer == NULL)
+        PyErr_WriteUnraisable(callback);
+    Py_XDECREF(answer);
+    Py_DECREF(callback);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+/* The end of an operation whose connection is dropped. */
+static PyObject *
+end_of(GioPgConn *c, PyObject *error)
+{
+    if (error != NULL)
+        return Py_NewRef(error);
+    PyObject *made = NULL;
+    if (c->frozen)
+        gio_pg_error_set("OperationalError", "the server did not end a cancelled query in time: "
+                                             "the connection was closed");
+    else
+        made = gio_pg_error_lost(c);
+    return made != NULL ? made : gio_err_take();
+}
+
+void
+gio_pg_conn_drop(GioPgConn *c, PyObject *error)
+{
+    PGconn *pg = c->pg;
+    if (c->phase == GIO_PG_CLOSED || c->phase == GIO_PG_NEW)
+        return;
+    PyObject *exc = gio_err_take();
+    Py_INCREF(c);
+    gio_pg_cancel_end(c);
+    gio_pg_disarm(c);
+    while (c->first != NULL) {
+        PyObject *end = end_of(c, error);
+        gio_pg_copy_ended(c->first, end);
+        gio_pg_op_finish(c->first, NULL, end);
+    }
+    c->phase = GIO_PG_CLOSED;
+    c->lost = c->frozen = c->unflushed = c->discard_copy = false;
+    c->pg = NULL;
+    PyDict_Clear(c->cache);
+    int fd = PQsocket(pg);
+    if (fd >= 0)
+        c->st->api->fd_closing(fd);
+    PQfinish(pg);
+    gio_pg_conn_tell(c, "closed", Py_None);
+    gio_pg_rearm(c);
+    Py_DECREF(c);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+/* ---- making operations ---------------------------------------------------------------- */
+
+/* Seconds, or None: no limit. -2 with an exception. */
+static double
+as_timeout(PyObject *seconds)
+{
+    if (seconds == NULL || seconds == Py_None)
+        return -1;
+    double value = PyFloat_AsDouble(seconds);
+    if (value == -1.0 && PyErr_Occurred())
+        return -2;
+    return value < 0 ? 0 : value;
+}
+
+typedef struct {
+    PyObject *timeout, *record_class, *column;
+} Options;
+
+static int
+read_options(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *what,
+             GioPgWant want, Options *options)
+{
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i), *value = args[nargs + i];
+        if (PyUnicode_CompareWithASCIIString(name, "timeout") == 0)
+            options->timeout = value;
+        else if (want != GIO_PG_STATUS && want != GIO_PG_VALUE &&
+                 PyUnicode_CompareWithASCIIString(name, "record_class") == 0)
+            options->record_class = value;
+        else if (want == GIO_PG_VALUE && PyUnicode_CompareWithASCIIString(name, "column") == 0)
+            options->column = value;
+        else {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", what,
+                         name);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+set_record_class(GioPgOp *op, PyObject *record_class)
+{
+    GioPgState *st = op->conn->st;
+    if (record_class == NULL || record_class == Py_None)
+        record_class = op->conn->record_class;
+    if (record_class == NULL || record_class == (PyObject *)st->record_type)
+        return 0;
+    if (!PyType_Check(record_class) ||
+        !PyType_IsSubtype((PyTypeObject *)record_class, st->record_type)) {
+        gio_pg_error_set("InterfaceError",
+                         "record_class is expected to be a subclass of Record, got %R",
+                         record_class);
+        return -1;
+    }
+    op->record_class = Py_NewRef(record_class);
+    return 0;
+}
+
+/* execute, fetch, fetchrow, fetchval: (query, *args, **options) */
+static PyObject *
+make_query(GioPgConn *c, const char *what, GioPgWant want, PyObject *const *args, Py_ssize_t nargs,
+           PyObject *kwnames)
+{
+    Options options = {NULL, NULL, NULL};
+    if (nargs < 1 || !PyUnicode_Check(args[0])) {
+        PyErr_Format(PyExc_TypeError, "%s() takes the text of a query", what);
+        return NULL;
+    }
+    if (read_options(args, nargs, kwnames, what, want, &options) < 0)
+        return NULL;
+    PyObject *seconds = options.timeout == NULL ? c->timeout : options.timeout;
+    double timeout = as_timeout(seconds);
+    if (timeout == -2)
+        return NULL;
+    bool script = want == GIO_PG_STATUS && nargs == 1;
+    PyObject *params = script ? NULL : PyTuple_New(nargs - 1);
+    if (!script && params == NULL)
+        return NULL;
+    for (Py_ssize_t i = 1; i < nargs; i++)
+        PyTuple_SET_ITEM(params, i - 1, Py_NewRef(args[i]));
+    GioPgOp *op =
+        gio_pg_op_new(c, script ? GIO_PG_SCRIPT : GIO_PG_QUERY, want, args[0], params, timeout);
+    Py_XDECREF(params);
+    if (op == NULL)
+        return NULL;
+    if (options.column != NULL) {
+        op->column = PyNumber_AsSsize_t(options.column, PyExc_IndexError);
+        if (op->column == -1 && PyErr_Occurred())
+            goto error;
+    }
+    if (set_record_class(op, options.record_class) < 0)
+        goto error;
+    return (PyObject *)op;
+
+error:
+    Py_DECREF(op);
+    return NULL;
+}
+
+static PyObject *
+conn_execute(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return make_query(c, "execute", GIO_PG_STATUS, args, nargs, kwnames);
+}
+
+static PyObject *
+conn_fetch(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return make_query(c, "fetch", GIO_PG_RECORDS, args, nargs, kwnames);
+}
+
+static PyObject *
+conn_fetchrow(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return make_query(c, "fetchrow", GIO_PG_RECORD, args, nargs, kwnames);
+}
+
+static PyObject *
+conn_fetchval(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return make_query(c, "fetchval", GIO_PG_VALUE, args, nargs, kwnames);
+}
+
+static const char *const kinds[] = {"connect", "query",     "script",     "prepare",  "many",
+                                    "copy",    "copy_read", "copy_write", "copy_end", "finish"};
+static const char *const wants[] = {"status", "records",   "record", "value",
+                                    "tuples", "statement", "nothing"};
+
+static int
+find_word(const char *const *words, int n, const char *word)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(words[i], word) == 0)
+            return i;
+    PyErr_Format(PyExc_ValueError, "%s is not an operation", word);
+    return -1;
+}
+
+/* op(kind, want, sql, args=None, *, oids, statement, timeout, record_class, column) */
+static PyObject *
+conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"kind",    "want",         "sql",    "args",    "oids", "statement",
+                               "timeout", "record_class", "column", "session", NULL};
+    const char *kind_word, *want_word;
+    PyObject *sql, *params = Py_None, *oids = Py_None, *statement = Py_None, *seconds = Py_None;
+    PyObject *record_class = Py_None, *session = Py_None;
+    Py_ssize_t column = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ssU|O$OOOOnO:op", keywords, &kind_word,
+                                     &want_word, &sql, &params, &oids, &statement, &seconds,
+                                     &record_class, &column, &session))
+        return NULL;
+    int kind = find_word(kinds, 10, kind_word), want = find_word(wants, 7, want_word);
+    double timeout = as_timeout(seconds);
+    if (kind < 0 || want < 0 || timeout == -2)
+        return NULL;
+    if ((params != Py_None && kind < GIO_PG_MANY && !PyTuple_CheckExact(params)) ||
+        (oids != Py_None && (!PyBytes_Check(oids) || PyBytes_GET_SIZE(oids) % sizeof(Oid))) ||
+        (statement != Py_None && !Py_IS_TYPE(statement, c->st->statement_type)) ||
+        (session != Py_None) != (kind >= GIO_PG_COPY_READ && kind <= GIO_PG_COPY_END) ||
+        (session != Py_None && !Py_IS_TYPE(session, c->st->op_type)) ||
+        (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT)) {
+        PyErr_SetString(PyExc_TypeError, "these arguments do not make an operation");
+        return NULL;
+    }
+    GioPgOp *op = gio_pg_op_new(c, (GioPgKind)kind, (GioPgWant)want, sql,
+                                params == Py_None ? NULL : params, timeout);
+    if (op == NULL)
+        return NULL;
+    op->oids = oids == Py_None ? NULL : Py_NewRef(oids);
+    op->stmt = statement == Py_None ? NULL : (GioPgStatement *)Py_NewRef(statement);
+    op->session = session == Py_None ? NULL : (GioPgOp *)Py_NewRef(session);
+    op->column = column;
+    if (set_record_class(op, record_class) < 0)
+        Py_CLEAR(op);
+    return (PyObject *)op;
+}
+
+static PyObject *
+conn_terminate(GioPgConn *c, PyObject *Py_UNUSED(ignored))
+{
+    gio_pg_conn_drop(c, NULL);
+    gio_pg_wake(c);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+conn_forget_codecs(GioPgConn *c, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    if (c->advancing) /* a codec is at work with them */
+        return gio_pg_error_set("InterfaceError", "a codec must not change codecs");
+    while (PyDict_Next(c->cache, &at, &key, &value))
+        gio_pg_statement_unresolve((GioPgStatement *)value);
+    Py_RETURN_NONE;
+}
+
+/* ---- what is known of it -------------------------------------------------------------------- */
+
+static PyObject *
+conn_is_closed(GioPgConn *c, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(c->phase == GIO_PG_CLOSED || c->phase == GIO_PG_NEW);
+}
+
+static PyObject *
+conn_parameter(GioPgConn *c, PyObject *name)
+{
+    const char *utf8 = PyUnicode_AsUTF8(name);
+    if (utf8 == NULL)
+        return NULL;
+    const char *value = c->pg == NULL ? NULL : PQparameterStatus(c->pg, utf8);
+    if (value == NULL)
+        Py_RETURN_NONE;
+    return PyUnicode_DecodeUTF8(value, (Py_ssize_t)strlen(value), "replace");
+}
+
+static PyObject *
+conn_options(GioPgConn *c, PyObject *Py_UNUSED(ignored))
+{
+    PQconninfoOption *all = c->pg == NULL ? NULL : PQconninfo(c->pg);
+    PyObject *dict = PyDict_New();
+    for (PQconninfoOption *o = all; dict != NULL && o != NULL && o->keyword != NULL; o++) {
+        if (o->val == NULL || strchr(o->dispchar, '*') != NULL) /* not set, or secret */
+            continue;
+        PyObject *value = PyUnicode_DecodeUTF8(o->val, (Py_ssize_t)strlen(o->val), "replace");
+        if (value == NULL || PyDict_SetItemString(dict, o->keyword, value) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(value);
+    }
+    PQconninfoFree(all);
+    return dict;
+}
+
+static PyObject *
+conn_get_transaction_status(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(c->pg == NULL ? PQTRANS_UNKNOWN : PQtransactionStatus(c->pg));
+}
+
+static PyObject *
+conn_get_pid(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(c->pg == NULL ? 0 : PQbackendPID(c->pg));
+}
+
+static PyObject *
+conn_get_server_version(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(c->pg == NULL ? 0 : PQserverVersion(c->pg));
+}
+
+static PyObject *
+conn_get_fd(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(c->pg == NULL ? -1 : PQsocket(c->pg));
+}
+
+static PyObject *
+conn_get_busy(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(c->first != NULL || c->cancelling);
+}
+
+static PyObject *
+conn_get_cancel_timeout(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyFloat_FromDouble((double)c->cancel_time / 1e9);
+}
+
+static int
+conn_set_cancel_timeout(GioPgConn *c, PyObject *value, void *Py_UNUSED(closure))
+{
+    double seconds = value == NULL ? -1 : PyFloat_AsDouble(value);
+    if (PyErr_Occurred())
+        return -1;
+    if (!(seconds >= 0 && seconds < 1e9)) {
+        PyErr_SetString(PyExc_ValueError, "a number of seconds is required");
+        return -1;
+    }
+    c->cancel_time = (int64_t)(seconds * 1e9);
+    return 0;
+}
+
+/* ---- lifetime -------------------------------------------------------------------------------- */
+
+static PyObject *
+conn_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    GioPgConn *c = (GioPgConn *)type->tp_alloc(type, 0);
+    if (c == NULL)
+        return NULL;
+    c->st = gio_pg_state_of((PyObject *)c);
+    c->fd = c->request_fd = c->request_wait_fd = -1;
+    c->done_tail = &c->done;
+    c->cancel_time = CANCEL_NS;
+    c->cache_size = 100;
+    c->cacheable_size = 15 * 1024;
+    c->cache = PyDict_New();
+    c->codecs = PyDict_New();
+    c->watch = c->st == NULL ? NULL : gio_pg_watch_new(c);
+    if (c->cache == NULL || c->codecs == NULL || c->watch == NULL)
+        Py_CLEAR(c);
+    return (PyObject *)c;
+}
+
+static int
+conn_traverse(GioPgConn *c, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(c));
+    for (GioPgOp *op = c->first; op != NULL; op = op->next)
+        Py_VISIT(op);
+    for (GioPgOp *op = c->done; op != NULL; op = op->next)
+        Py_VISIT(op);
+    Py_VISIT(c->cache);
+    Py_VISIT(c->codecs);
+    Py_VISIT(c->introspect);
+    Py_VISIT(c->notices);
+    Py_VISIT(c->on_event);
+    Py_VISIT(c->record_class);
+    Py_VISIT(c->timeout);
+    Py_VISIT(c->loop);
+    Py_VISIT(c->watch);
+    Py_VISIT(c->cancel_timer);
+    return 0;
+}
+
+static int
+conn_clear(GioPgConn *c)
+{
+    if (c->st != NULL) {
+        gio_pg_conn_drop(c, NULL);
+        gio_pg_wake(c);
+    }
+    Py_CLEAR(c->cache);
+    Py_CLEAR(c->codecs);
+    Py_CLEAR(c->introspect);
+    Py_CLEAR(c->notices);
+    Py_CLEAR(c->on_event);
+    Py_CLEAR(c->record_class);
+    Py_CLEAR(c->timeout);
+    Py_CLEAR(c->loop);
+    return 0;
+}
+
+static void
+conn_finalize(GioPgConn *c)
+{
+    PyObject *exc = gio_err_take();
+    gio_pg_conn_drop(c, NULL);
+    gio_pg_wake(c);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+static void
+conn_dealloc(GioPgConn *c)
+{
+    PyTypeObject *type = Py_TYPE(c);
+    if (PyObject_CallFinalizerFromDealloc((PyObject *)c) < 0)
+        return;
+    PyObject_GC_UnTrack(c);
+    if (c->weakrefs != NULL)
+        PyObject_ClearWeakRefs((PyObject *)c);
+    if (c->watch != NULL)
+        gio_pg_watch_forget(c->watch);
+    Py_SET_REFCNT(c, 1); /* closing it takes references and gives them back */
+    conn_clear(c);
+    Py_SET_REFCNT(c, 0);
+    gio_buf_free(&c->out);
+    Py_CLEAR(c->watch);
+    type->tp_free(c);
+    Py_DECREF(type);
+}
+
+#define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
+#define QUERY METH_FASTCALL | METH_KEYWORDS
+
+static PyMethodDef conn_methods[] = {
+    {"execute", METHOD(conn_execute), QUERY,
+     "execute($self, query, /, *args, timeout=None)\n--\n\n"
+     "Run a query, or without arguments a script of several; gives the status of the last one."},
+    {"fetch", METHOD(conn_fetch), QUERY,
+     "fetch($self, query, /, *args, timeout=None, record_class=None)\n--\n\n"
+     "Run a query; gives its rows as a list of Record."},
+    {"fetchrow", METHOD(conn_fetchrow), QUERY,
+     "fetchrow($self, query, /, *args, timeout=None, record_class=None)\n--\n\n"
+     "Run a query; gives its first row, or None."},
+    {"fetchval", METHOD(conn_fetchval), QUERY,
+     "fetchval($self, query, /, *args, column=0, timeout=None)\n--\n\n"
+     "Run a query; gives a column of its first row, or None."},
+    {"_op", METHOD(conn_op), METH_VARARGS | METH_KEYWORDS, NULL},
+    {"terminate", METHOD(conn_terminate), METH_NOARGS,
+     "terminate($self, /)\n--\n\nClose it at once; what is under way fails."},
+    {"_forget_codecs", METHOD(conn_forget_codecs), METH_NOARGS, NULL},
+    {"is_closed", METHOD(conn_is_closed), METH_NOARGS,
+     "is_closed($self, /)\n--\n\nWhether it is not connected (any more)."},
+    {"_parameter", METHOD(conn_parameter), METH_O, NULL},
+    {"_options", METHOD(conn_options), METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyGetSetDef conn_getset[] = {
+    {"_transaction_status", (getter)conn_get_transaction_status, NULL, NULL, NULL},
+    {"_pid", (getter)conn_get_pid, NULL, NULL, NULL},
+    {"_server_version", (getter)conn_get_server_version, NULL, NULL, NULL},
+    {"_fd", (getter)conn_get_fd, NULL, NULL, NULL},
+    {"_busy", (getter)conn_get_busy, NULL, NULL, NULL},
+    {"cancel_timeout", (getter)conn_get_cancel_timeout, (setter)conn_set_cancel_timeout,
+     "Seconds that the server has to end a query that was given up, before the connection is closed.",
+     NULL},
+    {NULL},
+};
+
+static PyMemberDef conn_members[] = {
+    {"_codecs", T_OBJECT_EX, offsetof(GioPgConn, codecs), READONLY, NULL},
+    {"_cache", T_OBJECT_EX, offsetof(GioPgConn, cache), READONLY, NULL},
+    {"_cache_size", T_PYSSIZET, offsetof(GioPgConn, cache_size), 0, NULL},
+    {"_cacheable_size", T_PYSSIZET, offsetof(GioPgConn, cacheable_size), 0, NULL},
+    {"_introspect", T_OBJECT, offsetof(GioPgConn, introspect), 0, NULL},
+    {"_on_event", T_OBJECT, offsetof(GioPgConn, on_event), 0, NULL},
+    {"_record_class", T_OBJECT, offsetof(GioPgConn, record_class), 0, NULL},
+    {"_timeout", T_OBJECT, offsetof(GioPgConn, timeout), 0, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(GioPgConn, weakrefs), READONLY, NULL},
+    {NULL},
+};
+
+static PyType_Slot conn_slots[] = {
+    {Py_tp_doc,
+     "Connection()\n--\n\nA session with a server: what the classes of greenletio.pg are built on."},
+    {Py_tp_new, conn_new},
+    {Py_tp_dealloc, conn_dealloc},
+    {Py_tp_finalize, conn_finalize},
+    {Py_tp_traverse, conn_traverse},
+    {Py_tp_clear, conn_clear},
+    {Py_tp_methods, conn_methods},
+    {Py_tp_getset, conn_getset},
+    {Py_tp_members, conn_members},
+    {0, NULL},
+};
+
+static PyType_Spec conn_spec = {
+    .name = "greenletio._pg.Connection",
+    .basicsize = sizeof(GioPgConn),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = conn_slots,
+};
+
+int
+gio_pg_conn_setup_types(PyObject *module)
+{
+    GioPgState *st = PyModule_GetState(module);
+    st->conn_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &conn_spec, NULL);
+    return st->conn_type == NULL || PyModule_AddType(module, st->conn_type) < 0 ? -1 : 0;
+}

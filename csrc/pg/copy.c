@@ -1,0 +1,181 @@
+/* COPY: a session that stands at the head of the queue, and what is asked of it, one at a time.
+ *
+ * The session is the operation that sent the COPY. It has its answer once the server is ready for
+ * data; then reads, writes and the end are operations of their own that refer to it and do not
+ * stand in the queue. When one of these is given up, so is the session: it is ended in the
+ * background.
+ */
+#include "pg/pg.h"
+
+#define AT_ONCE 65536 /* bytes of rows that one read gives, at least, if they are there */
+
+static void
+sub_finish(GioPgOp *sub, PyObject *result, PyObject *error)
+{
+    if (result == NULL && error == NULL)
+        error = gio_err_take();
+    sub->session->sub = NULL;
+    sub->stage = GIO_PG_DONE;
+    if (sub->answered) {
+        Py_XDECREF(result);
+        Py_XDECREF(error);
+    }
+    else {
+        Py_XSETREF(sub->result, result);
+        Py_XSETREF(sub->error, error);
+        gio_pg_op_answer(sub);
+    }
+    Py_DECREF(sub);
+}
+
+int
+gio_pg_copy_start(GioPgOp *sub)
+{
+    GioPgOp *session = sub->session;
+    if (session->stage != GIO_PG_COPYING || session->conn != sub->conn || session->given_up) {
+        gio_pg_error_set("InterfaceError", "this COPY is over");
+        return -1;
+    }
+    if (session->sub != NULL) {
+        gio_pg_error_set("InterfaceError", "another task uses this COPY just now");
+        return -1;
+    }
+    session->sub = (GioPgOp *)Py_NewRef((PyObject *)sub);
+    sub->stage = GIO_PG_QUEUED;
+    return 0;
+}
+
+void
+gio_pg_copy_abandon(GioPgOp *sub)
+{
+    GioPgOp *session = sub->session;
+    if (session->sub != sub)
+        return;
+    session->sub = NULL;
+    sub->stage = GIO_PG_DONE;
+    gio_pg_op_give_up(session);
+    Py_DECREF(sub);
+}
+
+void
+gio_pg_copy_ended(GioPgOp *session, PyObject *error)
+{
+    GioPgOp *sub = session->sub;
+    if (sub == NULL)
+        return;
+    if (error == NULL)
+        error = session->error;
+    if (error != NULL)
+        sub_finish(sub, NULL, Py_NewRef(error));
+    else
+        sub_finish(sub, Py_NewRef(session->result != NULL ? session->result : Py_None), NULL);
+}
+
+/* Rows as they came, many in one: true when the read is over. */
+static bool
+read_rows(GioPgOp *session, GioPgOp *sub)
+{
+    GioPgConn *c = session->conn;
+    GioBuf rows = {NULL, 0, 0};
+    char *row = NULL;
+    int n = 0, failed = 0;
+    for (Py_ssize_t before = -1; rows.len > before && rows.len < AT_ONCE && !failed;) {
+        before = rows.len;
+        while (rows.len < AT_ONCE && !failed && (n = PQgetCopyData(c->pg, &row, 1)) > 0) {
+            failed = gio_put(&rows, row, n);
+            PQfreemem(row);
+        }
+        /* libpq takes some 16 KiB from the socket at a time: there may be more. */
+        if (n != 0 || failed || !PQconsumeInput(c->pg))
+            break;
+    }
+    bool some = rows.len > 0;
+    if (some || failed)
+        sub_finish(sub, failed ? NULL : PyBytes_FromStringAndSize(rows.data, rows.len), NULL);
+    else if (n < 0)
+        session->stage = GIO_PG_EXECUTING; /* the result that is left says how it went */
+    gio_buf_free(&rows);
+    return some || failed || n < 0;
+}
+
+/* True when there is something else to do. */
+static bool
+write_rows(GioPgOp *session, GioPgOp *sub)
+{
+    GioPgConn *c = session->conn;
+    if (sub->stage == GIO_PG_QUEUED) {
+        Py_buffer view;
+        if (PyObject_GetBuffer(sub->args, &view, PyBUF_CONTIG_RO) < 0) {
+            sub_finish(sub, NULL, NULL);
+            return true;
+        }
+        const char *data = view.buf;
+        int rc = 1;
+        for (Py_ssize_t left = view.len; left > 0 && rc > 0;) {
+            int piece = left > 1 << 24 ? 1 << 24 : (int)left;
+            rc = PQputCopyData(c->pg, data, piece);
+            data += piece;
+            left -= piece;
+        }
+        PyBuffer_Release(&view);
+        if (rc <= 0) {
+            sub_finish(sub, NULL, gio_pg_error_lost(c));
+            return true;
+        }
+        sub->stage = GIO_PG_EXECUTING;
+    }
+    int more = PQflush(c->pg);
+    c->unflushed = more > 0;
+    if (more > 0)
+        return false;
+    if (more < 0)
+        sub_finish(sub, NULL, gio_pg_error_lost(c));
+    else
+        sub_finish(sub, Py_NewRef(Py_None), NULL);
+    return true;
+}
+
+static void
+end(GioPgOp *session, const char *why)
+{
+    if (session->copy_in)
+        PQputCopyEnd(session->conn->pg, why);
+    else
+        session->conn->discard_copy = true;
+    session->stage = GIO_PG_EXECUTING;
+}
+
+bool
+gio_pg_copy_advance(GioPgOp *session)
+{
+    GioPgOp *sub = session->sub;
+    if (session->given_up) {
+        end(session, "the COPY was given up");
+        return true;
+    }
+    if (sub == NULL)
+        return false;
+    switch (sub->kind) {
+    case GIO_PG_COPY_READ:
+        if (session->copy_in) {
+            gio_pg_error_set("InterfaceError", "this COPY takes data and gives none");
+            sub_finish(sub, NULL, NULL);
+            return true;
+        }
+        return read_rows(session, sub);
+    case GIO_PG_COPY_WRITE:
+        if (!session->copy_in) {
+            gio_pg_error_set("InterfaceError", "this COPY gives data and takes none");
+            sub_finish(sub, NULL, NULL);
+            return true;
+        }
+        return write_rows(session, sub);
+    default: {
+        const char *why = sub->args == NULL ? NULL : PyUnicode_AsUTF8(sub->args);
+        if (why == NULL)
+            PyErr_Clear();
+        end(session, why);
+        return true;
+    }
+    }
+}

@@ -1,0 +1,421 @@
+/* Op: one operation, as whoever waits for it sees it.
+ *
+ * Awaited by a task it speaks the coroutine protocol and hands up a Waiter; in sync code run()
+ * waits. It starts when it is first awaited or run. Given up (cancelled, timed out, closed), it
+ * leaves the queue, or is ended in the background, and the connection stays usable.
+ */
+#include "pg/pg.h"
+
+#include <stddef.h>
+#include <structmember.h>
+
+GioPgOp *
+gio_pg_op_new(GioPgConn *c, GioPgKind kind, GioPgWant want, PyObject *sql, PyObject *args,
+              double timeout)
+{
+    GioPgOp *op = (GioPgOp *)c->st->op_type->tp_alloc(c->st->op_type, 0);
+    if (op == NULL)
+        return NULL;
+    op->conn = (GioPgConn *)Py_NewRef((PyObject *)c);
+    op->sql = Py_XNewRef(sql);
+    op->args = Py_XNewRef(args);
+    op->kind = kind;
+    op->want = want;
+    op->timeout = timeout;
+    return op;
+}
+
+static void
+stop_timer(GioPgOp *op)
+{
+    PyObject *timer = op->timer;
+    op->timer = NULL;
+    if (timer == NULL)
+        return;
+    PyObject *exc = gio_err_take();
+    PyObject *answer = PyObject_CallMethodNoArgs(timer, op->conn->st->str_cancel);
+    if (answer == NULL)
+        PyErr_WriteUnraisable(timer);
+    Py_XDECREF(answer);
+    Py_DECREF(timer);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+void
+gio_pg_op_answer(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    op->answered = true;
+    stop_timer(op);
+    if (op->waiter == NULL)
+        return;
+    Py_INCREF(op);
+    *c->done_tail = op;
+    c->done_tail = &op->next;
+}
+
+static void
+unlink_op(GioPgConn *c, GioPgOp *op)
+{
+    GioPgOp *before = NULL;
+    for (GioPgOp *at = c->first; at != NULL && at != op; at = at->next)
+        before = at;
+    if (before == NULL)
+        c->first = op->next;
+    else
+        before->next = op->next;
+    if (c->last == op)
+        c->last = before;
+    op->next = NULL;
+}
+
+void
+gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
+{
+    GioPgConn *c = op->conn;
+    if (result == NULL && error == NULL && op->error == NULL) {
+        error = gio_err_take();
+        if (error == NULL && !op->given_up) {
+            PyErr_SetString(PyExc_SystemError, "an operation ended without a result");
+            error = gio_err_take();
+        }
+    }
+    unlink_op(c, op);
+    op->stage = GIO_PG_DONE;
+    if (op->answered) {
+        Py_XDECREF(result);
+        Py_XDECREF(error);
+    }
+    else {
+        Py_XSETREF(op->result, result);
+        if (error != NULL)
+            Py_XSETREF(op->error, error);
+        gio_pg_op_answer(op);
+    }
+    Py_DECREF(op); /* the queue's */
+}
+
+void
+gio_pg_op_give_up(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    PyObject *exc = gio_err_take();
+    op->given_up = op->answered = true;
+    stop_timer(op);
+    Py_CLEAR(op->waiter);
+    if (op->stage == GIO_PG_IDLE)
+        op->stage = GIO_PG_DONE;
+    else if (op->kind == GIO_PG_CONNECT || op->kind == GIO_PG_FINISH)
+        gio_pg_conn_drop(c, NULL);
+    else if (op->session != NULL)
+        gio_pg_copy_abandon(op);
+    else if (op->stage == GIO_PG_QUEUED)
+        gio_pg_op_finish(op, NULL, NULL);
+    else if (op->stage != GIO_PG_DONE) {
+        gio_pg_cancel_begin(c);
+        if (op->kind == GIO_PG_COPY)
+            gio_pg_advance(c); /* it waits for nothing by itself */
+    }
+    gio_pg_rearm(c);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+/* What came of it: a new reference, or NULL with the exception. */
+static PyObject *
+outcome(GioPgOp *op)
+{
+    if (op->error != NULL) {
+        gio_err_give(Py_NewRef(op->error));
+        return NULL;
+    }
+    if (op->result == NULL)
+        return gio_pg_error_set("InterfaceError", "this operation was given up");
+    return Py_NewRef(op->result);
+}
+
+/* ---- for tasks -------------------------------------------------------------------------- */
+
+static PySendResult
+op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
+{
+    GioPgConn *c = op->conn;
+    const GioAPI *api = c->st->api;
+    *result = NULL;
+    if (!op->answered) {
+        int engaged = gio_pg_engage(op);
+        if (engaged > 0)
+            PyErr_SetString(PyExc_RuntimeError,
+                            "a query is awaited in asyncio's tasks: no loop runs here");
+        if (engaged != 0)
+            return PYGEN_ERROR;
+        if (op->stage == GIO_PG_IDLE) {
+            if (gio_pg_start(op) < 0)
+                return PYGEN_ERROR;
+            if (op->timeout >= 0 && !op->answered) {
+                PyObject *expire = PyObject_GetAttrString((PyObject *)op, "_expire");
+                PyObject *loop = PyObject_CallNoArgs(c->st->get_running_loop);
+                if (expire != NULL && loop != NULL)
+                    op->timer = PyObject_CallMethod(loop, "call_later", "dO", op->timeout, expire);
+                Py_XDECREF(expire);
+                Py_XDECREF(loop);
+                if (op->timer == NULL) {
+                    gio_pg_op_give_up(op);
+                    return PYGEN_ERROR;
+                }
+            }
+            gio_pg_wake(c);
+        }
+    }
+    if (op->answered) {
+        *result = outcome(op);
+        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    }
+    Py_XSETREF(op->waiter, api->waiter_new());
+    if (op->waiter == NULL)
+        return PYGEN_ERROR;
+    return PyIter_Send(op->waiter, Py_None, result); /* hands itself up */
+}
+
+static PyObject *
+method_result(PySendResult outcome_, PyObject *result)
+{
+    if (outcome_ != PYGEN_RETURN)
+        return result;
+    if (result == Py_None)
+        PyErr_SetNone(PyExc_StopIteration);
+    else {
+        PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
+        if (stop != NULL)
+            gio_err_give(stop);
+    }
+    Py_DECREF(result);
+    return NULL;
+}
+
+static PyObject *
+op_send(GioPgOp *op, PyObject *value)
+{
+    PyObject *result;
+    PySendResult r = op_am_send(op, value, &result);
+    return method_result(r, result);
+}
+
+static PyObject *
+op_iternext(GioPgOp *op)
+{
+    return op_send(op, Py_None);
+}
+
+static PyObject *
+op_throw(GioPgOp *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *exc = NULL;
+    if (nargs < 1 || nargs > 3) {
+        PyErr_SetString(PyExc_TypeError, "throw() takes an exception");
+        return NULL;
+    }
+    if (PyExceptionInstance_Check(args[0]))
+        exc = Py_NewRef(args[0]);
+    else if (nargs > 1 && PyExceptionInstance_Check(args[1]))
+        exc = Py_NewRef(args[1]);
+    else if (PyExceptionClass_Check(args[0]))
+        exc = nargs > 1 && args[1] != Py_None ? PyObject_CallOneArg(args[0], args[1])
+                                              : PyObject_CallNoArgs(args[0]);
+    else
+        PyErr_SetString(PyExc_TypeError, "exceptions must be classes or instances");
+    if (exc == NULL)
+        return NULL;
+    if (!op->answered) {
+        gio_pg_op_give_up(op);
+        gio_pg_wake(op->conn);
+    }
+    gio_err_give(exc);
+    return NULL;
+}
+
+static PyObject *
+op_close(GioPgOp *op, PyObject *Py_UNUSED(ignored))
+{
+    /* A COPY has its answer when it begins. */
+    if (!op->answered || (op->kind == GIO_PG_COPY && op->stage != GIO_PG_DONE && !op->given_up)) {
+        gio_pg_op_give_up(op);
+        gio_pg_wake(op->conn);
+    }
+    Py_RETURN_NONE;
+}
+
+/* The timer's callback. */
+static PyObject *
+op_expire(GioPgOp *op, PyObject *Py_UNUSED(ignored))
+{
+    if (op->answered)
+        Py_RETURN_NONE;
+    PyObject *waiter = op->waiter;
+    GioPgConn *c = op->conn;
+    op->waiter = NULL;
+    Py_CLEAR(op->timer);
+    gio_pg_op_give_up(op);
+    Py_XSETREF(op->error, PyObject_CallNoArgs(c->st->timeout_error));
+    if (op->error == NULL)
+        op->error = gio_err_take();
+    if (waiter != NULL)
+        c->st->api->waiter_set(waiter);
+    Py_XDECREF(waiter);
+    gio_pg_wake(c);
+    Py_RETURN_NONE;
+}
+
+/* ---- for sync code ----------------------------------------------------------------------------
+ */
+
+static int
+wait_for(GioPgOp *op, int64_t deadline)
+{
+    const GioAPI *api = op->conn->st->api;
+    while (!op->answered) {
+        int engaged = gio_pg_engage(op);
+        if (engaged > 0) {
+            if (gio_pg_pump(op, deadline) < 0)
+                return -1;
+            continue;
+        }
+        PyObject *waiter = engaged < 0 ? NULL : api->waiter_new();
+        int rc = -1;
+        if (waiter != NULL) {
+            Py_XSETREF(op->waiter, Py_NewRef(waiter));
+            rc = api->waiter_wait(waiter, deadline);
+            Py_DECREF(waiter);
+        }
+        if (rc > 0 || op->answered)
+            continue;
+        gio_pg_op_give_up(op);
+        if (rc == 0)
+            PyErr_SetNone(PyExc_TimeoutError);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
+{
+    GioPgConn *c = op->conn;
+    const GioAPI *api = c->st->api;
+    if (!op->answered && api->place() == GIO_PLACE_FORBIDDEN) {
+        api->set_would_block("a query of greenletio.pg");
+        return NULL;
+    }
+    if (op->stage == GIO_PG_IDLE && !op->answered) {
+        int engaged = gio_pg_engage(op); /* a loop's reader is there before anything is sent */
+        if (engaged < 0 || gio_pg_start(op) < 0)
+            return NULL;
+    }
+    int64_t deadline = GIO_NEVER;
+    if (op->timeout >= 0 && op->timeout < 3.2e9)
+        deadline = api->now() + (int64_t)(op->timeout * 1e9);
+    int rc = wait_for(op, deadline);
+    PyObject *exc = rc < 0 ? gio_err_take() : NULL;
+    gio_pg_wake(c);
+    if (exc != NULL) {
+        gio_err_give(exc);
+        return NULL;
+    }
+    return outcome(op);
+}
+
+/* ---- the type
+ * ------------------------------------------------------------------------------------- */
+
+static int
+op_traverse(GioPgOp *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(op->conn);
+    Py_VISIT(op->args);
+    Py_VISIT(op->rows);
+    Py_VISIT(op->record_class);
+    Py_VISIT(op->stmt);
+    Py_VISIT(op->session);
+    Py_VISIT(op->sub);
+    Py_VISIT(op->waiter);
+    Py_VISIT(op->result);
+    Py_VISIT(op->error);
+    Py_VISIT(op->timer);
+    return 0;
+}
+
+static int
+op_clear(GioPgOp *op)
+{
+    Py_CLEAR(op->waiter);
+    Py_CLEAR(op->result);
+    Py_CLEAR(op->error);
+    Py_CLEAR(op->timer);
+    return 0;
+}
+
+static void
+op_dealloc(GioPgOp *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    op_clear(op);
+    Py_CLEAR(op->sql);
+    Py_CLEAR(op->args);
+    Py_CLEAR(op->rows);
+    Py_CLEAR(op->oids);
+    Py_CLEAR(op->record_class);
+    Py_CLEAR(op->stmt);
+    Py_CLEAR(op->session);
+    Py_CLEAR(op->sub);
+    Py_CLEAR(op->conn);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+#define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
+
+static PyMethodDef op_methods[] = {
+    {"run", METHOD(op_run), METH_NOARGS,
+     "run($self, /)\n--\n\nWait for it in sync code, and return what came of it."},
+    {"send", METHOD(op_send), METH_O, "send($self, value, /)\n--\n\nAs a coroutine's."},
+    {"throw", METHOD(op_throw), METH_FASTCALL,
+     "throw($self, typ, val=None, tb=None, /)\n--\n\nAs a coroutine's: it is given up."},
+    {"close", METHOD(op_close), METH_NOARGS,
+     "close($self, /)\n--\n\nAs a coroutine's: it is given up."},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,
+     "__class_getitem__($type, item, /)\n--\n\nFor annotations."},
+    {"_expire", METHOD(op_expire), METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyType_Slot op_slots[] = {
+    {Py_tp_doc, "An operation of a connection: await it, or run() it."},
+    {Py_tp_dealloc, op_dealloc},
+    {Py_tp_traverse, op_traverse},
+    {Py_tp_clear, op_clear},
+    {Py_tp_methods, op_methods},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, op_iternext},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, op_am_send},
+    {0, NULL},
+};
+
+static PyType_Spec op_spec = {
+    .name = "greenletio._pg.Op",
+    .basicsize = sizeof(GioPgOp),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = op_slots,
+};
+
+int
+gio_pg_op_setup_types(PyObject *module)
+{
+    GioPgState *st = PyModule_GetState(module);
+    st->op_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &op_spec, NULL);
+    return st->op_type == NULL || PyModule_AddType(module, st->op_type) < 0 ? -1 : 0;
+}

@@ -1,0 +1,464 @@
+/* What an operation sends, and what it makes of the answers.
+ *
+ * A query goes through at most three round trips: PREPARE and DESCRIBE in one (libpq's pipeline
+ * mode), the look-up of types that are not known yet, the execution. With a cached statement only
+ * the last is left. Called with the operation at the head of the queue; runs Python where a
+ * user's codec does.
+ */
+#include "pg/pg.h"
+
+/* What is asked about types, and all that they are made of. */
+static const char catalogue[] =
+    "WITH RECURSIVE wanted(oid) AS ("
+    " SELECT unnest($1::oid[])"
+    " UNION SELECT part.oid FROM wanted JOIN pg_catalog.pg_type t ON t.oid = wanted.oid,"
+    " LATERAL (SELECT t.typelem WHERE t.typelem <> 0 AND t.typsubscript ="
+    " 'pg_catalog.array_subscript_handler'::pg_catalog.regproc"
+    " UNION ALL SELECT t.typbasetype WHERE t.typtype = 'd'"
+    " UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid"
+    " UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range r WHERE r.rngmultitypid = t.oid"
+    " UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a WHERE t.typtype = 'c'"
+    " AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS part(oid))"
+    " SELECT t.oid, n.nspname, t.typname, t.typtype,"
+    " CASE WHEN t.typsubscript = 'pg_catalog.array_subscript_handler'::pg_catalog.regproc"
+    " THEN t.typelem ELSE 0 END, t.typbasetype,"
+    " (SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid),"
+    " (SELECT r.rngtypid FROM pg_catalog.pg_range r WHERE r.rngmultitypid = t.oid),"
+    " (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, a.atttypid::int8)"
+    " ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE t.typtype = 'c'"
+    " AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped),"
+    " p.proname"
+    " FROM wanted JOIN pg_catalog.pg_type t ON t.oid = wanted.oid"
+    " JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
+    " LEFT JOIN pg_catalog.pg_proc p ON p.oid = t.typsend::oid";
+
+/* libpq took it, or the operation is over. */
+static bool
+sent(GioPgOp *op, int ok)
+{
+    if (ok)
+        return true;
+    gio_pg_op_finish(op, NULL, gio_pg_error_lost(op->conn));
+    return false;
+}
+
+/* ---- PREPARE and DESCRIBE ------------------------------------------------------------- */
+
+/* Inside a transaction that failed, nothing but its end is heard: leave the cache as it is. */
+static int
+send_deallocate(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    char sql[64];
+    GioPgStatement *oldest = NULL;
+    if (op->stmt->cached && PQtransactionStatus(c->pg) != PQTRANS_INERROR)
+        oldest = gio_pg_statement_oldest(c);
+    if (oldest == NULL)
+        return 1;
+    PyOS_snprintf(sql, sizeof sql, "DEALLOCATE \"%s\"", oldest->name);
+    gio_pg_statement_forget(c, oldest);
+    op->pending++;
+    return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0) && PQpipelineSync(c->pg);
+}
+
+static bool
+send_prepare(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    GioPgStatement *s = op->stmt;
+    const char *sql = PyUnicode_AsUTF8(op->sql);
+    int noids = op->oids == NULL ? 0 : (int)(PyBytes_GET_SIZE(op->oids) / (Py_ssize_t)sizeof(Oid));
+    const Oid *oids = op->oids == NULL ? NULL : (const Oid *)PyBytes_AS_STRING(op->oids);
+    if (sql == NULL) {
+        gio_pg_op_finish(op, NULL, NULL);
+        return false;
+    }
+    op->stage = GIO_PG_PARSING;
+    op->pending = 1;
+    return sent(op, PQenterPipelineMode(c->pg) && send_deallocate(op) &&
+                        PQsendPrepare(c->pg, s->name, sql, noids, oids) &&
+                        PQsendDescribePrepared(c->pg, s->name) && PQpipelineSync(c->pg));
+}
+
+static bool
+send_catalogue(GioPgOp *op, PyObject *unknown)
+{
+    PyObject *text = PyObject_Str(unknown); /* [1, 2] */
+    char *array = NULL;
+    bool ok = false;
+    if (text != NULL && (array = PyMem_Malloc((size_t)PyUnicode_GET_LENGTH(text) + 1)) != NULL) {
+        memcpy(array, PyUnicode_AsUTF8(text), (size_t)PyUnicode_GET_LENGTH(text) + 1);
+        array[0] = '{';
+        array[PyUnicode_GET_LENGTH(text) - 1] = '}';
+        const char *const values[] = {array};
+        op->stage = GIO_PG_LEARNING;
+        ok = sent(op, PQsendQueryParams(op->conn->pg, catalogue, 1, NULL, values, NULL, NULL, 0));
+    }
+    else {
+        gio_pg_op_finish(op, NULL, NULL);
+    }
+    PyMem_Free(array);
+    Py_XDECREF(text);
+    return ok;
+}
+
+/* The next round trip; false when the operation has ended. */
+static bool
+go_on(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    GioPgStatement *s = op->stmt;
+    if (op->given_up || op->error != NULL) {
+        gio_pg_op_finish(op, NULL, NULL);
+        return false;
+    }
+    if (!s->described || !s->prepared)
+        return send_prepare(op);
+    PyObject *unknown = PyList_New(0);
+    int known = unknown == NULL ? -1 : gio_pg_statement_resolve(s, c, unknown);
+    if (known == 0) {
+        bool ok = send_catalogue(op, unknown);
+        Py_DECREF(unknown);
+        return ok;
+    }
+    Py_XDECREF(unknown);
+    if (known < 0) {
+        gio_pg_op_finish(op, NULL, NULL);
+        return false;
+    }
+    if (op->kind == GIO_PG_PREPARE) {
+        gio_pg_op_finish(op, Py_NewRef((PyObject *)s), NULL);
+        return false;
+    }
+    if (op->kind == GIO_PG_MANY)
+        return gio_pg_many_begin(op);
+    op->stage = GIO_PG_EXECUTING;
+    if (gio_pg_statement_send(s, c, op->args, op->oids != NULL) < 0) {
+        gio_pg_op_finish(op, NULL, NULL);
+        return false;
+    }
+    return true;
+}
+
+bool
+gio_pg_query_begin(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    op->in_tx = PQtransactionStatus(c->pg) != PQTRANS_IDLE;
+    if (op->kind == GIO_PG_FINISH) {
+        gio_pg_op_finish(op, Py_NewRef(Py_None), NULL);
+        gio_pg_conn_drop(c, NULL);
+        return false;
+    }
+    if (op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY) {
+        const char *sql = PyUnicode_AsUTF8(op->sql);
+        if (sql == NULL) {
+            gio_pg_op_finish(op, NULL, NULL);
+            return false;
+        }
+        op->stage = GIO_PG_EXECUTING;
+        return sent(op, PQsendQuery(c->pg, sql));
+    }
+    if (op->stmt == NULL && (op->stmt = gio_pg_statement_get(op)) == NULL) {
+        gio_pg_op_finish(op, NULL, NULL);
+        return false;
+    }
+    if (op->stmt->conn != c) {
+        gio_pg_op_finish(
+            op, NULL,
+            gio_pg_error_set("InterfaceError", "the statement belongs to another connection"));
+        return false;
+    }
+    return go_on(op);
+}
+
+/* ---- answers ------------------------------------------------------------------------------ */
+
+/* The exception that is set is the operation's, unless it has one. */
+static void
+fail(GioPgOp *op)
+{
+    PyObject *error = gio_err_take();
+    if (op->error == NULL)
+        op->error = error;
+    else
+        Py_XDECREF(error);
+}
+
+static void
+fail_with(GioPgOp *op, const PGresult *res)
+{
+    PyObject *error = op->error != NULL || op->given_up ? NULL : gio_pg_error_of(res);
+    if (error != NULL)
+        op->error = error;
+    else if (PyErr_Occurred())
+        fail(op);
+}
+
+static void
+feed_parsing(GioPgOp *op, PGresult *res)
+{
+    GioPgConn *c = op->conn;
+    GioPgStatement *s = op->stmt;
+    switch (PQresultStatus(res)) {
+    case PGRES_PIPELINE_SYNC:
+        if (--op->pending > 0)
+            return;
+        if (!PQexitPipelineMode(c->pg)) {
+            c->lost = true;
+            return;
+        }
+        if (op->error == NULL && s->cached && PyDict_SetItem(c->cache, s->key, (PyObject *)s) < 0)
+            fail(op);
+        go_on(op);
+        return;
+    case PGRES_COMMAND_OK:
+        if (op->pending > 1) /* DEALLOCATE */
+            return;
+        if (!s->prepared)
+            s->prepared = true;
+        else if (gio_pg_statement_described(s, res) < 0)
+            fail(op);
+        return;
+    case PGRES_PIPELINE_ABORTED:
+        return;
+    default:
+        if (op->pending == 1)
+            fail_with(op, res);
+    }
+}
+
+/* What the catalogue says of types: the codecs are made in Python. */
+static void
+learn(GioPgOp *op, const PGresult *res)
+{
+    GioPgConn *c = op->conn;
+    PyObject *answer = gio_pg_result_tuples(c, NULL, res), *codecs = NULL;
+    PyObject *unknown = PyList_New(0);
+    if (answer != NULL && unknown != NULL && c->introspect != NULL &&
+        gio_pg_statement_resolve(op->stmt, c, unknown) >= 0)
+        codecs =
+            PyObject_CallFunctionObjArgs(c->introspect, PyTuple_GET_ITEM(answer, 0), unknown, NULL);
+    else if (!PyErr_Occurred())
+        gio_pg_error_set("InterfaceError", "types cannot be looked up on this connection");
+    if (codecs == NULL || PyDict_Update(c->codecs, codecs) < 0)
+        fail(op);
+    Py_XDECREF(answer);
+    Py_XDECREF(unknown);
+    Py_XDECREF(codecs);
+}
+
+bool
+gio_pg_query_is_stale(GioPgOp *op, const PGresult *res)
+{
+    const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    const char *function = PQresultErrorField(res, PG_DIAG_SOURCE_FUNCTION);
+    if (state == NULL || op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY)
+        return false;
+    bool stale = strcmp(state, "26000") == 0 || (strcmp(state, "0A000") == 0 && function != NULL &&
+                                                 strcmp(function, "RevalidateCachedQuery") == 0);
+    if (!stale)
+        return false;
+    gio_pg_statement_forget(op->conn, op->stmt);
+    return !op->in_tx && !op->retried && !op->given_up;
+}
+
+static void
+feed_executing(GioPgOp *op, const PGresult *res)
+{
+    GioPgConn *c = op->conn;
+    switch (PQresultStatus(res)) {
+    case PGRES_TUPLES_OK:
+    case PGRES_COMMAND_OK:
+    case PGRES_EMPTY_QUERY:
+        break;
+    case PGRES_COPY_IN:
+    case PGRES_COPY_OUT:
+        if (op->kind == GIO_PG_COPY) {
+            op->copy_in = PQresultStatus(res) == PGRES_COPY_IN;
+            op->stage = GIO_PG_COPYING;
+            if (!op->answered) {
+                op->result = PyBool_FromLong(op->copy_in);
+                gio_pg_op_answer(op);
+            }
+            return;
+        }
+        if (PQresultStatus(res) == PGRES_COPY_OUT) {
+            gio_pg_error_set("NotSupportedError", "a COPY needs one of the copy methods");
+            fail(op);
+            c->discard_copy = true;
+            return;
+        }
+        PQputCopyEnd(c->pg, "a COPY needs one of the copy methods");
+        return;
+    case PGRES_COPY_BOTH: /* replication: there is no way back to queries */
+        gio_pg_error_set("NotSupportedError", "replication is not supported");
+        fail(op);
+        c->lost = true;
+        return;
+    default:
+        if (gio_pg_query_is_stale(op, res))
+            op->retry = true;
+        else
+            fail_with(op, res);
+        return;
+    }
+    if (op->given_up || op->error != NULL)
+        return;
+    if (op->kind == GIO_PG_SCRIPT && op->want == GIO_PG_TUPLES) {
+        PyObject *one = gio_pg_result_tuples(c, NULL, res);
+        if (one == NULL || (op->result == NULL && (op->result = PyList_New(0)) == NULL) ||
+            PyList_Append(op->result, one) < 0)
+            fail(op);
+        Py_XDECREF(one);
+        return;
+    }
+    if (op->stmt != NULL && PQresultStatus(res) == PGRES_TUPLES_OK) {
+        bool same = PQnfields(res) == op->stmt->ncols;
+        for (int i = 0; same && i < op->stmt->ncols; i++)
+            same = PQftype(res, i) == op->stmt->col_oids[i];
+        if (!same) { /* the result's types are not those that were described */
+            gio_pg_statement_forget(c, op->stmt);
+            gio_pg_error_set("InterfaceError", "the columns of a prepared statement have changed");
+            fail(op);
+            return;
+        }
+    }
+    Py_XSETREF(op->result, gio_pg_result_value(op, res));
+    if (op->result == NULL)
+        fail(op);
+}
+
+/* The answers to what was sent last are all there. */
+static void
+feed_end(GioPgOp *op)
+{
+    if (op->stage == GIO_PG_LEARNING) {
+        go_on(op);
+        return;
+    }
+    if (op->retry) {
+        op->retry = false;
+        op->retried = true;
+        op->stmt->described = false;
+        if (op->stmt->name[0] != '\0') /* the old one may be there still */
+            PyOS_snprintf(op->stmt->name, sizeof op->stmt->name, "_gio_%lx", ++op->conn->serial);
+        go_on(op);
+        return;
+    }
+    gio_pg_copy_ended(op, NULL);
+    PyObject *result = op->result;
+    op->result = NULL;
+    if (op->error == NULL && result == NULL) /* an empty script */
+        result = op->want == GIO_PG_STATUS ? PyUnicode_FromString("") : Py_NewRef(Py_None);
+    if (op->error != NULL)
+        Py_CLEAR(result);
+    gio_pg_op_finish(op, result, NULL);
+}
+
+static void
+feed(GioPgOp *op, PGresult *res)
+{
+    Py_INCREF(op);
+    if (op->stage == GIO_PG_PARSING) {
+        if (res != NULL)
+            feed_parsing(op, res);
+    }
+    else if (op->kind == GIO_PG_MANY && op->stage == GIO_PG_EXECUTING) {
+        gio_pg_many_feed(op, res);
+    }
+    else if (res == NULL) {
+        feed_end(op);
+    }
+    else if (op->stage == GIO_PG_EXECUTING) {
+        feed_executing(op, res);
+    }
+    else if (PQresultStatus(res) == PGRES_TUPLES_OK) {
+        learn(op, res);
+    }
+    else {
+        fail_with(op, res);
+    }
+    PQclear(res);
+    Py_DECREF(op);
+}
+
+/* Rows of a COPY that nobody asked for. True when there are no more, for now or at all. */
+static bool
+discard_copy(GioPgConn *c)
+{
+    char *row;
+    int n;
+    while ((n = PQgetCopyData(c->pg, &row, 1)) > 0)
+        PQfreemem(row);
+    if (n != 0)
+        c->discard_copy = false;
+    return n == 0;
+}
+
+static bool
+is_sending(GioPgOp *op)
+{
+    return op->kind == GIO_PG_MANY && op->stage == GIO_PG_EXECUTING && !op->all_sent;
+}
+
+void
+gio_pg_advance(GioPgConn *c)
+{
+    if (c->advancing)
+        return;
+    c->advancing = true;
+    if (c->phase == GIO_PG_READY && c->unflushed)
+        c->unflushed = PQflush(c->pg) > 0;
+    c->mover = PyThread_get_thread_ident();
+    while (c->phase == GIO_PG_READY && !c->lost && c->first != NULL) {
+        GioPgOp *op = c->first;
+        if (op->stage == GIO_PG_QUEUED) {
+            if (c->cancelling && !gio_pg_cancel_step(c, true))
+                break; /* the request could hit this one */
+            Py_INCREF(op);
+            gio_pg_query_begin(op);
+            Py_DECREF(op);
+        }
+        else if (op->stage == GIO_PG_COPYING && PQstatus(c->pg) != CONNECTION_BAD) {
+            Py_INCREF(op);
+            bool more = gio_pg_copy_advance(op);
+            Py_DECREF(op);
+            if (!more)
+                break;
+        }
+        else if (c->discard_copy) {
+            if (discard_copy(c))
+                break;
+        }
+        else {
+            /* Of a connection that is lost, what had come before is there still. */
+            bool lost = PQstatus(c->pg) == CONNECTION_BAD;
+            if (!lost && is_sending(op) && !c->unflushed) {
+                Py_INCREF(op);
+                gio_pg_many_send(op);
+                Py_DECREF(op);
+                continue;
+            }
+            if (!lost && ((is_sending(op) && op->pending == 0) || PQisBusy(c->pg)))
+                break;
+            PGresult *res = PQgetResult(c->pg);
+            bool last = res == NULL;
+            feed(op, res);
+            c->lost = c->lost || (lost && last);
+        }
+        if (c->phase == GIO_PG_READY && PQstatus(c->pg) == CONNECTION_BAD &&
+            (c->first == NULL || c->first->stage == GIO_PG_QUEUED))
+            c->lost = true;
+    }
+    if (c->phase == GIO_PG_READY && c->cancelling && c->first == NULL)
+        gio_pg_cancel_step(c, true);
+    if (c->phase == GIO_PG_READY && !c->lost) {
+        int more = PQflush(c->pg);
+        c->unflushed = more > 0 || (c->first != NULL && is_sending(c->first));
+        c->lost = more < 0;
+    }
+    c->advancing = false;
+    if (c->lost)
+        gio_pg_conn_drop(c, NULL);
+}

@@ -1,0 +1,195 @@
+/* Rows of a result as Python objects, straight from libpq's memory.
+ *
+ * Decoders are C and run no Python code, but for a user's codecs; so the result is owned by the
+ * caller throughout, and nothing of the connection is looked at between two values.
+ */
+#include "pg/pg.h"
+
+/* A value that came as text, because a column of its result has a type that we know no binary
+ * form of. */
+static PyObject *
+decode_text(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
+{
+    if (codec->text || codec->decode == gio_pg_text_decode)
+        return codec->text ? codec->decode(st, codec, data, len)
+                           : gio_pg_text_decode(st, codec, data, len);
+    PyObject *module = PyImport_ImportModule("greenletio.pg._text"), *value = NULL;
+    if (module != NULL)
+        value = PyObject_CallMethod(module, "decode", "Oy#", (PyObject *)codec, data, len);
+    Py_XDECREF(module);
+    return value;
+}
+
+static inline PyObject *
+value_at(GioPgState *st, GioPgStatement *s, const PGresult *res, int row, int col)
+{
+    const char *data = PQgetvalue(res, row, col);
+    int len = PQgetlength(res, row, col);
+    if (len == 0 && PQgetisnull(res, row, col))
+        Py_RETURN_NONE;
+    GioPgCodec *codec = s->cols[col];
+    return s->text ? decode_text(st, codec, data, len) : codec->decode(st, codec, data, len);
+}
+
+static PyObject *
+record_at(GioPgState *st, GioPgStatement *s, PyTypeObject *type, const PGresult *res, int row)
+{
+    GioPgRecord *record = gio_pg_record_new(type, s->desc, s->ncols);
+    for (int i = 0; record != NULL && i < s->ncols; i++) {
+        record->items[i] = value_at(st, s, res, row, i);
+        if (record->items[i] == NULL)
+            Py_CLEAR(record);
+    }
+    return (PyObject *)record;
+}
+
+static PyObject *
+tuple_at(GioPgState *st, GioPgStatement *s, const PGresult *res, int row)
+{
+    PyObject *tuple = PyTuple_New(s->ncols);
+    for (int i = 0; tuple != NULL && i < s->ncols; i++) {
+        PyObject *value = value_at(st, s, res, row, i);
+        if (value == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, value);
+    }
+    if (tuple != NULL && s->atomic && s->ncols > 0) /* as the collector would find out by itself */
+        PyObject_GC_UnTrack(tuple);
+    return tuple;
+}
+
+static PyTypeObject *
+record_type(GioPgOp *op)
+{
+    GioPgState *st = op->conn->st;
+    if (op->record_class != NULL)
+        return (PyTypeObject *)op->record_class;
+    return op->stmt->atomic ? st->record_type : st->gc_record_type;
+}
+
+static PyObject *
+records(GioPgOp *op, const PGresult *res)
+{
+    GioPgState *st = op->conn->st;
+    GioPgStatement *s = op->stmt;
+    PyTypeObject *type = record_type(op);
+    int n = PQntuples(res);
+    PyObject *list = PyList_New(n);
+    for (int i = 0; list != NULL && i < n; i++) {
+        PyObject *record = record_at(st, s, type, res, i);
+        if (record == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, record);
+    }
+    return list;
+}
+
+static PyObject *
+tag_of(const PGresult *res)
+{
+    return PyUnicode_FromString(PQcmdStatus((PGresult *)res));
+}
+
+/* Rows of the simple protocol: all text. */
+static PyObject *
+text_rows(const PGresult *res)
+{
+    int n = PQntuples(res), ncols = PQnfields(res);
+    PyObject *list = PyList_New(n);
+    for (int i = 0; list != NULL && i < n; i++) {
+        PyObject *tuple = PyTuple_New(ncols);
+        for (int j = 0; tuple != NULL && j < ncols; j++) {
+            PyObject *value =
+                PQgetisnull(res, i, j)
+                    ? Py_NewRef(Py_None)
+                    : PyUnicode_DecodeUTF8(PQgetvalue(res, i, j), PQgetlength(res, i, j), NULL);
+            if (value == NULL)
+                Py_CLEAR(tuple);
+            else
+                PyTuple_SET_ITEM(tuple, j, value);
+        }
+        if (tuple == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, tuple);
+    }
+    return list;
+}
+
+/* (name, oid, size, modifier, format) of each column */
+static PyObject *
+description_of(const PGresult *res)
+{
+    int n = PQnfields(res);
+    PyObject *list = PyTuple_New(n);
+    for (int i = 0; list != NULL && i < n; i++) {
+        PyObject *entry = Py_BuildValue("(sIii)", PQfname(res, i), PQftype(res, i), PQfsize(res, i),
+                                        PQfmod(res, i));
+        if (entry == NULL)
+            Py_CLEAR(list);
+        else
+            PyTuple_SET_ITEM(list, i, entry);
+    }
+    return list;
+}
+
+PyObject *
+gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
+{
+    if (PQresultStatus(res) != PGRES_TUPLES_OK)
+        return Py_BuildValue("(OON)", Py_None, Py_None, tag_of(res));
+    PyObject *rows = NULL;
+    if (s == NULL) {
+        rows = text_rows(res);
+    }
+    else {
+        int n = PQntuples(res);
+        rows = PyList_New(n);
+        for (int i = 0; rows != NULL && i < n; i++) {
+            PyObject *tuple = tuple_at(c->st, s, res, i);
+            if (tuple == NULL)
+                Py_CLEAR(rows);
+            else
+                PyList_SET_ITEM(rows, i, tuple);
+        }
+    }
+    PyObject *description = rows == NULL ? NULL : description_of(res);
+    if (description == NULL) {
+        Py_XDECREF(rows);
+        return NULL;
+    }
+    return Py_BuildValue("(NNN)", rows, description, tag_of(res));
+}
+
+PyObject *
+gio_pg_result_value(GioPgOp *op, const PGresult *res)
+{
+    GioPgState *st = op->conn->st;
+    bool rows = PQresultStatus(res) == PGRES_TUPLES_OK;
+    switch (op->want) {
+    case GIO_PG_STATUS:
+        return tag_of(res);
+    case GIO_PG_RECORDS:
+        return rows ? records(op, res) : PyList_New(0);
+    case GIO_PG_RECORD:
+        if (!rows || PQntuples(res) == 0)
+            Py_RETURN_NONE;
+        return record_at(st, op->stmt, record_type(op), res, 0);
+    case GIO_PG_VALUE:
+        if (!rows || PQntuples(res) == 0)
+            Py_RETURN_NONE;
+        if (op->column < 0 || op->column >= op->stmt->ncols) {
+            PyErr_SetString(PyExc_IndexError, "the row has no such column");
+            return NULL;
+        }
+        return value_at(st, op->stmt, res, 0, (int)op->column);
+    case GIO_PG_TUPLES:
+        return gio_pg_result_tuples(op->conn, op->stmt, res);
+    case GIO_PG_STATEMENT:
+    case GIO_PG_NOTHING:
+        break;
+    }
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,456 @@
+/* Statement: a prepared statement with the codecs of its parameters and columns; and the cache.
+ *
+ * A statement belongs to one connection. The cache is a dict by SQL text (and parameter types,
+ * where the caller names them); each use stamps the statement, and the one with the oldest stamp
+ * leaves.
+ */
+#include "pg/pg.h"
+
+#include <stddef.h>
+#include <structmember.h>
+
+static PyObject *
+key_of(GioPgOp *op)
+{
+    return op->oids == NULL ? Py_NewRef(op->sql) : PyTuple_Pack(2, op->sql, op->oids);
+}
+
+GioPgStatement *
+gio_pg_statement_get(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    PyObject *key = key_of(op);
+    if (key == NULL)
+        return NULL;
+    GioPgStatement *s = (GioPgStatement *)PyDict_GetItemWithError(c->cache, key);
+    if (s != NULL || PyErr_Occurred()) {
+        Py_DECREF(key);
+        if (s != NULL)
+            s->used = ++c->clock;
+        return (GioPgStatement *)Py_XNewRef((PyObject *)s);
+    }
+    s = (GioPgStatement *)c->st->statement_type->tp_alloc(c->st->statement_type, 0);
+    if (s == NULL) {
+        Py_DECREF(key);
+        return NULL;
+    }
+    s->key = key;
+    s->sql = Py_NewRef(op->sql);
+    s->conn = c;
+    s->used = ++c->clock;
+    s->cached = c->cache_size > 0 &&
+                (c->cacheable_size == 0 || PyUnicode_GET_LENGTH(s->sql) <= c->cacheable_size);
+    if (s->cached || op->kind == GIO_PG_PREPARE)
+        PyOS_snprintf(s->name, sizeof s->name, "_gio_%lx", ++c->serial);
+    return s;
+}
+
+void
+gio_pg_statement_forget(GioPgConn *c, GioPgStatement *s)
+{
+    s->prepared = s->described = false;
+    if (PyDict_GetItemWithError(c->cache, s->key) == (PyObject *)s &&
+        PyDict_DelItem(c->cache, s->key) < 0)
+        PyErr_Clear();
+}
+
+GioPgStatement *
+gio_pg_statement_oldest(GioPgConn *c)
+{
+    GioPgStatement *oldest = NULL;
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    if (PyDict_GET_SIZE(c->cache) < c->cache_size)
+        return NULL;
+    while (PyDict_Next(c->cache, &at, &key, &value)) {
+        GioPgStatement *s = (GioPgStatement *)value;
+        if (Py_REFCNT(s) == 1 && (oldest == NULL || s->used < oldest->used)) /* nobody else's */
+            oldest = s;
+    }
+    return oldest;
+}
+
+/* ---- what it takes and gives ----------------------------------------------------------- */
+
+static void
+forget_types(GioPgStatement *s)
+{
+    for (int i = 0; s->params != NULL && i < s->nparams; i++)
+        Py_XDECREF(s->params[i]);
+    for (int i = 0; s->cols != NULL && i < s->ncols; i++)
+        Py_XDECREF(s->cols[i]);
+    PyMem_Free(s->params);
+    PyMem_Free(s->cols);
+    PyMem_Free(s->param_oids);
+    PyMem_Free(s->col_oids);
+    s->params = s->cols = NULL;
+    s->param_oids = s->col_oids = NULL;
+    s->nparams = s->ncols = 0;
+    Py_CLEAR(s->desc);
+}
+
+void
+gio_pg_statement_unresolve(GioPgStatement *s)
+{
+    for (int i = 0; i < s->nparams; i++)
+        Py_CLEAR(s->params[i]);
+    for (int i = 0; i < s->ncols; i++)
+        Py_CLEAR(s->cols[i]);
+}
+
+int
+gio_pg_statement_described(GioPgStatement *s, const PGresult *res)
+{
+    int nparams = PQnparams(res), ncols = PQnfields(res);
+    GioPgState *st = gio_pg_state(Py_TYPE(s));
+    forget_types(s);
+    s->params = PyMem_Calloc((size_t)nparams + 1, sizeof *s->params);
+    s->cols = PyMem_Calloc((size_t)ncols + 1, sizeof *s->cols);
+    s->param_oids = PyMem_Calloc((size_t)nparams + 1, sizeof *s->param_oids);
+    s->col_oids = PyMem_Calloc((size_t)ncols + 1, sizeof *s->col_oids);
+    PyObject *names = PyTuple_New(ncols);
+    if (names == NULL || !s->params || !s->cols || !s->param_oids || !s->col_oids) {
+        PyErr_NoMemory();
+        goto error;
+    }
+    s->nparams = nparams;
+    s->ncols = ncols;
+    for (int i = 0; i < nparams; i++)
+        s->param_oids[i] = PQparamtype(res, i);
+    for (int i = 0; i < ncols; i++) {
+        PyObject *name =
+            PyUnicode_DecodeUTF8(PQfname(res, i), (Py_ssize_t)strlen(PQfname(res, i)), "replace");
+        if (name == NULL)
+            goto error;
+        PyUnicode_InternInPlace(&name);
+        PyTuple_SET_ITEM(names, i, name);
+        s->col_oids[i] = PQftype(res, i);
+    }
+    s->desc = gio_pg_desc_new(st, names);
+    if (s->desc == NULL)
+        goto error;
+    Py_DECREF(names);
+    s->described = true;
+    return 0;
+
+error:
+    Py_XDECREF(names);
+    return -1;
+}
+
+/* Fill codecs[] of oids[]. */
+static int
+resolve(GioPgConn *c, const Oid *oids, GioPgCodec **codecs, int n, PyObject *unknown)
+{
+    for (int i = 0; i < n; i++) {
+        if (codecs[i] != NULL)
+            continue;
+        GioPgCodec *codec = gio_pg_codec_find(c, oids[i]);
+        if (codec == NULL && PyErr_Occurred())
+            return -1;
+        codecs[i] = (GioPgCodec *)Py_XNewRef((PyObject *)codec);
+        if (codec == NULL) {
+            PyObject *oid = PyLong_FromUnsignedLong(oids[i]);
+            int rc = oid == NULL ? -1 : PyList_Append(unknown, oid);
+            Py_XDECREF(oid);
+            if (rc < 0)
+                return -1;
+        }
+    }
+    return 0;
+}
+
+int
+gio_pg_statement_resolve(GioPgStatement *s, GioPgConn *c, PyObject *unknown)
+{
+    if (resolve(c, s->param_oids, s->params, s->nparams, unknown) < 0 ||
+        resolve(c, s->col_oids, s->cols, s->ncols, unknown) < 0)
+        return -1;
+    if (PyList_GET_SIZE(unknown) > 0)
+        return 0;
+    s->text = false;
+    s->atomic = true;
+    for (int i = 0; i < s->ncols; i++) {
+        s->text = s->text || s->cols[i]->text;
+        s->atomic = s->atomic && s->cols[i]->atomic;
+    }
+    if (s->text)
+        s->atomic = false;
+    return 1;
+}
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+#define FEW 16
+
+/* Encode one parameter; its length, -1 for NULL, -2 with an exception. */
+static Py_ssize_t
+encode(GioPgConn *c, GioPgCodec *codec, PyObject *value, bool as_text)
+{
+    Py_ssize_t start = c->out.len;
+    if (value == Py_None)
+        return -1;
+    if (as_text && !codec->text) { /* a literal */
+        if (gio_pg_text_encode(c->st, codec, value, &c->out) < 0)
+            return -2;
+    }
+    else if (codec->encode == NULL) {
+        PyErr_Format(PyExc_TypeError, "values of type %U cannot be sent", codec->name);
+        return -2;
+    }
+    else if (codec->encode(c->st, codec, value, &c->out) < 0) {
+        return -2;
+    }
+    Py_ssize_t len = c->out.len - start;
+    if (len > INT32_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "a value is longer than 2 GB");
+        return -2;
+    }
+    /* As text it ends with a NUL byte. */
+    return gio_put(&c->out, "", 1) < 0 ? -2 : len;
+}
+
+static void
+explain(GioPgCodec *codec, Py_ssize_t i, PyObject *value)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception))
+        return;
+    PyObject *cause = gio_err_take(), *shown = PyObject_Repr(value);
+    if (shown != NULL && PyUnicode_GET_LENGTH(shown) > 80)
+        Py_SETREF(shown, PyUnicode_FromFormat("%.77U...", shown));
+    if (shown == NULL) {
+        PyErr_Clear();
+        shown = PyUnicode_FromFormat("<%s object>", Py_TYPE(value)->tp_name);
+    }
+    PyObject *why = shown == NULL ? NULL : PyObject_Str(cause);
+    gio_err_give(Py_NewRef(cause));
+    if (why != NULL)
+        gio_pg_error_wrap("DataError", "invalid input for query argument $%zd (%U): %U (%U)", i + 1,
+                          codec->name, shown, why);
+    Py_XDECREF(why);
+    Py_XDECREF(shown);
+    Py_DECREF(cause);
+}
+
+int
+gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool lenient)
+{
+    Py_ssize_t n = args == NULL ? 0 : PyTuple_GET_SIZE(args);
+    if (n != s->nparams) {
+        gio_pg_error_set("ArgumentsMismatch",
+                         "the server expects %d argument%s for this query, %zd %s passed",
+                         s->nparams, s->nparams == 1 ? "" : "s", n, n == 1 ? "was" : "were");
+        return -1;
+    }
+    const char *few_values[FEW], **values = few_values;
+    int few_lens[2 * FEW], *lens = few_lens;
+    int rc = -1;
+    if (n > FEW) {
+        values = PyMem_Malloc((size_t)n * sizeof *values);
+        lens = PyMem_Malloc((size_t)n * 2 * sizeof *lens);
+        if (values == NULL || lens == NULL) {
+            PyErr_NoMemory();
+            goto done;
+        }
+    }
+    int *formats = lens + n;
+    c->out.len = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *value = PyTuple_GET_ITEM(args, i);
+        bool as_text = s->params[i]->text || (lenient && PyUnicode_Check(value));
+        Py_ssize_t len = encode(c, s->params[i], value, as_text);
+        if (len == -2) {
+            explain(s->params[i], i, value);
+            goto done;
+        }
+        lens[i] = (int)len;
+        formats[i] = !as_text;
+    }
+    if (c->pg == NULL) {
+        gio_pg_error_set("InterfaceError", "the connection was closed meanwhile");
+        goto done;
+    }
+    const char *at = c->out.data;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        values[i] = lens[i] < 0 ? NULL : at;
+        if (lens[i] >= 0)
+            at += lens[i] + 1;
+    }
+    if (!PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !s->text)) {
+        PyObject *error = gio_pg_error_lost(c);
+        if (error != NULL)
+            gio_err_give(error);
+        goto done;
+    }
+    rc = 0;
+done:
+    if (c->out.size > 1 << 20)
+        gio_buf_free(&c->out);
+    if (values != few_values)
+        PyMem_Free(values);
+    if (lens != few_lens)
+        PyMem_Free(lens);
+    return rc;
+}
+
+/* ---- rows for COPY in binary
+ * ---------------------------------------------------------------------- */
+
+static int
+encode_row(GioPgState *st, GioPgStatement *s, PyObject *row, GioBuf *out)
+{
+    PyObject *values = PySequence_Tuple(row);
+    int rc = values == NULL ? -1 : gio_put16(out, (uint16_t)s->ncols);
+    if (rc == 0 && PyTuple_GET_SIZE(values) != s->ncols) {
+        gio_pg_error_set("DataError", "a record with %d values is expected, got one with %zd",
+                         s->ncols, PyTuple_GET_SIZE(values));
+        rc = -1;
+    }
+    for (int i = 0; rc == 0 && i < s->ncols; i++) {
+        rc = gio_pg_part_encode(st, s->cols[i], PyTuple_GET_ITEM(values, i), out);
+        if (rc < 0)
+            explain(s->cols[i], i, PyTuple_GET_ITEM(values, i));
+    }
+    Py_XDECREF(values);
+    return rc;
+}
+
+/* encode_rows(iterator, limit): rows of the statement's columns until there are `limit` bytes. */
+static PyObject *
+statement_encode_rows(GioPgStatement *s, PyObject *args)
+{
+    PyObject *iterator, *row;
+    Py_ssize_t limit;
+    if (!PyArg_ParseTuple(args, "On:encode_rows", &iterator, &limit))
+        return NULL;
+    for (int i = 0; i < s->ncols; i++)
+        if (s->cols[i] == NULL || s->cols[i]->text || s->cols[i]->encode == NULL)
+            return gio_pg_error_set("NotSupportedError",
+                                    "column %d has a type whose binary form is not known", i + 1);
+    if (!PyIter_Check(iterator)) {
+        PyErr_SetString(PyExc_TypeError, "encode_rows() takes an iterator");
+        return NULL;
+    }
+    GioBuf out = {NULL, 0, 0};
+    PyObject *bytes = NULL;
+    int rc = 0;
+    while (rc == 0 && out.len < limit && (row = PyIter_Next(iterator)) != NULL) {
+        rc = encode_row(gio_pg_state(Py_TYPE(s)), s, row, &out);
+        Py_DECREF(row);
+    }
+    if (!PyErr_Occurred())
+        bytes = PyBytes_FromStringAndSize(out.data, out.len);
+    gio_buf_free(&out);
+    return bytes;
+}
+
+static PyMethodDef statement_methods[] = {
+    {"encode_rows", (PyCFunction)statement_encode_rows, METH_VARARGS,
+     "encode_rows($self, iterator, limit, /)\n--\n\n"
+     "Rows of its columns' types for COPY in binary, until there are `limit` bytes of them."},
+    {NULL},
+};
+
+/* ---- the type ----------------------------------------------------------------------------------
+ */
+
+static PyObject *
+types_of(GioPgCodec **codecs, const Oid *oids, int n)
+{
+    PyObject *list = PyTuple_New(n);
+    for (int i = 0; list != NULL && i < n; i++) {
+        PyObject *pair =
+            Py_BuildValue("(IO)", oids[i], codecs[i] == NULL ? Py_None : codecs[i]->name);
+        if (pair == NULL)
+            Py_CLEAR(list);
+        else
+            PyTuple_SET_ITEM(list, i, pair);
+    }
+    return list;
+}
+
+static PyObject *
+statement_parameters(GioPgStatement *s, void *Py_UNUSED(closure))
+{
+    return types_of(s->params, s->param_oids, s->nparams);
+}
+
+static PyObject *
+statement_columns(GioPgStatement *s, void *Py_UNUSED(closure))
+{
+    return types_of(s->cols, s->col_oids, s->ncols);
+}
+
+static PyObject *
+statement_names(GioPgStatement *s, void *Py_UNUSED(closure))
+{
+    return s->desc == NULL ? PyTuple_New(0) : PyObject_GetAttrString(s->desc, "names");
+}
+
+static PyObject *
+statement_name(GioPgStatement *s, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(s->name);
+}
+
+static int
+statement_traverse(GioPgStatement *s, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(s));
+    for (int i = 0; s->params != NULL && i < s->nparams; i++)
+        Py_VISIT(s->params[i]);
+    for (int i = 0; s->cols != NULL && i < s->ncols; i++)
+        Py_VISIT(s->cols[i]);
+    return 0;
+}
+
+static void
+statement_dealloc(GioPgStatement *s)
+{
+    PyTypeObject *type = Py_TYPE(s);
+    PyObject_GC_UnTrack(s);
+    forget_types(s);
+    Py_CLEAR(s->key);
+    Py_CLEAR(s->sql);
+    type->tp_free(s);
+    Py_DECREF(type);
+}
+
+static PyMemberDef statement_members[] = {
+    {"sql", T_OBJECT_EX, offsetof(GioPgStatement, sql), READONLY, "Its text."},
+    {NULL},
+};
+
+static PyGetSetDef statement_getset[] = {
+    {"name", (getter)statement_name, NULL, "Its name on the server.", NULL},
+    {"names", (getter)statement_names, NULL, "The columns' names.", NULL},
+    {"columns", (getter)statement_columns, NULL, "(oid, type name) of each column.", NULL},
+    {"parameters", (getter)statement_parameters, NULL, "(oid, type name) of each parameter.", NULL},
+    {NULL},
+};
+
+static PyType_Slot statement_slots[] = {
+    {Py_tp_doc, "A statement that the server has prepared."},
+    {Py_tp_dealloc, statement_dealloc},
+    {Py_tp_traverse, statement_traverse},
+    {Py_tp_members, statement_members},
+    {Py_tp_methods, statement_methods},
+    {Py_tp_getset, statement_getset},
+    {0, NULL},
+};
+
+static PyType_Spec statement_spec = {
+    .name = "greenletio._pg.Statement",
+    .basicsize = sizeof(GioPgStatement),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = statement_slots,
+};
+
+int
+gio_pg_statement_setup_types(PyObject *module)
+{
+    GioPgState *st = PyModule_GetState(module);
+    st->statement_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &statement_spec, NULL);
+    return st->statement_type == NULL || PyModule_AddType(module, st->statement_type) < 0 ? -1 : 0;
+}

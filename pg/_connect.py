@@ -1,0 +1,126 @@
+"""Making connections, for both faces."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+from greenletio import _pg
+from greenletio._hosts import Host, addresses_of
+from greenletio._threads import run_in_thread
+from greenletio.pg import _types
+from greenletio.pg._conninfo import Options, attempts, connect_timeout
+from greenletio.pg.errors import CannotConnect, DatabaseError
+
+__all__ = ("connect_async", "connect_sync", "connected", "forget_types")
+
+_KNOWN: dict[tuple[str | None, ...], dict[int, _pg.Codec]] = {}
+
+_ATTEMPT_FAILED = (DatabaseError, TimeoutError, asyncio.TimeoutError)
+
+
+class _Attempts:
+    """The attempts of one connect(): what each may take, and what went wrong in those before."""
+
+    def __init__(self, options: Options, timeout: float | None) -> None:
+        self._each = connect_timeout(options)
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self.errors: list[BaseException] = []
+        self._steps = attempts(options)
+
+    def next(self, answer: list[str] | OSError | None) -> Host | str | None:
+        try:
+            return self._steps.send(answer)
+        except StopIteration:
+            return None
+        except CannotConnect as exc:
+            self.errors.append(exc)
+            return None
+
+    def budget(self) -> float | None:
+        left = None if self._end is None else max(0.0, self._end - time.monotonic())
+        return min((t for t in (left, self._each) if t is not None), default=None)
+
+    def failed(self, exc: BaseException) -> None:
+        self.errors.append(exc)
+        if self._end is not None and time.monotonic() >= self._end:
+            raise exc
+
+    def give_up(self) -> BaseException:
+        if len(self.errors) == 1:
+            return self.errors[0]
+        text = "\n".join(str(error) or "timeout expired" for error in self.errors)
+        error = CannotConnect(text)
+        error.__cause__ = self.errors[-1] if self.errors else None
+        return error
+
+
+async def connect_async(c: _pg.Connection, options: Options, timeout: float | None) -> None:
+    run = _Attempts(options, timeout)
+    step = run.next(None)
+    while step is not None:
+        if isinstance(step, Host):
+            step = run.next(await _resolve(step))
+            continue
+        try:
+            await c._op("connect", "nothing", step, timeout=run.budget())
+        except _ATTEMPT_FAILED as exc:
+            run.failed(exc)
+            step = run.next(None)
+        else:
+            return connected(c)
+    raise run.give_up()
+
+
+def connect_sync(c: _pg.Connection, options: Options, timeout: float | None) -> None:
+    run = _Attempts(options, timeout)
+    step = run.next(None)
+    while step is not None:
+        if isinstance(step, Host):
+            try:
+                found = run_in_thread(socket.getaddrinfo, *_question(step))
+                step = run.next(list(addresses_of(found)))
+            except OSError as exc:
+                step = run.next(exc)
+            continue
+        try:
+            c._op("connect", "nothing", step, timeout=run.budget()).run()
+        except _ATTEMPT_FAILED as exc:
+            run.failed(exc)
+            step = run.next(None)
+        else:
+            return connected(c)
+    raise run.give_up()
+
+
+def _question(host: Host) -> tuple[str, None, int, int]:
+    return host.host, None, socket.AF_UNSPEC, socket.SOCK_STREAM
+
+
+async def _resolve(host: Host) -> list[str] | OSError:
+    name, service, family, kind = _question(host)
+    try:
+        loop = asyncio.get_running_loop()
+        return list(addresses_of(await loop.getaddrinfo(name, service, family=family, type=kind)))
+    except OSError as exc:
+        return exc
+
+
+def connected(c: _pg.Connection) -> None:
+    """Types that were looked up before, in the same database, need not be again."""
+    known = _KNOWN.setdefault(_database(c), {})
+    c._codecs.clear()
+    c._introspect = _types.builder(known)
+
+
+def forget_types(c: _pg.Connection) -> None:
+    """Have them looked up again, by new connections to this database, too."""
+    _KNOWN.pop(_database(c), None)
+    connected(c)
+
+
+def _database(c: _pg.Connection) -> tuple[Any, ...]:
+    options = c._options()
+    return tuple(options.get(key) for key in ("hostaddr", "host", "port", "dbname"))

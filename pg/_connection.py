@@ -1,0 +1,298 @@
+"""Connection: the DB-API's, with psycopg's conventions, for sync code."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from greenletio import _pg
+from greenletio._lock import FairLock
+from greenletio.pg import _errors, _json, rows
+from greenletio.pg._connect import connect_sync
+from greenletio.pg._conninfo import options_of
+from greenletio.pg._copy import Copy
+from greenletio.pg._cursor import Cursor, Result, typed
+from greenletio.pg._query import is_script, prepare
+from greenletio.pg.errors import InterfaceError, ProgrammingError
+
+if TYPE_CHECKING:
+    from greenletio.pg.rows import Factory
+
+__all__ = ("Connection", "connect")
+
+Row = TypeVar("Row")
+Other = TypeVar("Other")
+
+logger = logging.getLogger("greenletio.pg")
+
+IDLE = 0  # libpq's PQTRANS_IDLE
+
+
+class Connection(Generic[Row]):
+    """A session with a server, for sync code.
+
+    In a greenlet (under ``async_`` or ``spawn``) each call that waits for the server suspends the
+    greenlet; where no loop runs it blocks the thread, directly in a running loop it raises
+    WouldBlockError. Threads and greenlets may share a connection: their queries take turns. A call
+    that is cancelled, interrupted or timed out ends its query on the server, and the connection
+    stays usable.
+    """
+
+    # The DB-API's optional extension: the exceptions.
+    Warning = _errors.Warning
+    Error = _errors.Error
+    InterfaceError = _errors.InterfaceError
+    DatabaseError = _errors.DatabaseError
+    DataError = _errors.DataError
+    OperationalError = _errors.OperationalError
+    IntegrityError = _errors.IntegrityError
+    InternalError = _errors.InternalError
+    ProgrammingError = _errors.ProgrammingError
+    NotSupportedError = _errors.NotSupportedError
+
+    def __init__(
+        self,
+        raw: _pg.Connection,
+        *,
+        autocommit: bool = False,
+        row_factory: Factory[Row] = rows.tuple_row,  # type: ignore[assignment]
+    ) -> None:
+        self._raw = raw
+        self._lock = FairLock()
+        self._autocommit = autocommit
+        self._savepoints = 0
+        self._blocks = 0
+        self._notice_handlers: list[Callable[[_errors.Diagnostic], Any]] = []
+        self.row_factory = row_factory
+
+    # -- running
+
+    def _run(self, query: str, params: Any, timeout: float | None) -> list[Result]:
+        if not isinstance(query, str):
+            raise TypeError(f"a query is a str, not {type(query).__name__}")
+        raw = self._raw
+        sql, args, oids = prepare(query, params)
+        with self._lock:
+            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
+                raw._op("script", "status", "BEGIN", timeout=timeout).run()
+            if params is None and is_script(query):
+                results = raw._op("script", "tuples", query, timeout=timeout).run()
+                return [typed(result, raw._codecs) for result in results or ()]
+            return [raw._op("query", "tuples", sql, args, oids=oids, timeout=timeout).run()]
+
+    def _run_many(self, query: str, params_seq: Iterable[Any]) -> int:
+        """Run a query for each of the parameters; the number of rows that were concerned.
+
+        What comes in a row and has the same types goes to the server together.
+        """
+        raw = self._raw
+        rows = (prepare(query, params) for params in params_seq)
+        total = 0
+        with self._lock:
+            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
+                raw._op("script", "status", "BEGIN").run()
+            for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2])):
+                values = [row[1] for row in group]
+                total += raw._op("many", "nothing", sql, values, oids=oids).run()
+        return total
+
+    @contextmanager
+    def _copying(self, sql: str) -> Iterator[Copy]:
+        """A COPY, which has the connection for itself until the block ends."""
+        raw = self._raw
+        with self._lock:
+            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
+                raw._op("script", "status", "BEGIN").run()
+            yield Copy(raw, sql)
+
+    def _command(self, sql: str) -> None:
+        self._raw._op("script", "status", sql).run()
+
+    @overload
+    def cursor(self) -> Cursor[Row]: ...
+    @overload
+    def cursor(self, *, row_factory: Factory[Other]) -> Cursor[Other]: ...
+    def cursor(self, *, row_factory: Any = None) -> Cursor[Any]:
+        """A new cursor."""
+        if self.closed:
+            raise InterfaceError("the connection is closed")
+        return Cursor(self, row_factory or self.row_factory)
+
+    def execute(
+        self, query: str, params: Any = None, *, timeout: float | None = None
+    ) -> Cursor[Row]:
+        """Run a query on a new cursor, which is returned."""
+        return self.cursor().execute(query, params, timeout=timeout)
+
+    # -- transactions
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether each statement is a transaction of its own; else the first one begins one."""
+        return self._autocommit
+
+    @autocommit.setter
+    def autocommit(self, value: bool) -> None:
+        if self._raw._transaction_status != IDLE and not self.closed:
+            raise ProgrammingError("autocommit cannot be changed inside a transaction")
+        self._autocommit = bool(value)
+
+    def commit(self) -> None:
+        """End the transaction, if one is open, and keep what it did."""
+        self._end("COMMIT")
+
+    def rollback(self) -> None:
+        """End the transaction, if one is open, and undo what it did."""
+        self._end("ROLLBACK")
+
+    def _end(self, sql: str) -> None:
+        if self._blocks:
+            raise ProgrammingError(f"{sql} inside a block of transaction() is the block's own")
+        if self.closed:
+            raise InterfaceError("the connection is closed")
+        with self._lock:
+            if self._raw._transaction_status != IDLE:
+                self._command(sql)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A block that is done as a whole or not at all; inside a transaction: a savepoint."""
+        with self._lock:
+            outermost = self._raw._transaction_status == IDLE
+            self._savepoints += 1
+            name = f"_gio_savepoint_{self._savepoints}"
+            self._command("BEGIN" if outermost else f"SAVEPOINT {name}")
+            self._blocks += 1
+        try:
+            yield
+        except BaseException:
+            self._blocks -= 1
+            if not self.closed:
+                undo = f"ROLLBACK TO {name}; RELEASE SAVEPOINT {name}"
+                self._command("ROLLBACK" if outermost else undo)
+            raise
+        else:
+            self._blocks -= 1
+            self._command("COMMIT" if outermost else f"RELEASE SAVEPOINT {name}")
+
+    # -- what happens by itself
+
+    def add_notice_handler(self, callback: Callable[[_errors.Diagnostic], Any]) -> None:
+        """Have callback(diagnostic) called for each notice; without any they are logged."""
+        self._notice_handlers.append(callback)
+
+    def remove_notice_handler(self, callback: Callable[[_errors.Diagnostic], Any]) -> None:
+        """Undo add_notice_handler()."""
+        self._notice_handlers.remove(callback)
+
+    def _event(self, kind: str, value: Any) -> None:
+        if kind == "notice":
+            diagnostic = _errors.Diagnostic(value)
+            for callback in self._notice_handlers:
+                callback(diagnostic)
+            if not self._notice_handlers:
+                level = logging.WARNING if diagnostic.severity == "WARNING" else logging.INFO
+                logger.log(level, "%s: %s", diagnostic.severity, diagnostic.message_primary)
+
+    def __del__(self) -> None:
+        raw = getattr(self, "_raw", None)
+        if raw is not None and not raw.is_closed():
+            warnings.warn(f"unclosed connection {self!r}", ResourceWarning, 2, source=self)
+            raw.terminate()
+
+    # -- what is known of it
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed, by whichever side."""
+        return self._raw.is_closed()
+
+    @property
+    def raw(self) -> _pg.Connection:
+        """The connection itself, which the async face shares."""
+        return self._raw
+
+    def close(self) -> None:
+        """Close it; a transaction that is open is rolled back by the server."""
+        if not self._raw.is_closed():
+            self._raw._op("finish", "nothing", "").run()
+
+    def __enter__(self) -> Connection[Row]:
+        return self
+
+    def __exit__(
+        self,
+        typ: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Commit, or roll back after an exception; then close."""
+        if self.closed:
+            return
+        try:
+            if typ is None:
+                self.commit()
+            else:
+                self.rollback()
+        finally:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"to server process {self._raw._pid}"
+        return f"<{type(self).__module__}.{type(self).__name__} {state}>"
+
+
+@overload
+def connect(
+    conninfo: str = "",
+    *,
+    autocommit: bool = False,
+    timeout: float | None = None,
+    row_factory: None = None,
+    **kwargs: Any,
+) -> Connection[tuple[Any, ...]]: ...
+@overload
+def connect(
+    conninfo: str = "",
+    *,
+    autocommit: bool = False,
+    timeout: float | None = None,
+    row_factory: Factory[Other],
+    **kwargs: Any,
+) -> Connection[Other]: ...
+def connect(
+    conninfo: str = "",
+    *,
+    autocommit: bool = False,
+    timeout: float | None = None,
+    row_factory: Any = None,
+    **kwargs: Any,
+) -> Connection[Any]:
+    """Connect to a server: a libpq connection string or URL, and any option of libpq by its name.
+
+    Several hosts are tried in turn, each address within ``connect_timeout`` seconds if that is set,
+    all of them within `timeout` seconds. Names are resolved off the loop. Waits as every call of
+    the connection does; can be cancelled. OperationalError (CannotConnect, or what the server
+    said); TimeoutError after `timeout`.
+    """
+    raw = _pg.Connection()
+    connect_sync(raw, options_of(conninfo, kwargs), timeout)
+    raw._codecs.update(_json.codecs())
+    connection: Connection[Any] = Connection(
+        raw, autocommit=autocommit, row_factory=row_factory or rows.tuple_row
+    )
+    ref = weakref.ref(connection)
+
+    def on_event(kind: str, value: Any) -> None:
+        target = ref()
+        if target is not None:
+            target._event(kind, value)
+
+    raw._on_event = on_event
+    return connection

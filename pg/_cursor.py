@@ -1,0 +1,210 @@
+"""Cursor: the DB-API's, with psycopg's additions. A result is fetched as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from greenletio._pg import BUILTIN
+from greenletio.pg import _text
+from greenletio.pg._copy import Copy
+from greenletio.pg.errors import InterfaceError, ProgrammingError
+
+if TYPE_CHECKING:
+    from greenletio.pg._connection import Connection
+    from greenletio.pg.rows import Factory, Maker
+
+__all__ = ("Column", "Cursor", "typed")
+
+Row = TypeVar("Row")
+Result = tuple[list[Any] | None, tuple[Any, ...] | None, str]
+
+
+class Column(NamedTuple):
+    """A column of a result: the DB-API's seven fields."""
+
+    name: str
+    type_code: int
+    display_size: int | None = None
+    internal_size: int | None = None
+    precision: int | None = None
+    scale: int | None = None
+    null_ok: bool | None = None
+
+
+class Cursor(Generic[Row]):
+    """Runs queries and holds the result of the last one."""
+
+    def __init__(self, connection: Connection[Any], row_factory: Factory[Row]) -> None:
+        self.connection = connection
+        self.row_factory = row_factory
+        self.arraysize = 1
+        self.closed = False
+        self._results: list[Result] = []
+        self._set(None)
+
+    def _set(self, result: Result | None) -> None:
+        rows, description, tag = result or (None, None, None)
+        self._rows = rows
+        self.statusmessage = tag
+        self.rownumber: int | None = None if rows is None else 0
+        self.description: list[Column] | None = None
+        if description is not None:
+            self.description = [
+                Column(name, oid, None, size if size > 0 else None)
+                for name, oid, size, _ in description
+            ]
+        word = (tag or "").rpartition(" ")[2]
+        self.rowcount = int(word) if word.isdigit() else -1
+        self._make: Maker[Row] | None = None
+
+    def _check(self) -> None:
+        if self.closed:
+            raise InterfaceError("the cursor is closed")
+
+    # -- running
+
+    def execute(
+        self, query: str, params: Any = None, *, timeout: float | None = None
+    ) -> Cursor[Row]:
+        """Run a query. Placeholders are %s with a sequence, %(name)s with a mapping, or $1.
+
+        Without parameters it may be several statements: nextset() goes on to their results. Waits
+        for the server; can be cancelled, and ended by `timeout` seconds.
+        """
+        self._check()
+        self._set(None)
+        self._results = self.connection._run(query, params, timeout)
+        self._set(self._results.pop(0) if self._results else None)
+        return self
+
+    def executemany(
+        self, query: str, params_seq: Iterable[Any], *, returning: bool = False
+    ) -> None:
+        """Run a query once for each of the parameters; with `returning` keep the results."""
+        self._check()
+        self._set(None)
+        self._results = []
+        if not returning:
+            self.rowcount = self.connection._run_many(query, params_seq)
+            return
+        self._results = [self.connection._run(query, one, None)[0] for one in params_seq]
+        if self._results:
+            self._set(self._results.pop(0))
+
+    @contextmanager
+    def copy(self, sql: str) -> Iterator[Copy]:
+        """A COPY … FROM STDIN or TO STDOUT: ``with cursor.copy(sql) as copy: copy.write(…)``."""
+        self._check()
+        self._set(None)
+        self._results = []
+        with self.connection._copying(sql) as copy, copy:
+            yield copy
+        if copy.status is not None:
+            self._set((None, None, copy.status))
+
+    def nextset(self) -> bool | None:
+        """Go on to the next result; None if there is none."""
+        self._check()
+        if not self._results:
+            return None
+        self._set(self._results.pop(0))
+        return True
+
+    # -- rows
+
+    def _fetched(self) -> tuple[list[Any], Maker[Row], int]:
+        self._check()
+        if self._rows is None or self.rownumber is None:
+            raise ProgrammingError("the last operation didn't produce a result")
+        if self._make is None:
+            self._make = self.row_factory(self)
+        return self._rows, self._make, self.rownumber
+
+    def fetchone(self) -> Row | None:
+        """The next row; None if there is none."""
+        rows, make, at = self._fetched()
+        if at >= len(rows):
+            return None
+        self.rownumber = at + 1
+        return make(rows[at])
+
+    def fetchmany(self, size: int = 0) -> list[Row]:
+        """The next `size` rows, or arraysize if it is 0."""
+        rows, make, at = self._fetched()
+        end = min(at + (size or self.arraysize), len(rows))
+        self.rownumber = end
+        return [make(row) for row in rows[at:end]]
+
+    def fetchall(self) -> list[Row]:
+        """All rows that were not fetched yet."""
+        rows, make, at = self._fetched()
+        self.rownumber = len(rows)
+        return [make(row) for row in rows[at:]]
+
+    def __iter__(self) -> Iterator[Row]:
+        while True:
+            rows, make, at = self._fetched()
+            if at >= len(rows):
+                return
+            self.rownumber = at + 1
+            yield make(rows[at])
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        """Move in the result."""
+        rows, _, at = self._fetched()
+        if mode not in ("relative", "absolute"):
+            raise ValueError(f"bad mode: {mode!r}, it is 'relative' or 'absolute'")
+        to = at + value if mode == "relative" else value
+        if not 0 <= to < len(rows):
+            raise IndexError("position out of bound")
+        self.rownumber = to
+
+    # -- the rest of the DB-API
+
+    def close(self) -> None:
+        """Drop the result; the cursor is of no use afterwards."""
+        self.closed = True
+        self._results = []
+        self._set(None)
+
+    def setinputsizes(self, sizes: Any) -> None:
+        """Nothing: the DB-API allows that."""
+
+    def setoutputsize(self, size: Any, column: int | None = None) -> None:
+        """Nothing: the DB-API allows that."""
+
+    def __enter__(self) -> Cursor[Row]:
+        return self
+
+    def __exit__(
+        self,
+        typ: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__name__} of {self.connection!r}>"
+
+
+def typed(result: Result, codecs: dict[int, Any]) -> Result:
+    """A result of the simple protocol, whose rows are text, with the values of its types."""
+    rows, description, tag = result
+    if rows is None or description is None:
+        return result
+    readers = [codecs.get(column[1]) or BUILTIN.get(column[1]) for column in description]
+    return (
+        [
+            tuple(
+                value if value is None or codec is None else _text.decode(codec, value)
+                for codec, value in zip(readers, row, strict=True)
+            )
+            for row in rows
+        ],
+        description,
+        tag,
+    )

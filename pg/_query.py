@@ -1,0 +1,180 @@
+"""Queries as the DB-API has them: placeholders, and which types Python's values are sent as."""
+
+from __future__ import annotations
+
+import array
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from greenletio._pg import BUILTIN
+from greenletio.pg._json import Json, Jsonb, dumps
+from greenletio.pg.errors import ProgrammingError
+
+__all__ = ("is_script", "prepare")
+
+_PLACEHOLDER = re.compile(r"%(?:%|\((?P<name>[^)]*)\)(?P<named>.)|(?P<plain>.)|$)", re.DOTALL)
+
+_ARRAY_OF: dict[int, int] = {
+    codec.element.oid: oid for oid, codec in BUILTIN.items() if codec.element is not None
+}
+
+
+@lru_cache(256)
+def _parse(query: str) -> tuple[str, tuple[str, ...] | int]:
+    """The query with $1, $2, …; and the names in that order, or how many have none."""
+    names: list[str] = []
+    count = 0
+
+    def replace(found: re.Match[str]) -> str:
+        nonlocal count
+        if found[0] == "%%":
+            return "%"
+        kind = found["named"] or found["plain"]
+        if kind is None or kind not in "sbt":
+            raise ProgrammingError(
+                f"{found[0]!r} is no placeholder: '%s' and '%(name)s' are, and %% is a percent sign"
+            )
+        if found["name"] is not None:
+            if found["name"] not in names:
+                names.append(found["name"])
+            return f"${names.index(found['name']) + 1}"
+        count += 1
+        return f"${count}"
+
+    sql = _PLACEHOLDER.sub(replace, query)
+    if names and count:
+        raise ProgrammingError("'%s' and '%(name)s' cannot be mixed in one query")
+    return sql, tuple(names) if names else count
+
+
+def prepare(query: str, params: Any) -> tuple[str, tuple[Any, ...], bytes]:
+    """A query and what goes with it, as the connection takes them: text, values, types.
+
+    With %s it takes a sequence, with %(name)s a mapping; $1, $2, … are the server's own way, for
+    queries without any of the others.
+    """
+    if params is None:
+        return query, (), b""
+    sql, names = _parse(query) if "%" in query else (query, 0)
+    if isinstance(names, tuple):
+        if not isinstance(params, Mapping):
+            raise TypeError("a query with '%(name)s' takes a mapping")
+        try:
+            values: Sequence[Any] = [params[name] for name in names]
+        except KeyError as exc:
+            raise ProgrammingError(f"query parameter missing: {exc.args[0]}") from None
+    elif isinstance(params, Mapping):
+        raise TypeError("a query with '%s' or '$1' takes a sequence, not a mapping")
+    elif isinstance(params, (str, bytes)) or not isinstance(params, Sequence):
+        raise TypeError(f"query parameters should be a sequence or a mapping, got {params!r}")
+    else:
+        values = params
+        if names and names != len(values):
+            raise ProgrammingError(
+                f"the query has {names} placeholders but {len(values)} parameters were passed"
+            )
+    adapted = [_adapt(value) for value in values]
+    oids = array.array("I", [oid for _, oid in adapted])
+    return sql, tuple(value for value, _ in adapted), oids.tobytes()
+
+
+def _adapt(value: Any) -> tuple[Any, int]:
+    """A value as it is sent, and its type; 0: the server finds out."""
+    oid = _OIDS.get(type(value))
+    if oid is not None:
+        return value, oid
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        for base, candidate in _KINDS.items():
+            if isinstance(value, base):
+                kind = candidate
+                break
+        else:
+            return value, 0
+    adapted: tuple[Any, int] = kind(value)
+    return adapted
+
+
+def _integer(value: int) -> tuple[int, int]:
+    if -(2**31) <= value < 2**31:
+        return value, 23
+    return value, 20 if -(2**63) <= value < 2**63 else 1700
+
+
+def _list(value: list[Any]) -> tuple[list[Any], int]:
+    flat: list[Any] = [value]
+    oids: set[int] = set()
+    while flat:
+        item = flat.pop()
+        if isinstance(item, list):
+            flat.extend(item)
+        elif item is not None:
+            oids.add(25 if isinstance(item, str) else _adapt(item)[1])
+    if not oids:
+        return value, 0
+    if oids <= {20, 23, 1700}:
+        widest = 1700 if 1700 in oids else 20 if 20 in oids else 23
+        return value, _ARRAY_OF[widest]
+    return value, _ARRAY_OF.get(oids.pop(), 0) if len(oids) == 1 else 0
+
+
+def _datetime(value: datetime.datetime) -> tuple[datetime.datetime, int]:
+    return value, 1114 if value.tzinfo is None else 1184
+
+
+def _time(value: datetime.time) -> tuple[datetime.time, int]:
+    return value, 1083 if value.tzinfo is None else 1266
+
+
+_OIDS: dict[type, int] = {
+    type(None): 0,
+    str: 0,
+    bool: 16,
+    float: 701,
+    Decimal: 1700,
+    bytes: 17,
+    bytearray: 17,
+    memoryview: 17,
+    datetime.date: 1082,
+    datetime.timedelta: 1186,
+    UUID: 2950,
+}
+_KINDS: dict[type, Any] = {
+    int: _integer,
+    list: _list,
+    datetime.datetime: _datetime,
+    datetime.time: _time,
+    Jsonb: lambda value: (dumps(value), 3802),
+    Json: lambda value: (dumps(value), 114),
+    float: lambda value: (value, 701),
+    Decimal: lambda value: (value, 1700),
+    bytes: lambda value: (value, 17),
+    datetime.date: lambda value: (value, 1082),
+    datetime.timedelta: lambda value: (value, 1186),
+    UUID: lambda value: (value, 2950),
+}
+
+_TOKEN = re.compile(
+    r"""(?:[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/"""
+    r"""|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|[^;])""",
+    re.DOTALL,
+)
+
+
+def is_script(query: str) -> bool:
+    """Whether there are several statements in it: they go by the simple protocol."""
+    text = query.rstrip().rstrip(";")
+    if ";" not in text:
+        return False
+    end = 0
+    while end < len(text):
+        found = _TOKEN.match(text, end)
+        if found is None:
+            return True
+        end = found.end()
+    return False

@@ -1,0 +1,60 @@
+"""greenletio.pg.aio: PostgreSQL for tasks, by asyncpg's names and semantics.
+
+``import greenletio.pg.aio as asyncpg`` and keep the code. Beneath is libpq: connection strings,
+service files, .pgpass, every sslmode and authentication, several hosts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenletio._pg import Record
+from greenletio.pg._range import Range
+from greenletio.pg._values import (
+    BitString,
+    Box,
+    Circle,
+    Line,
+    LineSegment,
+    Path,
+    Point,
+    Polygon,
+)
+from greenletio.pg.aio import exceptions
+from greenletio.pg.aio._connect import connect
+from greenletio.pg.aio._connection import Connection, ServerVersion
+from greenletio.pg.aio._cursor import Cursor, CursorFactory
+from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
+from greenletio.pg.aio._transaction import Transaction
+from greenletio.pg.errors import InterfaceError
+
+__all__ = (
+    "Attribute",
+    "BitString",
+    "Box",
+    "Circle",
+    "Connection",
+    "Cursor",
+    "CursorFactory",
+    "InterfaceError",
+    "Line",
+    "LineSegment",
+    "Path",
+    "Point",
+    "Polygon",
+    "PreparedStatement",
+    "Range",
+    "Record",
+    "ServerVersion",
+    "Transaction",
+    "Type",
+    "connect",
+    "exceptions",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Exceptions are here, too, as in asyncpg."""
+    if name in exceptions.__all__:
+        return getattr(exceptions, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,179 @@
+"""COPY, both ways: what it takes and gives, back-pressure, and the ways in which it ends early."""
+
+import asyncio
+import io
+
+import pytest
+from fix_progress import Ticker
+
+from greenletio.pg import errors
+
+pytestmark = pytest.mark.leaks
+
+
+def test_round_trip_by_files_and_functions(run, connect, tmp_path):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int, b text); CREATE TEMP TABLE u (LIKE t)")
+            source = io.BytesIO(b"1\tone\n2\t\\N\n")
+            assert await c.copy_to_table("t", source=source) == "COPY 2"
+            output = io.BytesIO()
+            assert await c.copy_from_table("t", output=output) == "COPY 2"
+            assert output.getvalue() == source.getvalue()
+            path = tmp_path / "rows.csv"
+            status = await c.copy_from_query(
+                "SELECT * FROM t WHERE a < $1 AND b = $2",
+                5,
+                "one",
+                output=path,
+                format="csv",
+                header=True,
+            )
+            assert (status, path.read_bytes()) == ("COPY 1", b"a,b\n1,one\n")
+            assert await c.copy_to_table("u", source=path, format="csv", header=True) == "COPY 1"
+            chunks = []
+
+            async def take(chunk):
+                chunks.append(chunk)
+
+            await c.copy_from_table("u", columns=["b"], output=take)
+            assert b"".join(chunks) == b"one\n"
+
+            async def give():
+                yield b"7,x"
+                yield b"\n"
+
+            assert await c.copy_to_table("u", source=give(), delimiter=",") == "COPY 1"
+            assert await c.fetch("SELECT * FROM u") == [(1, "one"), (7, "x")]
+
+    run(main())
+
+
+def test_records(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int, b text, c numeric[], d timestamptz)")
+            rows = [(i, "x" * i, [i, None], None) for i in range(1000)]
+            assert await c.copy_records_to_table("t", records=rows) == "COPY 1000"
+            assert await c.fetch("SELECT * FROM t ORDER BY a") == rows
+
+            async def some():
+                for i in range(1200):
+                    yield (i,)
+
+            status = await c.copy_records_to_table(
+                "t", records=some(), columns=["a"], where="a >= 1100"
+            )
+            assert status == "COPY 100"
+            assert await c.copy_records_to_table("t", records=[]) == "COPY 0"
+
+    run(main())
+
+
+def test_a_slow_taker_holds_the_server(run, connect):
+    async def main():
+        taken = 0
+        go_on = asyncio.Event()
+
+        async def slowly(chunk):
+            nonlocal taken
+            taken += len(chunk)
+            await go_on.wait()
+
+        async with connect() as c, connect() as other, Ticker():
+            # More than the sockets' buffers hold.
+            query = "SELECT repeat('x', 1000) FROM generate_series(1, 20000)"
+            task = asyncio.create_task(c.copy_from_query(query, output=slowly))
+            state = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1"
+            while await other.fetchval(state, c.get_server_pid()) != "ClientWrite":
+                await asyncio.sleep(0.01)
+            assert taken < 1_000_000
+            go_on.set()
+            assert await task == "COPY 20000"
+            assert taken == 20000 * 1001
+
+    run(main())
+
+
+def test_what_ends_early(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+            with pytest.raises(errors.InvalidTextRepresentation):
+                await c.copy_to_table("t", source=io.BytesIO(b"x\n" * 200000))
+            with pytest.raises(errors.UndefinedTable):
+                await c.copy_to_table("nowhere", source=io.BytesIO(b""))
+            with pytest.raises(errors.DataError, match=r"\$1"):
+                await c.copy_records_to_table("t", records=[(1,), ("x",)])
+            with pytest.raises(errors.DataError, match="1 values"):
+                await c.copy_records_to_table("t", records=[(1, 2)])
+
+            async def failing():
+                yield b"1\n"
+                raise ZeroDivisionError
+
+            with pytest.raises(ZeroDivisionError):
+                await c.copy_to_table("t", source=failing())
+            with pytest.raises(TypeError):
+                await c.copy_to_table("t", source=5)
+
+            async def refuse(chunk):
+                raise ZeroDivisionError
+
+            with pytest.raises(ZeroDivisionError):
+                await c.copy_from_query("SELECT generate_series(1, 1000000)", output=refuse)
+            with pytest.raises(errors.DivisionByZero):
+                await c.copy_from_query(
+                    "SELECT 1 / (i - 90000) FROM generate_series(1, 100000) i", output=io.BytesIO()
+                )
+            assert await c.fetchval("SELECT count(*) FROM t") == 0
+
+    run(main())
+
+
+def test_what_is_cancelled(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+
+            async def endless():
+                while True:
+                    yield b"1\n"
+                    await asyncio.sleep(0.001)
+
+            async def never(chunk):
+                await asyncio.sleep(60)
+
+            for copy in (
+                c.copy_to_table("t", source=endless()),
+                c.copy_from_query("SELECT generate_series(1, 10000000)", output=never),
+                c.copy_from_query("SELECT pg_sleep(60)", output=never),
+            ):
+                task = asyncio.create_task(copy)
+                await asyncio.sleep(0.03)
+                after = asyncio.create_task(c.fetchval("SELECT count(*) FROM t"))
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert await after == 0
+
+    run(main())
+
+
+def test_a_connection_that_ends_in_the_middle(run, connect):
+    async def main():
+        async with connect() as other:
+            async with connect() as c:
+                await c.execute("CREATE TEMP TABLE t (a int)")
+
+                async def give():
+                    yield b"1\n"
+                    await other.fetch("SELECT pg_terminate_backend($1)", c.get_server_pid())
+                    for _ in range(100):
+                        await asyncio.sleep(0.001)
+                        yield b"2\n"
+
+                with pytest.raises((errors.OperationalError, errors.InterfaceError)):
+                    await c.copy_to_table("t", source=give())
+
+    run(main())

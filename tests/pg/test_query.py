@@ -1,0 +1,369 @@
+"""Queries by tasks: what they give, the cache of statements, turns, errors."""
+
+import asyncio
+import json
+from decimal import Decimal
+
+import pytest
+from fix_progress import Ticker
+
+from greenletio.pg import aio, errors
+
+pytestmark = pytest.mark.leaks
+
+
+def test_what_the_methods_give(run, connect):
+    async def main():
+        async with connect() as c:
+            assert await c.execute("CREATE TEMP TABLE t (a int, b text)") == "CREATE TABLE"
+            assert await c.execute("INSERT INTO t VALUES ($1, $2)", 1, "one") == "INSERT 0 1"
+            assert await c.execute(
+                "INSERT INTO t VALUES (2, 'two'); DELETE FROM t WHERE a = 2"
+            ) == ("DELETE 1")
+            assert await c.execute("") == ""
+            (row,) = await c.fetch("SELECT * FROM t")
+            assert isinstance(row, aio.Record)
+            assert dict(row) == {"a": 1, "b": "one"}
+            assert await c.fetchrow("SELECT * FROM t WHERE a = $1", 5) is None
+            assert await c.fetchval("SELECT b, a FROM t", column=1) == 1
+            assert await c.fetchval("SELECT a FROM t WHERE false") is None
+            assert await c.fetch("DELETE FROM t") == []
+            assert await c.fetch("SELECT FROM generate_series(1, 3)") == [(), (), ()]
+
+    run(main())
+
+
+def test_a_query_that_is_dropped_or_given_as_a_task_is_no_coroutine_but_works_as_one(run, connect):
+    async def main():
+        async with connect() as c:
+            c.fetch("SELECT 1/0")  # never awaited: never run
+            task = asyncio.create_task(c.fetchval("SELECT 1"))
+            assert await asyncio.gather(task, c.fetchval("SELECT 2")) == [1, 2]
+            op = c.fetchval("SELECT 3")
+            assert (await op, await op) == (3, 3)
+
+    run(main())
+
+
+def test_the_loop_goes_on(run, connect):
+    async def main():
+        async with connect() as c, Ticker():
+            await c.fetch("SELECT pg_sleep(0.1)")
+
+    run(main())
+
+
+def test_tasks_that_share_a_connection_take_turns(run, connect):
+    async def main():
+        async with connect() as c:
+            done = []
+
+            async def query(i):
+                assert await c.fetchval("SELECT $1::int FROM pg_sleep(0.001)", i) == i
+                done.append(i)
+
+            await asyncio.gather(*(query(i) for i in range(50)))
+            assert done == list(range(50))
+
+    run(main())
+
+
+def test_statements_are_prepared_once_and_the_oldest_leaves(run, connect):
+    async def main():
+        async with connect(statement_cache_size=3) as c:
+            for _ in range(3):
+                for i in range(5):
+                    assert await c.fetchval(f"SELECT {i}") == i
+            await c.fetchval("SELECT 4")
+            count = "SELECT count(*) FROM pg_prepared_statements"
+            assert await c.fetchval(count) == 3
+            assert len(c._cache) == 3
+            assert await c.fetchval("SELECT 4 -- " + "x" * 20000) == 4  # too long to be kept
+            assert len(c._cache) == 3
+        async with connect(statement_cache_size=0) as c:
+            assert await c.fetchval("SELECT $1::int", 7) == 7
+            assert await c.fetchval(count) == 0
+
+    run(main())
+
+
+def test_a_plan_that_a_change_of_the_schema_made_useless(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t AS SELECT 1 AS a")
+            assert await c.fetch("SELECT * FROM t") == [(1,)]
+            await c.execute("ALTER TABLE t ADD COLUMN b numeric DEFAULT 2")
+            assert await c.fetch("SELECT * FROM t") == [(1, Decimal(2))]
+            await c.execute("ALTER TABLE t DROP COLUMN a")
+            async with c.transaction():
+                with pytest.raises(errors.StalePlan):
+                    async with c.transaction():
+                        await c.fetch("SELECT * FROM t")
+                assert await c.fetch("SELECT * FROM t") == [(Decimal(2),)]
+            await c.execute("DEALLOCATE ALL")
+            assert await c.fetch("SELECT * FROM t") == [(Decimal(2),)]
+
+    run(main())
+
+
+def test_prepared_statements(run, connect):
+    async def main():
+        async with connect() as c:
+            statement = await c.prepare("SELECT $1::int + 1 AS n, $2::text AS t")
+            assert [p.name for p in statement.get_parameters()] == ["int4", "text"]
+            assert [(a.name, a.type.name) for a in statement.get_attributes()] == [
+                ("n", "int4"),
+                ("t", "text"),
+            ]
+            assert await statement.fetchval(1, "x") == 2
+            assert await statement.fetchrow(2, "y") == (3, "y")
+            await c.execute("DEALLOCATE ALL")
+            assert await statement.fetch(3, "z") == [(4, "z")]
+            assert "Plan" in (await statement.explain(1, "x"))[0]
+            with pytest.raises(errors.UndefinedTable):
+                await c.prepare("SELECT * FROM there_is_none")
+
+    run(main())
+
+
+def test_arguments_that_do_not_fit(run, connect):
+    async def main():
+        async with connect() as c:
+            with pytest.raises(errors.ArgumentsMismatch, match="expects 1 argument for this query"):
+                await c.fetch("SELECT $1::int")
+            with pytest.raises(errors.DataError, match=r"\$2 .*'x'.*integer is required") as caught:
+                await c.fetch("SELECT $1::int, $2::int", 1, "x")
+            assert isinstance(caught.value.__cause__, TypeError)
+            with pytest.raises(errors.DataError, match="value out of int16 range"):
+                await c.fetch("SELECT $1::int2", 1 << 15)
+            with pytest.raises(TypeError, match="unexpected keyword argument 'colum'"):
+                await c.fetchval("SELECT 1", colum=1)
+            with pytest.raises(IndexError):
+                await c.fetchval("SELECT 1", column=1)
+
+    run(main())
+
+
+def test_copy_where_a_query_is_expected_is_refused_and_the_connection_usable(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+            with pytest.raises(errors.QueryCanceled, match="copy methods"):
+                await c.execute("COPY t FROM STDIN")
+            with pytest.raises(errors.NotSupportedError, match="copy methods"):
+                await c.execute("COPY (SELECT generate_series(1, 100000)) TO STDOUT")
+
+    run(main())
+
+
+def test_large_parameters_and_results(run, connect):
+    async def main():
+        async with connect() as c, Ticker():
+            data = bytes(range(256)) * 40_000
+            assert await c.fetchval("SELECT $1::bytea", data) == data
+            rows = await c.fetch("SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i")
+            assert [row[0] for row in rows] == list(range(1, 20001))
+
+    run(main())
+
+
+def test_transactions_and_savepoints(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+            async with c.transaction(isolation="serializable", readonly=False, deferrable=True):
+                assert await c.fetchval("SHOW transaction_isolation") == "serializable"
+                await c.execute("INSERT INTO t VALUES (1)")
+                with pytest.raises(errors.DivisionByZero):
+                    async with c.transaction():
+                        await c.execute("INSERT INTO t VALUES (2)")
+                        await c.execute("SELECT 1/0")
+                assert c.is_in_transaction()
+            assert not c.is_in_transaction()
+            assert await c.fetch("SELECT * FROM t") == [(1,)]
+            transaction = c.transaction()
+            with pytest.raises(errors.InterfaceError):
+                await transaction.commit()
+            await transaction.start()
+            await c.execute("DELETE FROM t")
+            await transaction.rollback()
+            assert await c.fetchval("SELECT count(*) FROM t") == 1
+            await c.execute("BEGIN")
+            with pytest.raises(errors.InterfaceError, match="manually started"):
+                await c.transaction().start()
+            await c.execute("ROLLBACK")
+
+    run(main())
+
+
+def test_executemany_sends_and_reads_side_by_side(run, connect):
+    async def main():
+        async with connect() as c, Ticker():
+            await c.execute("CREATE TEMP TABLE t (a int, b text)")
+            answer = "x" * 2000  # more than fits the sockets' buffers, both ways
+
+            def rows():
+                for i in range(3000):
+                    yield i, answer
+
+            await c.executemany("INSERT INTO t VALUES ($1, $2) RETURNING *", rows())
+            assert await c.fetch("SELECT count(*), sum(length(b)) FROM t") == [(3000, 6000000)]
+            await c.executemany("DELETE FROM t WHERE a = $1", [])
+
+    run(main())
+
+
+def test_executemany_that_fails_undoes_all(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+
+            def rows(bad):
+                for i in range(2000):
+                    yield (i,)
+                if bad is not None:
+                    yield bad
+                raise ZeroDivisionError
+
+            insert = "INSERT INTO t VALUES ($1)"
+            with pytest.raises(ZeroDivisionError):
+                await c.executemany(insert, rows(None))
+            with pytest.raises(errors.DataError):
+                await c.executemany(insert, rows(("x",)))
+            with pytest.raises(errors.ArgumentsMismatch):
+                await c.executemany(insert, rows(()))
+            with pytest.raises(TypeError):
+                await c.executemany(insert, 5)
+
+            def use_connection():
+                yield (1,)
+                c.execute("SELECT 1").run()
+
+            with pytest.raises(RuntimeError):  # WouldBlockError
+                await c.executemany(insert, use_connection())
+            assert await c.fetchval("SELECT count(*) FROM t") == 0
+            async with c.transaction():
+                await c.executemany(insert, [(1,), (2,)])
+                with pytest.raises(errors.DataError):
+                    async with c.transaction():
+                        await c.executemany(insert, [(3,), ("x",)])
+            assert await c.fetch("SELECT a FROM t") == [(1,), (2,)]
+
+    run(main())
+
+
+def test_executemany_that_is_cancelled_undoes_all(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+
+            def rows():
+                for i in range(10**9):
+                    yield (i % 2**31,)
+
+            task = asyncio.create_task(c.executemany("INSERT INTO t VALUES ($1)", rows()))
+            async with Ticker():
+                await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await c.fetchval("SELECT count(*) FROM t") == 0
+            with pytest.raises(asyncio.TimeoutError):
+                await c.executemany("INSERT INTO t VALUES ($1)", rows(), timeout=0.05)
+            assert await c.fetchval("SELECT count(*) FROM t") == 0
+
+    run(main())
+
+
+def test_executemany_is_all_or_nothing(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int PRIMARY KEY)")
+            await c.executemany("INSERT INTO t VALUES ($1)", [(i,) for i in range(10)])
+            with pytest.raises(errors.UniqueViolation):
+                await c.executemany("INSERT INTO t VALUES ($1)", [(20,), (1,), (21,)])
+            assert await c.fetchval("SELECT count(*) FROM t") == 10
+
+    run(main())
+
+
+def test_notifications_and_notices(run, connect):
+    async def main():
+        heard = []
+        async with connect() as c, connect() as other:
+            await c.add_listener("a channel", lambda *args: heard.append(args))
+            await other.execute("NOTIFY \"a channel\", 'one'")
+            while not heard:
+                await asyncio.sleep(0.001)
+            assert heard == [(c, other.get_server_pid(), "a channel", "one")]
+            notices = []
+            c.add_log_listener(lambda _, diagnostic: notices.append(diagnostic.message_primary))
+            await c.execute("DO $$ BEGIN RAISE NOTICE 'look'; END $$")
+            await asyncio.sleep(0)
+            assert notices == ["look"]
+            await c.reset()
+            assert await c.fetch("SELECT pg_listening_channels()") == []
+
+    run(main())
+
+
+def test_codecs_of_ones_own(run, connect):
+    async def main():
+        async with connect() as c:
+            query = "SELECT $1::jsonb, ARRAY[$1::jsonb]"
+            assert await c.fetchrow(query, '{"a": 1}') == ('{"a": 1}', ['{"a": 1}'])
+            await c.set_type_codec(
+                "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads
+            )
+            assert await c.fetchrow(query, {"a": 1}) == ({"a": 1}, [{"a": 1}])
+            await c.reset_type_codec("jsonb", schema="pg_catalog")
+            assert await c.fetchrow(query, '{"a": 1}') == ('{"a": 1}', ['{"a": 1}'])
+            await c.set_type_codec(
+                "int4",
+                schema="pg_catalog",
+                encoder=lambda n: str(n - 1),
+                decoder=lambda s: int(s) + 1,
+            )
+            assert await c.fetchrow("SELECT $1::int4, 1.5::numeric", 5) == (5, Decimal("1.5"))
+            await c.set_type_codec(
+                "integer",
+                schema="pg_catalog",
+                encoder=lambda n: n.to_bytes(4, "big"),
+                decoder=lambda data: data,
+                format="binary",
+            )
+            assert await c.fetchval("SELECT $1::int4", 258) == b"\0\0\1\2"
+            with pytest.raises(ValueError, match="no type"):
+                await c.set_type_codec("nothing", encoder=str, decoder=str)
+            await c.reload_schema_state()
+            assert await c.fetchval("SELECT $1::int4", 258) == 258
+
+    run(main())
+
+
+def test_cursors(run, connect):
+    async def main():
+        async with connect() as c:
+            query = "SELECT i FROM generate_series(1, $1::int) i"
+            async with c.transaction():
+                seen = [row["i"] async for row in c.cursor(query, 120, prefetch=50)]
+                assert seen == list(range(1, 121))
+                cursor = await c.cursor(query, 10)
+                other = await c.cursor("SELECT 'x' AS t")
+                assert await cursor.fetch(2) == [(1,), (2,)]
+                assert await cursor.forward(3) == 3
+                assert await other.fetchrow() == ("x",)
+                assert await cursor.fetchrow() == (6,)
+                assert await cursor.fetch(100) == [(7,), (8,), (9,), (10,)]
+                assert (await cursor.fetchrow(), await cursor.forward(1)) == (None, 0)
+                await cursor.close()
+                statement = await c.prepare("SELECT $1::text AS t")
+                assert [row async for row in statement.cursor("y")] == [("y",)]
+                with pytest.raises(errors.DataError):
+                    await c.cursor(query, "x")
+                with pytest.raises(errors.InterfaceError):
+                    await other.fetch(0)
+            with pytest.raises(errors.InterfaceError, match="inside a transaction"):
+                await c.cursor(query, 1)
+
+    run(main())
