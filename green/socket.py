@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import socket as _std
+from contextlib import suppress
 from operator import index
 from typing import Any
 
@@ -211,7 +212,8 @@ class socket(_core.GreenSocket, _std.socket):
         if fd >= 0:
             _core.fd_released(fd)
             if self._timeout is None:  # whoever takes it over finds it as it would be
-                os.set_blocking(fd, True)
+                with suppress(OSError):  # closed by somebody else
+                    os.set_blocking(fd, True)
         return fd
 
     def __del__(self) -> None:
