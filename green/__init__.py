@@ -12,4 +12,19 @@ if __name__ == "green":
         "checkout: build it with `make build` and import greenletio.green"
     )
 
-__all__ = ("queue", "select", "selectors", "socket", "ssl", "threading", "time")
+from greenletio._patch import load_twins
+
+load_twins()
+
+__all__ = (
+    "os",
+    "queue",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "threading",
+    "time",
+)

@@ -9,67 +9,93 @@ from __future__ import annotations
 import asyncio
 import threading as _std
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from greenletio import _core
+from greenletio.green._std import current_call
 
 __all__ = ("local",)
 
 
 class _Key:
-    """Stands for a ``local`` in the stores, whatever its ``__eq__`` and ``__hash__`` are."""
+    """Stands for a ``local``, whatever its ``__eq__`` and ``__hash__`` are, and has its values.
 
-    __slots__ = ("__weakref__", "args", "kwargs")
+    They are here, by the store of the call or thread that they belong to, so that a cycle through
+    them is garbage like any other.
+    """
+
+    __slots__ = ("__weakref__", "args", "kwargs", "values")
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.args, self.kwargs = args, kwargs
+        self.values: dict[int, dict[str, Any]] = {}
 
 
-_Store = WeakKeyDictionary[_Key, dict[str, Any]]
+class _Store:
+    """Stands for a call or thread: when it goes, its values go."""
+
+    __slots__ = ("__weakref__", "keys")
+
+    def __init__(self) -> None:
+        self.keys: WeakSet[_Key] = WeakSet()
+
+    def __del__(self) -> None:
+        for key in list(self.keys):
+            key.values.pop(id(self), None)
+
+
 _stores: WeakKeyDictionary[_core._Call, _Store] = WeakKeyDictionary()
 
 
 class _ThreadStore(_std.local):
     def __init__(self) -> None:
-        self.values: _Store = WeakKeyDictionary()
+        self.store = _Store()
 
 
 _thread = _ThreadStore()
 
 
 def _store() -> _Store:
-    """What is held for the call, or the thread, that runs here."""
-    call = _core.current_call()
+    """What stands for the call, or the thread, that runs here."""
+    call: Any = current_call()
     if call is None:
-        return _thread.values
+        return _thread.store
     try:
         return _stores[call]
     except KeyError:
-        store = _stores[call] = WeakKeyDictionary()
+        store = _stores[call] = _Store()
     try:
         task = asyncio.current_task()
     except RuntimeError:
         return store
-    if task is not None and task.get_coro() is call:
+    coro: Any = None if task is None else task.get_coro()
+    if task is not None and coro is call:
         # The values go at the end of the job, also if somebody keeps the finished task.
         task.add_done_callback(lambda _: _stores.pop(call, None))
     return store
 
 
+def _new_values(key: _Key) -> dict[str, Any]:
+    store = _store()
+    values = key.values[id(store)] = {}
+    store.keys.add(key)
+    return values
+
+
 def _values(self: local) -> dict[str, Any]:
     """The attributes that ``self`` has here, made and initialised at the first use."""
     store = _store()
-    key = object.__getattribute__(self, "_local__key")
+    key: _Key = object.__getattribute__(self, "_local__key")
     try:
-        return store[key]
+        return key.values[id(store)]
     except KeyError:
-        values = store[key] = {}
+        values = _new_values(key)
     cls = type(self)
     if cls.__init__ is not object.__init__:
         try:
             cls.__init__(self, *key.args, **key.kwargs)
         except BaseException:
-            del store[key]
+            del key.values[id(store)]
             raise
     return values
 
@@ -94,7 +120,7 @@ class local:
         self = object.__new__(cls)
         key = _Key(args, kwargs)
         object.__setattr__(self, "_local__key", key)
-        _store()[key] = {}  # __init__ runs here right after: no second time for us
+        _new_values(key)  # __init__ runs here right after: no second time for us
         return self
 
     def __getattribute__(self, name: str) -> Any:

@@ -1,10 +1,63 @@
-"""What the green modules share: taking names over from the standard module, and deadlines."""
+"""What the green modules share: taking names over from the standard module, executing its source
+again, deadlines, and who runs here."""
 
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from sys import getswitchinterval
 from time import monotonic
 from types import FunctionType, ModuleType
 from typing import Any
 
-__all__ = ("Deadline", "adopt", "public", "rebind")
+from greenletio import _core, _twins
+from greenletio._patch import green_builtins
+
+__all__ = (
+    "Deadline",
+    "adopt",
+    "become_main",
+    "current_call",
+    "execute",
+    "give_way",
+    "interrupt",
+    "main_task",
+    "public",
+    "rebind",
+)
+
+_main: Any = None  # the call that stands for the main thread
+_main_task: asyncio.Task[Any] | None = None
+
+
+def become_main(task: asyncio.Task[Any] | None, call: Any = None) -> None:
+    """Have ``call``, which ``task`` runs, count as the code of the main thread."""
+    global _main, _main_task
+    _main_task, _main = task, call
+
+
+def main_task() -> asyncio.Task[Any] | None:
+    """What runs the code of the main thread, if that is a greenlet."""
+    return _main_task
+
+
+def interrupt(error: BaseException) -> None:
+    """Raise ``error`` in the greenlet that stands for the main thread, which waits."""
+    task = _main_task
+    if task is None or task.done():
+        raise error
+    waiter = getattr(task, "_fut_waiter", None)
+    if isinstance(waiter, _core.Waiter):
+        waiter.set_exception(error)
+    else:  # it is about to run: it will wait again, or end
+        task.get_loop().call_soon(interrupt, error)
+
+
+def current_call() -> Any:
+    """The call of ``async_`` or ``spawn`` that runs here; None for a thread of the system, and
+    for the call that stands for the main thread."""
+    call = _core.current_call()
+    return None if call is _main else call
 
 
 def public(module: ModuleType) -> tuple[str, ...]:
@@ -41,6 +94,37 @@ def adopt(namespace: dict[str, Any], module: ModuleType, *, rebound: tuple[str, 
         if name in rebound and isinstance(value, FunctionType):
             value = rebind(value, namespace)
         namespace[name] = value
+
+
+def execute(
+    namespace: dict[str, Any],
+    module: ModuleType,
+    *,
+    derived: Collection[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> None:
+    """Execute the source of the standard ``module`` in ``namespace``, on the green modules."""
+    _twins.execute(
+        namespace, module.__spec__, module, green_builtins(), derived=derived, given=given
+    )
+
+
+_turn = 0.0  # when somebody last gave way
+
+
+def give_way() -> None:
+    """Let the others run, if that has not happened for a while.
+
+    For what waits again and again for something that is ready always. In threads the system
+    would see to it; the interval is the one after which a thread gives up the GIL.
+    """
+    global _turn
+    now = monotonic()
+    if now - _turn > getswitchinterval():
+        if _core.place() > 0:
+            _core.sleep(0)
+            now = monotonic()
+        _turn = now
 
 
 class Deadline:

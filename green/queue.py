@@ -11,8 +11,9 @@ from collections import deque
 from typing import Any, TypeVar
 
 from greenletio import _core
+from greenletio.green import _thread
 from greenletio.green import threading as _threading
-from greenletio.green._std import Deadline, adopt, public
+from greenletio.green._std import Deadline, adopt, execute, public
 
 __all__ = public(_std)
 
@@ -49,7 +50,7 @@ class SimpleQueue:
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Append ``item`` and wake one that waits. The other arguments are for compatibility."""
         self._items.append(item)
-        _threading._wake(self._waiters)
+        _thread._wake(self._waiters)
 
     def put_nowait(self, item: Any) -> None:
         """Append ``item`` and wake one that waits."""
@@ -70,12 +71,10 @@ class SimpleQueue:
             waiter: _core.Waiter[bool] = _core.Waiter()
             self._waiters.append(waiter)
             if self._items:  # put before we stood in the queue
-                if not _threading._withdraw(waiter, self._waiters):
-                    _threading._wake(self._waiters)
+                if not _thread._withdraw(waiter, self._waiters):
+                    _thread._wake(self._waiters)
                 continue
-            _threading._await_turn(
-                waiter, self._waiters, left, lambda: _threading._wake(self._waiters)
-            )
+            _thread._await_turn(waiter, self._waiters, left, lambda: _thread._wake(self._waiters))
 
     def get_nowait(self) -> Any:
         """Take the oldest; ``Empty`` if there is none."""
@@ -89,6 +88,10 @@ class SimpleQueue:
         """How many there are in it now."""
         return len(self._items)
 
+
+_again: dict[str, Any] = {"__name__": __name__}
+execute(_again, _std)
+_PySimpleQueue: Any = _again["_PySimpleQueue"]
 
 adopt(globals(), _std)
 

@@ -14,8 +14,9 @@ from operator import index
 from typing import Any
 
 from greenletio import _core
-from greenletio.green._std import Deadline, adopt, public
+from greenletio.green._std import Deadline, adopt, give_way, public
 
+_INT_MAX = 2**31 - 1
 _UNSUPPORTED = ("kqueue", "kevent", "devpoll")
 
 __all__ = tuple(name for name in public(_std) if name not in _UNSUPPORTED)
@@ -56,12 +57,14 @@ def select(
         timeout = timeout if isinstance(timeout, float) else float(index(timeout))
         if timeout < 0:
             raise ValueError("timeout must be non-negative")
-    files = (list(rlist), list(wlist), list(xlist))
+    rlist, wlist, xlist = (x if isinstance(x, list) else list(x) for x in (rlist, wlist, xlist))
+    files = (rlist, wlist, xlist)
     deadline = Deadline(timeout)
     while True:
         ready = _std.select(*files, 0)
         left = deadline.left()
         if any(ready) or left == 0:
+            give_way()
             return ready
         fds: dict[int, int] = {}
         for event, group in ((_core.READ, files[0]), (_core.WRITE, files[1])):
@@ -75,9 +78,14 @@ if hasattr(_std, "poll"):
     class _Poll:
         """A polling object: ``register``, ``modify``, ``unregister``, ``poll(timeout_ms)``."""
 
-        def __init__(self) -> None:
+        def __new__(cls) -> _Poll:
+            raise TypeError(f"cannot create '{cls.__module__}.{cls.__qualname__}' instances")
+
+        def _init(self) -> _Poll:
             self._poll = _std.poll()
             self._masks: dict[int, int] = {}
+            self._polling = False
+            return self
 
         def register(
             self, fd: Any, eventmask: int = _std.POLLIN | _std.POLLPRI | _std.POLLOUT, /
@@ -95,11 +103,23 @@ if hasattr(_std, "poll"):
 
         def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
             """Wait for events; ``timeout`` in milliseconds, None or negative: no limit."""
+            if self._polling:
+                raise RuntimeError("concurrent poll() invocation")
+            if timeout is not None and timeout > _INT_MAX:
+                raise OverflowError("timeout is too large")
+            self._polling = True
+            try:
+                return self._wait(timeout)
+            finally:
+                self._polling = False
+
+        def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
             deadline = Deadline(None if timeout is None or timeout < 0 else timeout / 1000)
             while True:
                 ready = self._poll.poll(0)
                 left = deadline.left()
                 if ready or left == 0:
+                    give_way()
                     return ready
                 fds: dict[int, int] = {}
                 others: dict[int, int] = {}
@@ -114,7 +134,7 @@ if hasattr(_std, "poll"):
 
     def poll() -> _Poll:
         """A polling object whose ``poll`` suspends the greenlet."""
-        return _Poll()
+        return object.__new__(_Poll)._init()
 
 
 if hasattr(_std, "epoll"):
@@ -164,6 +184,7 @@ if hasattr(_std, "epoll"):
                 ready = self._epoll.poll(0, maxevents)
                 left = deadline.left()
                 if ready or left == 0:
+                    give_way()
                     return ready
                 _core.wait_fd(self.fileno(), _core.READ, left)
 

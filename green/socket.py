@@ -5,8 +5,8 @@ The class is a ``socket.socket`` whose descriptor is always nonblocking; ``setti
 Closing a socket wakes the greenlets that wait on it with ``OSError`` (EBADF); a thread without a
 loop that waits plainly is not woken, as with the standard class: ``shutdown`` wakes both.
 
-Deviations: ``MSG_WAITALL`` is honoured by ``recv`` and ``recv_into`` alone; ``sendfile`` reads
-the file and sends it; another process that shares the descriptor finds it nonblocking.
+Deviations: ``MSG_WAITALL`` is honoured by ``recv`` and ``recv_into`` alone; another process that
+shares the descriptor finds it nonblocking.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import errno
 import os
 import socket as _std
+from contextlib import suppress
 from operator import index
 from typing import Any
 
 from greenletio import _core
 from greenletio._threads import run_in_thread
+from greenletio.green import selectors  # noqa: F401  (what is rebound looks it up)
 from greenletio.green._std import Deadline, adopt, public, rebind
 
 __all__ = public(_std)
@@ -112,12 +114,14 @@ class socket(_core.GreenSocket, _std.socket):
                 raise ValueError("Invalid value NaN (not a number)")
             if value < 0:
                 raise ValueError("Timeout value out of range")
+        super().settimeout(0.0)  # refused if it is closed; detach() may have made it blocking
         self._timeout = value
 
     def getblocking(self) -> bool:
         return self._timeout != 0
 
     def setblocking(self, flag: bool, /) -> None:
+        super().setblocking(False)  # refused if it is closed
         self._timeout = None if flag else 0.0
 
     timeout = property(gettimeout, doc="The socket timeout in seconds, None: no limit.")
@@ -149,9 +153,7 @@ class socket(_core.GreenSocket, _std.socket):
         count: int = _sendmsg(self, buffers, ancdata, flags, address)
         return count
 
-    def _sendfile_use_sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        # Sends through send(), which waits green; os.sendfile saves a copy that is not hot here.
-        raise _std._GiveupOnSendfile("green sockets send files through send()")  # type: ignore[attr-defined]
+    _sendfile_use_sendfile = rebind(_std.socket._sendfile_use_sendfile, globals())  # type: ignore[attr-defined]
 
     # Connecting.
 
@@ -209,6 +211,9 @@ class socket(_core.GreenSocket, _std.socket):
         fd = super().detach()
         if fd >= 0:
             _core.fd_released(fd)
+            if self._timeout is None:  # whoever takes it over finds it as it would be
+                with suppress(OSError):  # closed by somebody else
+                    os.set_blocking(fd, True)
         return fd
 
     def __del__(self) -> None:

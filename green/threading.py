@@ -1,215 +1,69 @@
 """``threading`` for greenlets: locks that suspend them, threads that are greenlets.
 
-A primitive may be shared by greenlets of any loop and by threads of the system; a waiter is
-served in its turn, and one that is cancelled or times out never takes a lock or a
+The standard module's own source, executed again on the green ``_thread``; both modules see the
+same threads. A primitive may be shared by greenlets of any loop and by threads of the system; a
+waiter is served in its turn, and one that is cancelled or times out never takes a lock or a
 notification with it. ``Thread.start`` spawns a greenlet where a loop runs and starts a
 thread of the system where none does. What runs under ``async_`` or ``spawn`` counts as a
 thread of its own for ``local``, ``get_ident``, ``current_thread`` and the owner of an ``RLock``.
 
 Deviations: a green thread ends with its loop (``asyncio.run`` cancels it; join what must
-finish), ``settrace`` and ``setprofile`` do not reach it, and a call that must wait directly in
+finish), it starts with a copy of the context variables, and a call that must wait directly in
 a running loop raises ``WouldBlockError``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import os
 import sys
 import threading as _std
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from types import SimpleNamespace
+from typing import Any
 
-import greenlet
-
-import greenletio
-from greenletio import _core
-from greenletio.green._local import local  # noqa: F401  (re-exported)
-from greenletio.green._std import adopt, public
+from greenletio import _core, _loops
+from greenletio.green import _thread as _green_thread
+from greenletio.green._std import adopt, current_call, execute, public
+from greenletio.green._thread import (
+    _PLAIN,
+    _allocate,
+    _await_turn,
+    _ignored,
+    _tasks,
+    _Waiters,
+    _wake,
+    _withdraw,
+)
 
 __all__ = public(_std)
 
-_PLAIN = 0  # _core.place(): no loop runs in this thread
-_allocate = _std.Lock  # a real lock: held for a few instructions, never across a wait
+# Both modules have the same threads.
+_SHARED = (
+    "_active",
+    "_active_limbo_lock",
+    "_counter",
+    "_dangling",
+    "_limbo",
+    "_main_thread",
+    "_register_atexit",
+    "_shutdown",
+    "_shutdown_locks",
+    "_shutdown_locks_lock",
+    "_threading_atexits",
+)
 
-# Waiters are set to True by whoever wakes them; one that withdraws sets itself to False.
-_Waiters: TypeAlias = "deque[_core.Waiter[bool]]"
-
-
-def _wake(waiters: _Waiters, n: int = 1) -> int:
-    """Wake the first ``n`` that still wait; how many there were."""
-    woken = 0
-    while woken < n:
-        try:
-            waiter = waiters.popleft()
-        except IndexError:
-            break
-        woken += waiter.set(True)
-    return woken
-
-
-def _withdraw(waiter: _core.Waiter[bool], waiters: _Waiters) -> bool:
-    """Stop waiting. False: too late, it has been woken and owns what it was woken for."""
-    waiter.set(False)
-    try:
-        waiters.remove(waiter)
-    except ValueError:
-        pass
-    return waiter.cancelled() or not waiter.result()
-
-
-def _await_turn(
-    waiter: _core.Waiter[bool],
-    waiters: _Waiters,
-    timeout: float | None,
-    pass_on: Callable[[], object],
-) -> bool:
-    """Wait until woken. False at the timeout; on an exception a turn that came is passed on."""
-    try:
-        return waiter.wait(timeout) or not _withdraw(waiter, waiters)
-    except BaseException:
-        if not _withdraw(waiter, waiters):
-            pass_on()
-        raise
-
-
-def get_ident() -> int:
-    """The number of what runs here: a greenlet's call, or the thread of the system."""
-    call = _core.current_call()
-    return _std.get_ident() if call is None else id(call)
-
-
-class Lock:
-    """``threading.Lock``: FIFO; may be released by another greenlet or thread than took it.
-
-    There is no moment at which a signal handler or a finalizer that uses the same lock could
-    find it inconsistent: the state is a real lock, and a release hands it to the first waiter.
-    """
-
-    __slots__ = ("__weakref__", "_state", "_waiters")
-
-    def __init__(self) -> None:
-        self._at_fork_reinit()
-
-    def _at_fork_reinit(self) -> None:
-        self._state = _allocate()
-        self._waiters: _Waiters = deque()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock; False if it is taken, after ``timeout`` seconds. Can be cancelled."""
-        if not blocking and timeout != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
-        if timeout < 0 and timeout != -1:
-            raise ValueError("timeout value must be a non-negative number")
-        if timeout > _std.TIMEOUT_MAX:
-            raise OverflowError("timeout value is too large")
-        if self._state.acquire(False):
-            return True
-        if not blocking or timeout == 0:
-            return False
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        self._waiters.append(waiter)
-        if self._state.acquire(False):  # released before we stood in the queue
-            _withdraw(waiter, self._waiters)
-            return True
-        limit = None if timeout == -1 else timeout
-        return _await_turn(waiter, self._waiters, limit, self.release)
-
-    def release(self) -> None:
-        """Hand the lock to the first waiter, or open it. Never waits; from any thread."""
-        while not _wake(self._waiters):
-            self._state.release()
-            if not self._waiters or not self._state.acquire(False):
-                return  # nobody came in between, or whoever holds it now will wake them
-
-    def locked(self) -> bool:
-        """Whether it is taken."""
-        return self._state.locked()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        state = "locked" if self.locked() else "unlocked"
-        return f"<{state} {type(self).__module__}.{type(self).__qualname__} at {id(self):#x}>"
-
-    acquire_lock = acquire
-    release_lock = release
-    locked_lock = locked
-
-
-class RLock:
-    """``threading.RLock``: its owner, a greenlet's call or a thread, may take it again."""
-
-    __slots__ = ("__weakref__", "_block", "_count", "_owner")
-
-    def __init__(self) -> None:
-        self._at_fork_reinit()
-
-    def _at_fork_reinit(self) -> None:
-        self._block = Lock()
-        self._owner: int | None = None
-        self._count = 0
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock; False if another has it, after ``timeout`` seconds. Can be cancelled."""
-        me = get_ident()
-        if self._owner == me:
-            self._count += 1
-            return True
-        if not self._block.acquire(blocking, timeout):
-            return False
-        self._owner, self._count = me, 1
-        return True
-
-    def release(self) -> None:
-        """Give it back once. ``RuntimeError`` unless the caller owns it. Never waits."""
-        if self._owner != get_ident():
-            raise RuntimeError("cannot release un-acquired lock")
-        self._count -= 1
-        if not self._count:
-            self._owner = None
-            self._block.release()
-
-    def locked(self) -> bool:
-        """Whether it is taken."""
-        return self._block.locked()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        state = "locked" if self.locked() else "unlocked"
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{state} {name} owner={self._owner} count={self._count} at {id(self):#x}>"
-
-    # What Condition needs.
-
-    def _is_owned(self) -> bool:
-        return self._owner == get_ident()
-
-    def _release_save(self) -> tuple[int, int | None]:
-        if not self._count:
-            raise RuntimeError("cannot release un-acquired lock")
-        state = self._count, self._owner
-        self._count, self._owner = 0, None
-        self._block.release()
-        return state
-
-    def _acquire_restore(self, state: tuple[int, int | None]) -> None:
-        self._block.acquire()
-        self._count, self._owner = state
-
-    def _recursion_count(self) -> int:
-        return self._count if self._is_owned() else 0
+_names: dict[str, Any] = globals()
+execute(
+    _names,
+    _std,
+    derived=("Thread", "Timer", "_MainThread", "_DummyThread", "Barrier"),
+    # No hook of fork: the standard module's own looks after the threads of both.
+    given={"_thread": _green_thread, "os": SimpleNamespace()},
+)
+_names.update((name, getattr(_std, name)) for name in _SHARED if hasattr(_std, name))
+RLock: Any = _names["RLock"]
 
 
 class Condition(_std.Condition):
@@ -331,23 +185,11 @@ class Event(_std.Event):
         return _await_turn(waiter, self._waiters, limit, lambda: None)
 
 
-class Barrier(_std.Barrier):
-    """``threading.Barrier``. ``wait`` can be cancelled."""
-
-    def __init__(
-        self,
-        parties: int,
-        action: Callable[[], None] | None = None,
-        timeout: float | None = None,
-    ) -> None:
-        super().__init__(parties, action, timeout)
-        self._cond = Condition(Lock())
-
-
 # Threads.
 
-_threads: WeakKeyDictionary[_core._Call, _std.Thread] = WeakKeyDictionary()
-_dummies = itertools.count(1)
+_current_thread: Any = _names["current_thread"]
+_make_invoke: Any = _names["_make_invoke_excepthook"]
+_greens: dict[Any, asyncio.Task[Any]] = {}  # threads that are greenlets, while they run
 
 
 def excepthook(args: Any, /) -> Any:
@@ -358,149 +200,149 @@ def excepthook(args: Any, /) -> Any:
 __excepthook__ = excepthook
 
 
-def _report(thread: _std.Thread) -> None:
-    try:
-        excepthook(_std.ExceptHookArgs((*sys.exc_info(), thread)))
-    except Exception:
-        sys.excepthook(*sys.exc_info())
+def _make_invoke_excepthook() -> Any:
+    invoke = _make_invoke()
+
+    def invoke_excepthook(thread: Any) -> None:
+        error = sys.exc_info()[1]
+        if error is not None and _ignored(error) and current_call() is not None:
+            raise error
+        invoke(thread)
+
+    return invoke_excepthook
 
 
-class Thread(_std.Thread):
-    """``threading.Thread``: a greenlet if a loop runs where it is started, else a real thread."""
+class _GreenThread:
+    """The methods of ``Thread`` that are not the standard module's."""
 
-    _initialized: bool
-    _started: _std.Event
+    _greenletio_start: Any = _names["Thread"].start
 
-    def __init__(
-        self,
-        group: None = None,
-        target: Callable[..., object] | None = None,
-        name: str | None = None,
-        args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        daemon: bool | None = None,
-        **context: Any,  # context=, on 3.14
-    ) -> None:
-        super().__init__(group, target, name, args, kwargs, daemon=daemon, **context)
-        self._ended = Event()
-        self._is_green = False
-        self._invoke_excepthook = _report
-
-    def start(self) -> None:
-        """Start it: spawned, or as a thread of the system where no loop runs."""
+    def start(self: Any) -> None:
+        """Start it: spawned, or as a thread of the system where no loop runs. Never waits for it
+        where it is spawned."""
         if _core.place() == _PLAIN or not self._initialized or self._started.is_set():
-            super().start()  # which also refuses what cannot be started
+            self._greenletio_start()  # which also refuses what cannot be started
             return
-        self._started.set()
+        with _names["_active_limbo_lock"]:
+            _names["_limbo"][self] = self
+        try:
+            self._greenletio_spawn()
+        finally:
+            del _names["_limbo"][self]
         self._native_id = _std.get_native_id()
-        self._is_green = True
-        green = greenletio.spawn(self._run_green)
-        call: Any = green._call
-        self._ident = id(call)
-        _threads[call] = self
-        green._on_end(lambda _: self._ended.set())
+        _names["_active"][self._ident] = self
+        task = _greens[self] = _tasks[self._ident]
+        task.add_done_callback(self._greenletio_end)
+        self._started.set()
 
-    def _run_green(self) -> None:
+    if sys.version_info >= (3, 13):
+
+        def _greenletio_spawn(self: Any) -> None:
+            _names["_start_joinable_thread"](
+                self._greenletio_work, handle=self._handle, daemon=self.daemon
+            )
+            self._ident = self._handle.ident
+
+    else:
+
+        def _greenletio_spawn(self: Any) -> None:
+            self._ident = _names["_start_new_thread"](self._greenletio_work, ())
+            call: Any = _tasks[self._ident].get_coro()
+            lock = self._tstate_lock = _green_thread._new_sentinel(call)
+            lock.acquire()
+            if not self.daemon:
+                with _names["_shutdown_locks_lock"]:
+                    _names["_maintain_shutdown_locks"]()
+                    _names["_shutdown_locks"].add(lock)
+
+    def _greenletio_work(self: Any) -> None:
+        hooks = _names["_trace_hook"], _names["_profile_hook"]
+        before = sys.gettrace(), sys.getprofile()
+        if hooks[0]:
+            sys.settrace(hooks[0])
+        if hooks[1]:
+            sys.setprofile(hooks[1])
         try:
             self.run()
-        except (asyncio.CancelledError, greenlet.GreenletExit):
-            raise
         except BaseException:
-            _report(self)
+            self._invoke_excepthook(self)
+        finally:  # they are the thread's of the system, which does other things next
+            if hooks[0]:
+                sys.settrace(before[0])
+            if hooks[1]:
+                sys.setprofile(before[1])
 
-    def _bootstrap(self) -> None:
-        try:
-            super()._bootstrap()  # type: ignore[misc]
-        finally:
-            self._ended.set()
+    def _greenletio_end(self: Any, _: object = None) -> None:
+        _names["_active"].pop(self._ident, None)
+        _greens.pop(self, None)
 
-    def __repr__(self) -> str:
-        if not self._started.is_set() or not self._is_green:
-            return super().__repr__()
-        status = "started" if self.is_alive() else "stopped"
-        return f"<{type(self).__name__}({self.name}, {status} green {self._ident})>"
-
-    def is_alive(self) -> bool:
-        """Whether it has been started and has not ended."""
-        if not self._is_green:
-            return super().is_alive()
-        return not self._ended.is_set()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended, at most ``timeout`` seconds. Can be cancelled."""
-        if not self._initialized:
-            raise RuntimeError("Thread.__init__() not called")
-        if not self._started.is_set():
-            raise RuntimeError("cannot join thread before it is started")
-        if self is current_thread():
-            raise RuntimeError("cannot join current thread")
-        if self._ended.wait(timeout) and not self._is_green:
-            super().join()  # its last instructions
+    def _wait_for_tstate_lock(self: Any, block: bool = True, timeout: float = -1) -> None:
+        # The standard one takes a wait that was cancelled for the end of the thread.
+        lock = self._tstate_lock
+        if lock is not None and lock.acquire(block, timeout):
+            lock.release()
+            self._stop()
 
 
-class _GreenDummy(Thread):
-    """Stands for a call of ``async_`` or ``spawn`` that no ``Thread`` object started."""
-
-    def __init__(self, call: _core._Call) -> None:
-        super().__init__(name=f"Dummy-green-{next(_dummies)}", daemon=True)
-        self._started.set()
-        self._ident = id(call)
-        self._native_id = _std.get_native_id()
-
-    def is_alive(self) -> bool:
-        return True
-
-    def join(self, timeout: float | None = None) -> None:
-        raise RuntimeError("cannot join a dummy thread")
+def _short(cls: Any) -> Any:
+    """A __repr__ that says ``threading.Event``."""
+    return lambda self: cls.__repr__(self).replace("greenletio.green.", "", 1)
 
 
-class Timer(Thread):
-    """``threading.Timer``."""
+_cls: Any
+for _cls in (Event, Semaphore, BoundedSemaphore, _names["Barrier"]):
+    if hasattr(getattr(_std, _cls.__name__), "__repr__"):
+        _cls.__repr__ = _short(getattr(_std, _cls.__name__))
 
-    def __init__(
-        self,
-        interval: float,
-        function: Callable[..., object],
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.interval = interval
-        self.function = function
-        self.args = args if args is not None else []
-        self.kwargs = kwargs if kwargs is not None else {}
-        self.finished = Event()
-
-    cancel = _std.Timer.cancel
-    run = _std.Timer.run
+for _name, _method in vars(_GreenThread).items():
+    if not _name.startswith("__") and (
+        _name != "_wait_for_tstate_lock" or sys.version_info < (3, 13)
+    ):
+        setattr(_names["Thread"], _name, _method)
 
 
 def current_thread() -> _std.Thread:
     """The ``Thread`` that runs here; one that only stands for it, under a bare ``async_``."""
-    call = _core.current_call()
+    call = current_call()
+    thread: Any
     if call is None:
-        return _std.current_thread()
-    thread = _threads.get(call)
-    if thread is None:
-        thread = _threads[call] = _GreenDummy(call)
-    return thread
+        thread = _current_thread()
+    else:
+        thread = _std._active.get(id(call))  # type: ignore[attr-defined]
+        if thread is None:
+            thread = _names["_DummyThread"]()
+            weakref.finalize(call, _std._active.pop, id(call), None).atexit = False  # type: ignore[attr-defined]
+    return thread  # type: ignore[no-any-return]
 
 
-def enumerate() -> list[_std.Thread]:
-    """All threads that are alive, green and real."""
-    return [*_std.enumerate(), *(t for t in list(_threads.values()) if t.is_alive())]
+def _join_greens(loop: Any = None) -> None:
+    """Wait for the green threads that are no daemons, of the loop that runs or of ``loop``."""
+    loop = loop or asyncio._get_running_loop()  # none does in a forked child
+    while True:
+        waited = [
+            t for t, task in list(_greens.items()) if task.get_loop() is loop and not t.daemon
+        ]
+        if not waited:
+            return
+        for thread in waited:
+            thread.join()
 
 
-def active_count() -> int:
-    """How many threads are alive, green and real."""
-    return len(enumerate())
+def _join_all() -> None:
+    """When a program ends: those that its own loop can bring to an end. The others have ended."""
+    if _loops._own.loop is not None:
+        _join_greens(_loops._own.loop)
+    for task in list(_greens.values()):
+        _green_thread._done(task)
 
 
-currentThread = current_thread
-activeCount = active_count
+os.register_at_fork(after_in_child=_greens.clear)
+try:
+    _std._register_atexit(_join_all)  # type: ignore[attr-defined]
+except RuntimeError:  # it ends already
+    pass
 
-adopt(globals(), _std)
+adopt(_names, _std)
 
 
 def __getattr__(name: str) -> Any:

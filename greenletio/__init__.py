@@ -20,6 +20,7 @@ from greenletio.errors import GreenletioError, WouldBlockError
 if TYPE_CHECKING:
     from greenletio._event_loop import EventLoop, EventLoopPolicy, install, new_event_loop, run
     from greenletio._patch import patch_blocking
+    from greenletio._patch_all import patch_all
     from greenletio._portal import portal
     from greenletio._psycopg import patch_psycopg, unpatch_psycopg
     from greenletio._psycopg2 import patch_psycopg2, psycopg2_blocking, unpatch_psycopg2
@@ -35,6 +36,7 @@ __all__ = (
     "await_",
     "install",
     "new_event_loop",
+    "patch_all",
     "patch_blocking",
     "patch_psycopg",
     "patch_psycopg2",
@@ -57,6 +59,7 @@ _LAZY = {
     "install": "greenletio._event_loop",
     "new_event_loop": "greenletio._event_loop",
     "run": "greenletio._event_loop",
+    "patch_all": "greenletio._patch_all",
     "patch_blocking": "greenletio._patch",
     "patch_psycopg": "greenletio._psycopg",
     "unpatch_psycopg": "greenletio._psycopg",

@@ -4,24 +4,24 @@ How it works. While a block is entered, ``builtins.__import__`` asks a context v
 this task or thread is in one; if so the import goes to the block's scope:
 
 - a module that ``greenletio.green`` has becomes that one;
-- a module of the standard library that blocks through those (``http.client``, ...) becomes a
-  twin: its own source executed again, as ``greenletio.green.http.client``. ``sys.modules``
-  keeps the standard one, so the outside never meets the twin;
+- a module of the standard library that waits by those (``http.client``, ...) becomes a
+  twin (``_twins.py``), ``greenletio.green.http.client``. ``sys.modules`` keeps the standard
+  one, so the outside never meets the twin;
 - any other module of the standard library is shared, and imported as if there were no block;
 - a package from elsewhere that nobody has imported yet is loaded with ``__builtins__`` of its
   own, whose ``__import__`` is the scope's. It stays in ``sys.modules``, the only copy; what it
   or its submodules import later, wherever they are called from, goes to the scope too.
 
 Only ``import`` statements and ``__import__`` are seen: ``importlib.import_module`` finds new
-packages green, but not the standard library, and compiled modules import past it. What blocks
-otherwise (``subprocess``, ``concurrent.futures``, ...) is shared and still blocks.
+packages green, but not the standard library, and compiled modules import past it:
+``patch_all`` is for those.
 """
 
 from __future__ import annotations
 
 import builtins
 import importlib
-import importlib.util
+import os
 import sys
 import threading
 import warnings
@@ -33,36 +33,11 @@ from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from greenletio import _twins
+from greenletio._twins import GREEN, MODULES
+
 __all__ = ("patch_blocking",)
 
-GREEN = "greenletio.green"
-MODULES = frozenset(("queue", "select", "selectors", "socket", "ssl", "threading", "time"))
-
-# The standard modules that block through MODULES: executed again, each against the others.
-TWINS = frozenset(
-    (
-        "ftplib",
-        "http.client",
-        "http.server",
-        "imaplib",
-        "nntplib",
-        "poplib",
-        "smtplib",
-        "socketserver",
-        "telnetlib",
-        "urllib.request",
-        "wsgiref.simple_server",
-        "xmlrpc.client",
-        "xmlrpc.server",
-    )
-)
-
-
-def _top(name: str) -> str:
-    return name.partition(".")[0]
-
-
-_TWIN_PACKAGES = frozenset(_top(name) for name in TWINS if "." in name)
 _real_import = builtins.__import__
 
 
@@ -99,9 +74,11 @@ class _Scope:
 
     def _is_green(self, name: str) -> bool:
         """Whether the standard module ``name`` is greenletio.green.``name`` here."""
-        if name in TWINS or _top(name) in _TWIN_PACKAGES:
-            return "socket" in self._modules
-        return name in self._modules
+        if name in MODULES:
+            return name in self._modules
+        if name == "os.path":
+            return "os" in self._modules
+        return _twins.is_green_here(name) and "socket" in self._modules
 
     def import_(
         self,
@@ -113,16 +90,18 @@ class _Scope:
     ) -> ModuleType:
         """``__import__`` as the modules of this scope have it."""
         if level == 0:
-            if self._is_green(name):
+            if self._is_green(name) and not _twins.is_shared(name, fromlist or ()):
                 with _Extent(None):
+                    if name == "os.path":  # os alone is green
+                        return os.path if fromlist else sys.modules[f"{GREEN}.os"]
                     found = importlib.import_module(f"{GREEN}.{name}")
                     if fromlist:
                         return _real_import(f"{GREEN}.{name}", None, None, fromlist, 0)
-                    return sys.modules[f"{GREEN}.{_top(name)}"] if "." in name else found
+                    return sys.modules[f"{GREEN}.{_twins.top(name)}"] if "." in name else found
             if not _may_be_green(name):
                 with _Extent(None):
                     return _real_import(name, globals, locals, fromlist, 0)
-            self._check(_top(name))
+            self._check(_twins.top(name))
         with _Extent(self):
             return _real_import(name, globals, locals, fromlist, level)
 
@@ -136,7 +115,7 @@ class _Scope:
         names = self._modules & {"select", "selectors", "socket", "ssl"}
         blocking = {id(sys.modules[name]): name for name in names if name in sys.modules}
         for name, module in list(sys.modules.items()):
-            if _top(name) == package:
+            if _twins.top(name) == package:
                 for value in list(getattr(module, "__dict__", {}).values()):
                     if id(value) in blocking:
                         warnings.warn(
@@ -151,7 +130,7 @@ class _Scope:
 
 def _may_be_green(name: str) -> bool:
     """Whether ``name`` is neither of the standard library nor our own."""
-    return _top(name) not in sys.stdlib_module_names and _top(name) != "greenletio"
+    return _twins.top(name) not in sys.stdlib_module_names and _twins.top(name) != "greenletio"
 
 
 def _scope_of(module: ModuleType | None) -> _Scope | None:
@@ -194,7 +173,7 @@ class _PackageFinder(MetaPathFinder):
 class _PackageLoader(Loader):
     """Executes a module in a scope, or out of any; the rest does the loader it stands before."""
 
-    def __init__(self, loader: Any, scope: _Scope | None) -> None:
+    def __init__(self, loader: Any, scope: Any) -> None:
         self._loader = loader
         self._scope = scope
 
@@ -211,56 +190,17 @@ class _PackageLoader(Loader):
             module.__spec__.loader = self._loader
         if self._scope is not None:
             vars(module)["__builtins__"] = self._scope.builtins
-        with _Extent(self._scope):
+        with _Extent(self._scope if isinstance(self._scope, _Scope) else None):
             self._loader.exec_module(module)
 
 
-class _TwinFinder(MetaPathFinder):
-    """Last on ``sys.meta_path``: finds greenletio.green.X for the X of ``TWINS``."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        name = fullname.removeprefix(f"{GREEN}.")
-        if name == fullname or not (name in TWINS or _top(name) in _TWIN_PACKAGES):
-            return None
-        standard = importlib.util.find_spec(name)
-        if standard is None:
-            return None
-        return ModuleSpec(
-            fullname,
-            _TwinLoader(standard),
-            origin=standard.origin,
-            is_package=standard.submodule_search_locations is not None,
-        )
-
-
-class _TwinLoader(Loader):
-    """Makes greenletio.green.X: a twin, the package of twins, or the standard module itself."""
-
-    def __init__(self, standard: ModuleSpec) -> None:
-        self._standard = standard
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        name = self._standard.name
-        if name in TWINS:
-            vars(module)["__file__"] = self._standard.origin
-            vars(module)["__builtins__"] = _everything.builtins
-            exec(self._standard.loader.get_code(name), vars(module))  # type: ignore[union-attr]
-        elif name in _TWIN_PACKAGES:
-            for key, value in vars(importlib.import_module(name)).items():
-                if f"{name}.{key}" not in sys.modules:
-                    vars(module).setdefault(key, value)
-        else:
-            sys.modules[module.__name__] = importlib.import_module(name)
+def green_builtins() -> dict[str, Any]:
+    """The builtins of code all of whose imports are green."""
+    return _everything.builtins
 
 
 _everything = _Scope(MODULES)
 _package_finder = _PackageFinder()
-_twin_finder = _TwinFinder()
 _install_lock = threading.Lock()
 _entered = 0
 
@@ -283,9 +223,9 @@ def _dispatch(
 def patch_blocking(modules: Iterable[str] | None = None) -> Iterator[None]:
     """Inside the block, imports of blocking code get the green modules.
 
-    ``modules`` names the standard modules to replace, of ``queue``, ``select``, ``selectors``,
-    ``socket``, ``ssl``, ``threading`` and ``time``; all of them by default. What other tasks and
-    threads import meanwhile is not affected. Blocks nest; what a block raises passes through.
+    ``modules`` names the standard modules to replace, such as ``socket``, ``threading`` and
+    ``time``; by default all that there is a green form of. What other tasks and threads
+    import meanwhile is not affected. Blocks nest; what a block raises passes through.
 
     A package that was imported before the block stays as it is; if it holds one of the modules
     that block on the network a ``RuntimeWarning`` names it. Raises ``ValueError`` for a module
@@ -305,13 +245,18 @@ def patch_blocking(modules: Iterable[str] | None = None) -> Iterator[None]:
         _install(-1)
 
 
+def load_twins() -> None:
+    """Make greenletio.green.X importable for the modules that are executed again."""
+    _twins.install(_everything.builtins)
+
+
 def _install(change: int) -> None:
     global _entered
     with _install_lock:
         _entered += change
-        if _package_finder not in sys.meta_path:  # they stay: for what is imported later
+        load_twins()
+        if _package_finder not in sys.meta_path:  # it stays: for what is imported later
             sys.meta_path.insert(0, _package_finder)
-            sys.meta_path.append(_twin_finder)
         if _entered and builtins.__import__ is _real_import:
             builtins.__import__ = _dispatch
         elif not _entered and builtins.__import__ is _dispatch:

@@ -244,6 +244,13 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_CLEAR(t->own_loop);
     gio_thread_forget_wake_fd(t);
     gio_hubs_after_fork(st);
+    /* asyncio holds that no loop runs in the child, and so does the call that forked: of all that
+     * is suspended in the parent's loop nothing goes on here. */
+    GioHere here;
+    if (gio_here_green(st, &here)) {
+        Py_CLEAR(here.worker->call->hub);
+    }
+    gio_here_clear(&here);
     return gio_loops_after_fork(st);
 }
 

@@ -10,7 +10,21 @@ from typing import Any
 
 import pytest
 
-MODULES = ("queue", "select", "selectors", "socket", "ssl", "threading", "time")
+MODULES = (
+    "_thread",
+    "fcntl",
+    "os",
+    "queue",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "threading",
+    "time",
+)
 
 # What a green module deliberately does not have, or takes otherwise.
 ABSENT = {
@@ -27,6 +41,15 @@ DIFFERENT = {
     "threading.excepthook",
     # A factory there, which takes anything and then refuses it.
     "threading.RLock",
+    # Its {} is a default that nobody should change.
+    "_thread.start_new",
+    "_thread.start_new_thread",
+    # Other Pythons take other keywords there, which pass through.
+    "sqlite3.Connection.__init__",
+    "sqlite3.Connection.backup",
+    "sqlite3.Connection.iterdump",
+    # The default is the cursor's arraysize, which is 1.
+    "sqlite3.Cursor.fetchmany",
     # The base class's *args pass through.
     "ssl.SSLSocket.sendmsg",
     "ssl.SSLSocket.recvmsg",

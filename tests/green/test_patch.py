@@ -217,8 +217,8 @@ def test_only_the_named_modules() -> None:
     with patch_blocking(modules=["time"]):
         import http.client as untouched
     assert not is_green(untouched)
-    with pytest.raises(ValueError, match="no green form of sqlite3"):
-        patch_blocking(["sqlite3"]).__enter__()
+    with pytest.raises(ValueError, match="no green form of json"):
+        patch_blocking(["json"]).__enter__()
     assert builtins.__import__.__name__ == "__import__"
 
 
@@ -364,7 +364,7 @@ def test_standard_modules_first_imported_inside_are_plain(python: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", sorted(greenletio._patch.TWINS))
+@pytest.mark.parametrize("name", sorted(greenletio._twins.TWINS))
 def test_every_twin_can_be_imported(name: str) -> None:
     import importlib
 
@@ -378,9 +378,27 @@ def test_every_twin_can_be_imported(name: str) -> None:
     held = {
         key: value
         for key, value in vars(twin).items()
-        if getattr(value, "__name__", None) in greenletio._patch.MODULES and key[0] != "_"
+        if getattr(value, "__name__", None) in greenletio._twins.MODULES and key[0] != "_"
     }
     assert held == {}  # none of the blocking ones
+
+
+def test_lazy_members_of_a_twin(python: Any) -> None:
+    out = python(
+        """
+        from greenletio import patch_blocking
+        with patch_blocking():
+            from concurrent.futures import ThreadPoolExecutor, ProcessPoolExecutor
+        import concurrent.futures
+        print(ThreadPoolExecutor.__module__, ProcessPoolExecutor.__module__)
+        print(issubclass(ThreadPoolExecutor, concurrent.futures.ThreadPoolExecutor))
+        """
+    )
+    assert out.split() == [
+        "greenletio.green.concurrent.futures.thread",
+        "greenletio.green.concurrent.futures.process",
+        "True",
+    ]
 
 
 def test_twins_can_be_pickled(python: Any) -> None:

@@ -204,3 +204,21 @@ def test_a_selector_tells_both_events(green: Any) -> None:
             assert key.data == "a" and events == READ | WRITE
 
     green(main)
+
+
+@pytest.mark.parametrize("way", ["select", "poll", "epoll"])
+def test_others_run_beside_one_that_is_ready_always(green: Any, way: str) -> None:
+    def main() -> None:
+        a, b = socket.socketpair()
+        with a, b:
+            if way == "select":
+                look = lambda: select.select([], [a], [])  # noqa: E731
+            else:
+                poll = getattr(select, way)()
+                poll.register(a, select.POLLOUT)
+                look = poll.poll
+            before = green.ticker.steps
+            while green.ticker.steps < before + 3:
+                look()
+
+    green(main)

@@ -783,3 +783,82 @@ def test_await_inside_a_lock(green: Any) -> None:
 
     green(main)
     assert order == ["a in", "a out", "b in", "b out"]
+
+
+# _thread
+
+
+def test_start_new_thread(
+    green: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from greenletio.green import _thread
+
+    def main() -> None:
+        seen: dict[str, Any] = {}
+        done = threading.Event()
+
+        def work(a: int, *, b: int) -> None:
+            seen.update(a=a, b=b, ident=_thread.get_ident(), count=_thread._count())
+            done.set()
+
+        before = _thread._count()
+        ident = _thread.start_new_thread(work, (1,), {"b": 2})
+        done.wait()
+        assert seen == {"a": 1, "b": 2, "ident": ident, "count": before + 1}
+        unraisable: list[Any] = []
+        monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+        _thread.start_new_thread(divmod, (1, 0))
+        _thread.start_new_thread(_thread.exit, ())
+        while not unraisable or _thread._count() != before:
+            time.sleep(0)
+        (args,) = unraisable
+        assert args.exc_type is ZeroDivisionError and args.object in (divmod, None)
+        for wrong in ((None, ()), (work, []), (work, (), 5)):
+            with pytest.raises(TypeError):
+                _thread.start_new_thread(*wrong)
+
+    green(main)
+
+
+def test_a_cancelled_join_does_not_make_a_thread_look_ended(green: Any) -> None:
+    def main() -> None:
+        go = threading.Event()
+        thread = threading.Thread(target=go.wait)
+        thread.start()
+        joining = spawn(thread.join)
+        let_others_run()
+        joining.kill()
+        assert thread.is_alive()
+        go.set()
+        thread.join()
+        assert not thread.is_alive()
+
+    green(main)
+
+
+def test_threads_inherit_being_daemons_from_the_green_thread_that_makes_them(green: Any) -> None:
+    def main() -> None:
+        seen: list[bool] = []
+        outer = threading.Thread(target=lambda: seen.append(threading.Thread().daemon), daemon=True)
+        outer.start()
+        outer.join()
+        assert seen == [True]
+
+    green(main)
+
+
+def test_a_local_in_a_cycle_is_garbage(green: Any) -> None:
+    class Node:
+        local: Any
+
+    def main() -> None:
+        node = Node()
+        node.local = threading.local()
+        node.local.node = node
+        gone = weakref.ref(node)
+        del node
+        gc.collect()
+        assert gone() is None
+
+    green(main)
+    main()

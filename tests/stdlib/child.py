@@ -22,6 +22,9 @@ import swap
 # They run the tests of a class before them with another selector.
 REPEATS = {"PollEventLoopTests", "SelectEventLoopTests"}
 
+# They call the loopback interface a network.
+LOCAL_NETWORK = {"test_socketserver"}
+
 
 def cases(suite: unittest.TestSuite) -> Iterator[Any]:
     for test in suite:
@@ -31,10 +34,10 @@ def cases(suite: unittest.TestSuite) -> Iterator[Any]:
             yield test
 
 
-def short_id(test: Any) -> str:
+def short_id(test: Any, package: str) -> str:
     """test_events.EPollEventLoopTests.test_call_later"""
     name: str = test.id()
-    return name.removeprefix("test.test_asyncio.")
+    return name.removeprefix(f"{package}.")
 
 
 class Result(unittest.TestResult):
@@ -42,9 +45,10 @@ class Result(unittest.TestResult):
 
     RANK = ("passed", "skipped", "failed", "error")
 
-    def __init__(self, tell: Any, limit: float, counts: swap.Counts) -> None:
+    def __init__(self, tell: Any, package: str, limit: float, counts: swap.Counts) -> None:
         super().__init__()
         self._tell = tell
+        self._package = package
         self._limit = limit
         self._counts = counts
         self._current: str | None = None
@@ -54,7 +58,7 @@ class Result(unittest.TestResult):
 
     def startTest(self, test: Any) -> None:
         super().startTest(test)
-        self._current, self._outcome, self._detail = short_id(test), "passed", ""
+        self._current, self._outcome, self._detail = short_id(test, self._package), "passed", ""
         self._tell(start=self._current)
         faulthandler.dump_traceback_later(self._limit, exit=True)
 
@@ -103,21 +107,40 @@ def run(request: dict[str, Any], replies: TextIO) -> None:
     from test import support
 
     # All that regrtest would have to be asked for, except what needs the internet.
-    support.use_resources = dict.fromkeys(("audio", "cpu", "largefile", "subprocess", "walltime"))
-    counts = swap.install(request["loop"])
-    loader = unittest.TestLoader()
-    found = list(cases(loader.loadTestsFromName(f"test.test_asyncio.{request['module']}")))
-    wanted, repeats = [], 0
-    for test in found:
-        if type(test).__name__ in REPEATS:
-            repeats += 1
-        elif any(fnmatchcase(short_id(test), pattern) for pattern in request["only"]):
-            wanted.append(test)
-    tell(tests=[short_id(test) for test in wanted], repeats=repeats)
-    done = set(request["done"])
-    suite = unittest.TestSuite(test for test in wanted if short_id(test) not in done)
-    suite.run(Result(tell, request["limit"], counts))
-    tell(complete=True)
+    resources = ["audio", "cpu", "largefile", "subprocess", "walltime"]
+    if request["module"] in LOCAL_NETWORK:
+        resources.append("network")
+    support.use_resources = dict.fromkeys(resources)
+    way, package = request["way"], request["package"]
+    counts = swap.install(request["loop"]) if way == "loop" else swap.Counts()
+    if way == "green":
+        swap.install_green()
+
+    def short(test: Any) -> str:
+        return short_id(test, package)
+
+    def work() -> None:
+        loader = unittest.TestLoader()
+        try:
+            found = list(cases(loader.loadTestsFromName(f"{package}.{request['module']}")))
+        except unittest.SkipTest:
+            found = []
+        wanted, repeats = [], 0
+        for test in found:
+            if way == "loop" and type(test).__name__ in REPEATS:
+                repeats += 1
+            elif any(fnmatchcase(short(test), pattern) for pattern in request["only"]):
+                wanted.append(test)
+        tell(tests=[short(test) for test in wanted], repeats=repeats)
+        done = set(request["done"])
+        suite = unittest.TestSuite(test for test in wanted if short(test) not in done)
+        suite.run(Result(tell, package, request["limit"], counts))
+        tell(complete=True)
+
+    if way == "green":
+        swap.run_green(work, request["loop"])
+    else:
+        work()
 
 
 def main() -> None:

@@ -55,18 +55,36 @@ class File:
     repeats: int = 0  # tests left out, because they repeat others with another selector
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     seconds: float = 0
+    #: What became of them as they come; None: it is not asked for.
+    plain: dict[str, str] | None = None
 
     def count(self, outcome: str) -> int:
         return sum(1 for each in self.outcomes.values() if each.outcome == outcome)
 
     @property
-    def row(self) -> dict[str, int]:
+    def lost(self) -> dict[str, Outcome]:
+        """Those that pass as they come, and not here."""
+        plain = self.plain or {}
         return {
+            test: each
+            for test, each in self.outcomes.items()
+            if plain.get(test) == "passed" != each.outcome
+        }
+
+    @property
+    def row(self) -> dict[str, int]:
+        row = {
             "ran": len(self.outcomes) - self.count("skipped"),
             "passed": self.count("passed"),
             "failed": self.count("failed"),
             "errors": self.count("error"),
             "skipped": self.count("skipped"),
+        }
+        if self.plain is not None:
+            passed = sum(1 for outcome in self.plain.values() if outcome == "passed")
+            return {**row, "passed plain": passed, "lost": len(self.lost)}
+        return {
+            **row,
             "on the loop": sum(1 for each in self.outcomes.values() if each.runs),
             "loops made": sum(each.made for each in self.outcomes.values()),
             "loops run": sum(each.ran for each in self.outcomes.values()),
@@ -74,8 +92,11 @@ class File:
 
 
 class Runner:
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
+    """Runs files of tests, each as child.py is asked to by ``request``."""
+
+    def __init__(self, options: argparse.Namespace, **request: Any) -> None:
+        self._request = {"only": options.only or ["*"], "limit": options.limit, **request}
+        self._prefix = request["package"] + "."
 
     async def file(self, name: str, heard: Callable[[File], None]) -> File:
         """Run all tests of a file, in as many processes as it takes."""
@@ -88,11 +109,9 @@ class Runner:
     async def _process(self, file: File, heard: Callable[[File], None]) -> bool:
         """One process for the tests that are left. False if it died in one of them."""
         request = {
+            **self._request,
             "module": file.name,
-            "loop": self._options.loop,
-            "only": self._options.only or ["*"],
             "done": list(file.outcomes),
-            "limit": self._options.limit,
         }
         with tempfile.TemporaryFile() as log:
             process = await asyncio.create_subprocess_exec(
@@ -114,7 +133,9 @@ class Runner:
                     current = message.get("start", current)
                     complete |= self._take(file, message)
                     heard(file)
-                status = await ended
+                    if complete:
+                        break  # what its threads do now is nobody's business
+                status = 0 if complete else await ended
             finally:
                 self._kill(process)
                 await ended
@@ -139,8 +160,7 @@ class Runner:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    @staticmethod
-    def _take(file: File, message: dict[str, Any]) -> bool:
+    def _take(self, file: File, message: dict[str, Any]) -> bool:
         if "tests" in message:
             file.tests, file.repeats = message["tests"], message["repeats"]
         elif "end" in message:
@@ -149,7 +169,7 @@ class Runner:
         elif "fixture" in message:
             # "setUpModule (test.test_asyncio.test_ssl)", "setUpClass (….test_ssl.TestSSL)"
             scope = message["fixture"].rpartition("(")[2].rstrip(")")
-            scope = scope.removeprefix("test.test_asyncio.") + "."
+            scope = scope.removeprefix(self._prefix) + "."
             for test in file.tests:
                 if test.startswith(scope) and test not in file.outcomes:
                     file.outcomes[test] = Outcome(message["outcome"], message["detail"])
@@ -157,7 +177,8 @@ class Runner:
 
 
 async def run_all(names: list[str], options: argparse.Namespace, console: Console) -> list[File]:
-    runner, files = Runner(options), {name: File(name) for name in names}
+    runner = Runner(options, package="test.test_asyncio", way="loop", loop=options.loop)
+    files = {name: File(name) for name in names}
     free = asyncio.Semaphore(options.jobs)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
@@ -198,8 +219,8 @@ def print_table(console: Console, files: list[File], against: dict[str, Any]) ->
         other = against.get("files", {}).get(name, {}).get("passed", "")
         table.add_row(name, *map(str, row.values()), *([str(other)] if against else []))
     console.print(table)
-    repeats = sum(file.repeats for file in files)
-    console.print(f"left out: {repeats} tests that repeat others with another selector")
+    if repeats := sum(file.repeats for file in files):
+        console.print(f"left out: {repeats} tests that repeat others with another selector")
     return total
 
 
@@ -208,15 +229,25 @@ def summary(detail: str) -> str:
     return lines[-1] if lines else ""
 
 
-def judge(console: Console, files: list[File], options: argparse.Namespace) -> bool:
-    """Print what failed; whether the run is as it should be."""
+def failures(files: list[File]) -> dict[str, Outcome]:
     outcomes = {test: each for file in files for test, each in file.outcomes.items()}
-    bad = {t: each for t, each in outcomes.items() if each.outcome in ("failed", "error")}
+    return {t: each for t, each in outcomes.items() if each.outcome in ("failed", "error")}
+
+
+def judge(
+    console: Console,
+    files: list[File],
+    bad: dict[str, Outcome],
+    options: argparse.Namespace,
+    complete: bool,
+) -> bool:
+    """Print what is `bad`; whether the run is as it should be. `complete`: nothing was left out."""
+    outcomes = {test: each for file in files for test, each in file.outcomes.items()}
     ok = True
     expected: dict[str, str] = {}
     if options.expected is not None:
         expected, unmatched = known.match(options.expected, outcomes)
-        if not options.only and len(files) == len(present()):
+        if complete:
             for pattern in unmatched:
                 console.print(f"{options.expected.name}: no test is called {pattern}", style="red")
                 ok = False
@@ -295,7 +326,8 @@ def main() -> int:
         console.print("stopped")
         return 130
     total = print_table(console, files, against)
-    ok = judge(console, files, options)
+    complete = not options.only and len(files) == len(present())
+    ok = judge(console, files, failures(files), options, complete)
     if total["loops run"] == 0:
         console.print(f"no loop of {options.loop} ran: nothing was tested", style="red")
         ok = False

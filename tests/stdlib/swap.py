@@ -1,7 +1,10 @@
-"""Puts a loop of another class in asyncio's place, and counts what was made and run of it."""
+"""What child.py tests: a loop in the place of asyncio's, counted; or the green modules in the
+place of the standard ones."""
 
 import asyncio
 import importlib
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,3 +101,19 @@ def install(name: str) -> Counts:
 
     utils.TestCase.new_test_loop = new_test_loop
     return counts
+
+
+def install_green() -> None:
+    """Patch the whole process. Before the tests are imported."""
+    import greenletio
+
+    greenletio.patch_all()
+    for name in ("socket", "threading", "time"):
+        assert sys.modules[name].__name__ == f"greenletio.green.{name}"
+
+
+def run_green(work: Callable[[], None], loop_class: str) -> None:
+    """Call `work` in a greenlet of a loop."""
+    from greenletio._program import run_green as run
+
+    run(work, load(loop_class))

@@ -138,3 +138,33 @@ def test_what_fails_must_be_listed_and_what_is_listed_must_fail(
     assert "passes, but is listed: test_locks.Specimen.test_9_passes" in said
     assert "1 expected failures, 2 others, 1 listed that pass" in said
     assert done.returncode == 1
+
+
+def run_green(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(HERE / "run_green.py"), *args],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_the_blocking_modules_are_tested_green_and_as_they_come(tmp_path: Path) -> None:
+    out, plain = tmp_path / "out.json", tmp_path / "plain.json"
+    for _ in range(2):  # the second time, what passes as it comes is known
+        done = run_green("test_sched", "--json", str(out), "--plain", str(plain))
+        assert done.returncode == 0, done.stdout + done.stderr
+        document = json.loads(out.read_text())
+        row = document["files"]["test_sched"]
+        assert row["passed"] == row["passed plain"] > 5 and row["lost"] == 0
+        assert document["lost"] == []
+
+
+def test_what_is_lost_must_be_listed(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    only = ["test_socket", "--only", "*.NonblockConstantTest.*", "--limit", "20"]
+    assert run_green(*only).returncode == 0
+    done = run_green(*only, "--expected", str(empty))
+    assert done.returncode == 1 and "0 expected failures, 1 others" in done.stdout

@@ -1,0 +1,50 @@
+"""``fcntl`` whose ``flock`` and ``lockf`` suspend the greenlet while another holds the lock.
+
+They try again and again, with pauses of at most 50 ms, so that a wait that is cancelled has taken
+no lock. All else is the standard module's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl as _std
+from collections.abc import Callable
+from typing import Any
+
+from greenletio import _core
+from greenletio.green._std import adopt, public
+
+__all__ = public(_std)
+
+_PLAIN = 0  # _core.place(): no loop runs in this thread
+
+
+def _again(operation: int, lock: Callable[[int], Any]) -> Any:
+    if operation & (_std.LOCK_NB | _std.LOCK_UN) or _core.place() == _PLAIN:
+        return lock(operation)
+    pause = 0.0005
+    while True:
+        try:
+            return lock(operation | _std.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        _core.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def flock(fd: Any, operation: int, /) -> None:
+    """Lock or unlock a file; waits for it. Can be cancelled."""
+    _again(operation, lambda op: _std.flock(fd, op))
+
+
+def lockf(fd: Any, cmd: int, len: int = 0, start: int = 0, whence: int = 0, /) -> Any:
+    """Lock or unlock a part of a file; waits for it. Can be cancelled."""
+    return _again(cmd, lambda op: _std.lockf(fd, op, len, start, whence))
+
+
+adopt(globals(), _std)
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_std, name)

@@ -1,0 +1,318 @@
+"""Twins: modules of the standard library executed a second time, on the green ones.
+
+``greenletio.green.http.client`` is the source of ``http.client``, run with imports that give
+the green modules where there are such. What waits by none of those is shared: the package
+``greenletio.green.http`` has what ``http`` has, and ``greenletio.green.json`` is ``json``.
+Exceptions are shared, too: whoever catches the standard one catches what a twin raises.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import ModuleType
+from typing import Any
+
+__all__ = (
+    "GREEN",
+    "MODULES",
+    "TWINS",
+    "execute",
+    "install",
+    "is_green_here",
+    "is_shared",
+    "is_twin",
+    "top",
+)
+
+GREEN = "greenletio.green"
+
+#: The modules whose names are taken by green ones.
+MODULES = frozenset(
+    (
+        "_multiprocessing",
+        "_thread",
+        "concurrent.futures",
+        "fcntl",
+        "os",
+        "queue",
+        "select",
+        "selectors",
+        "signal",
+        "socket",
+        "sqlite3",
+        "ssl",
+        "subprocess",
+        "threading",
+        "time",
+    )
+)
+
+#: Those that wait by MODULES alone, and so are executed again.
+TWINS = frozenset(
+    (
+        "asynchat",
+        "asyncore",
+        "concurrent.futures",
+        "concurrent.futures._base",
+        "concurrent.futures.process",
+        "concurrent.futures.thread",
+        "ftplib",
+        "http.client",
+        "http.server",
+        "imaplib",
+        "logging.handlers",
+        "multiprocessing.connection",
+        "nntplib",
+        "poplib",
+        "sched",
+        "smtpd",
+        "smtplib",
+        "socketserver",
+        "telnetlib",
+        "urllib.request",
+        "urllib.robotparser",
+        "wsgiref.simple_server",
+        "xmlrpc.client",
+        "xmlrpc.server",
+    )
+)
+
+# Packages whose state there must be one of: they are green only to reach a twin in them.
+_SHARED = frozenset(("logging",))
+
+# Importing one of them makes a module one that waits, if that is asked for by name.
+_WAITING = MODULES - {"_thread", "os", "signal", "threading", "time"}
+
+# Classes that are told from others by isinstance(): a twin's are derived from the standard ones.
+_DERIVED = {
+    "concurrent.futures._base": ("Executor", "Future"),
+    "concurrent.futures.process": ("ProcessPoolExecutor",),
+    "concurrent.futures.thread": ("ThreadPoolExecutor",),
+}
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+_PACKAGES = frozenset(top(name) for name in TWINS if "." in name)
+
+#: Packages that patch_all() replaces whole.
+REPLACED = frozenset(top(name) for name in MODULES if "." in name)
+_asked: dict[str, bool] = {}
+
+
+def is_green_here(name: str) -> bool:
+    """Whether an import of ``name`` in green code is one of a twin, or of a package of twins."""
+    return name in TWINS or top(name) in _PACKAGES
+
+
+def is_shared(name: str, fromlist: Collection[str]) -> bool:
+    """Whether an import of ``name``, a package of twins, in green code gets the standard one."""
+    return name in _SHARED and not any(f"{name}.{member}" in TWINS for member in fromlist)
+
+
+def is_twin(name: str) -> bool:
+    """Whether greenletio.green.``name`` is executed again: it waits by a green module."""
+    if name in TWINS:
+        return True
+    if name not in _asked:
+        _asked[name] = False  # while we look: modules import each other
+        _asked[name] = top(name) in sys.stdlib_module_names and _waits(name)
+    return _asked[name]
+
+
+def _waits(name: str) -> bool:
+    spec = _find_spec(name)
+    if spec is None or not isinstance(spec.loader, SourceFileLoader):
+        return False
+    if name in ("asyncio", "logging", "multiprocessing") or name.startswith("asyncio."):
+        return False
+    source = spec.loader.get_source(spec.name)
+    package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
+    return any(
+        imported in _WAITING or imported in TWINS or is_twin(imported)
+        for imported in _imports(ast.parse(source or ""), package)
+    )
+
+
+def _imports(tree: ast.Module, package: str) -> set[str]:
+    """The modules that are imported at the top level of a module."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = importlib.util.resolve_name("." * node.level + base, package)
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return {name for name in found if name in MODULES or _find_spec(name) is not None}
+
+
+def _find_spec(name: str) -> ModuleSpec | None:
+    """The spec of a standard module, found without an ``import`` that might give a green one."""
+    module = (hidden or {}).get(name, sys.modules.get(name))
+    if module is not None:
+        return module.__spec__
+    path = None
+    parent = name.rpartition(".")[0]
+    if parent:
+        try:
+            package = _standard_module(parent) or importlib.import_module(parent)
+        except ImportError:
+            return None
+        path = getattr(package, "__path__", None)
+        if path is None:
+            return None
+    for finder in sys.meta_path:
+        if type(finder).__module__.startswith("greenletio.") or not hasattr(finder, "find_spec"):
+            continue
+        spec = finder.find_spec(name, path)
+        if spec is not None:
+            return spec
+    return None
+
+
+def execute(
+    namespace: dict[str, Any],
+    spec: ModuleSpec | None,
+    module: ModuleType | None,
+    green: Mapping[str, Any],
+    *,
+    derived: Collection[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> None:
+    """Execute the source of a standard module, which ``spec`` finds, in ``namespace``.
+
+    ``green`` holds the builtins, whose ``__import__`` finds the green modules, but for those in
+    ``given``. If the standard ``module`` itself is loaded, its exceptions are those of this one,
+    and each class named in ``derived`` becomes a subclass of its, with all methods defined anew.
+    """
+    loader: Any = None if spec is None else spec.loader
+    name = "" if spec is None else spec.name
+    code = loader.get_code(name) if hasattr(loader, "get_code") else None
+    if spec is None or code is None:
+        raise ImportError(f"the source of {name} is not there", name=name)
+    kept = {name: namespace.get(name) for name in ("__doc__", "__all__")}
+    imported: Callable[..., Any] = green["__import__"]
+
+    def build(function: Any, name: str, /, *bases: Any, **kwargs: Any) -> Any:
+        standard = getattr(module, name, None) if module and function.__qualname__ == name else None
+        if isinstance(standard, type):
+            if issubclass(standard, BaseException) and standard.__module__ == spec.name:
+                return standard
+            if name in derived:
+                bases = (*(base for base in bases if base is not object), standard)
+        return builtins.__build_class__(function, name, *bases, **kwargs)
+
+    def import_(name: str, *args: Any, **kwargs: Any) -> Any:
+        if given is not None and name in given:
+            return given[name]
+        return imported(name, *args, **kwargs)
+
+    namespace["__builtins__"] = {**green, "__build_class__": build, "__import__": import_}
+    exec(code, namespace)
+    namespace["__builtins__"] = green
+    namespace.update((name, value) for name, value in kept.items() if value is not None)
+
+
+class _TwinFinder(MetaPathFinder):
+    """Last on ``sys.meta_path``: finds greenletio.green.X for the X of the standard library."""
+
+    def __init__(self, green: Mapping[str, Any]) -> None:
+        self._green = green
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        name = fullname.removeprefix(f"{GREEN}.")
+        if name == fullname or top(name) not in sys.stdlib_module_names:
+            return None
+        standard = _find_spec(name)
+        if standard is None:
+            return None
+        return ModuleSpec(
+            fullname,
+            _TwinLoader(standard, self._green),
+            origin=standard.origin,
+            is_package=standard.submodule_search_locations is not None,
+        )
+
+
+class _TwinLoader(Loader):
+    """Makes greenletio.green.X: a twin, the package of twins, or the standard module itself."""
+
+    def __init__(self, standard: ModuleSpec, green: Mapping[str, Any]) -> None:
+        self._standard = standard
+        self._green = green
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = self._standard.name
+        standard = _standard_module(name)
+        if standard is None and top(name) not in REPLACED:
+            # patch_all() has made it green under its own name
+            sys.modules[module.__name__] = importlib.import_module(name)
+        elif is_twin(name) or standard is None:
+            names, derived = vars(module), _DERIVED.get(name, ())
+            names["__file__"] = self._standard.origin
+            execute(names, self._standard, standard, self._green, derived=derived)
+            if name == "logging.handlers":
+                _suspend_handlers(names)
+        elif name in _PACKAGES or self._standard.submodule_search_locations is not None:
+            for key, value in vars(standard).items():
+                if f"{name}.{key}" not in sys.modules:
+                    vars(module).setdefault(key, value)
+            vars(module)["__getattr__"] = lambda key: getattr(standard, key)
+        else:
+            sys.modules[module.__name__] = standard
+
+
+def _suspend_handlers(names: dict[str, Any]) -> None:
+    """The lock that logging holds while a handler sends is a green one."""
+    import logging
+
+    from greenletio.green import threading
+
+    def createLock(self: Any) -> None:
+        self.lock = threading.RLock()
+        logging._register_at_fork_reinit_lock(self)  # type: ignore[attr-defined]
+
+    for value in list(names.values()):
+        if isinstance(value, type) and value.__module__ == names["__name__"]:
+            if issubclass(value, logging.Handler):
+                value.createLock = createLock  # type: ignore[method-assign]
+
+
+#: Set by patch_all(): the standard modules whose names are taken now.
+hidden: dict[str, ModuleType] | None = None
+
+
+def _standard_module(name: str) -> ModuleType | None:
+    """The standard module, imported; None if that is green itself, since patch_all()."""
+    if hidden is None:
+        return importlib.import_module(name)
+    return hidden.get(name)
+
+
+_finder: _TwinFinder | None = None
+
+
+def install(green: Mapping[str, Any]) -> None:
+    """Make the twins importable, with the builtins ``green``. They stay so."""
+    global _finder
+    if _finder is None:
+        _finder = _TwinFinder(green)
+    if _finder not in sys.meta_path:
+        sys.meta_path.append(_finder)

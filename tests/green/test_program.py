@@ -1,0 +1,193 @@
+"""The command ``greenletio``: a program runs as python would run it, and is green."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+SCRIPT = """
+import sys, threading, time
+print(__name__, __file__, sys.argv, sys.path[0], threading.current_thread().name)
+turns = []
+def work():
+    for _ in range(3):
+        turns.append(threading.current_thread().name)
+        time.sleep(0.001)
+threads = [threading.Thread(target=work, name=str(n)) for n in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sorted(turns) == ["0"] * 3 + ["1"] * 3, threading.active_count())
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """command(*args) runs ``greenletio *args`` in an empty folder, where files are written."""
+
+    def call(*args: str, stdin: str = "", **files: str) -> subprocess.CompletedProcess[str]:
+        for name, source in files.items():
+            (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        return subprocess.run(
+            [sys.executable, "-m", "greenletio", *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+        )
+
+    return call
+
+
+@pytest.mark.parametrize("all_", [(), ("--all",)], ids=["imports", "all"])
+@pytest.mark.parametrize("loop", ["greenletio", "asyncio", "uvloop"])
+def test_a_script_finds_what_python_gives_it(
+    command: Command, tmp_path: Path, loop: str, all_: tuple[str, ...]
+) -> None:
+    done = command(*all_, "--loop", loop, "script.py", "-x", "--all", script=SCRIPT)
+    first, second = done.stdout.splitlines()
+    assert first == f"__main__ script.py ['script.py', '-x', '--all'] {tmp_path} MainThread"
+    assert second == "True 1"
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_modules_code_and_standard_input(command: Command, tmp_path: Path) -> None:
+    done = command("-m", "mod", "a", mod="import sys; print(__name__, __spec__.name, sys.argv[1:])")
+    assert done.stdout == "__main__ mod ['a']\n"
+    done = command("-c", "import sys, socket; print(sys.argv, socket.__name__)", "a")
+    assert done.stdout == "['-c', 'a'] greenletio.green.socket\n"
+    done = command("-", "a", stdin="import sys; print(sys.argv)")
+    assert done.stdout == "['-', 'a']\n"
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "__main__.py").write_text("import helper; print(helper.x)")
+    (folder / "helper.py").write_text("x = 1")
+    assert command("app").stdout == "1\n"
+
+
+@pytest.mark.parametrize("all_", [(), ("--all",)], ids=["imports", "all"])
+def test_exit_statuses_are_pythons(command: Command, all_: tuple[str, ...]) -> None:
+    def status(code: str) -> tuple[int, str]:
+        done = command(*all_, "-c", code)
+        return done.returncode, done.stderr
+
+    assert status("pass") == (0, "")
+    assert status("import sys; sys.exit(7)") == (7, "")
+    assert status("import sys; sys.exit('no')") == (1, "no\n")
+    code, said = status("def f(): 1 / 0\nf()")
+    assert code == 1
+    plain = subprocess.run(
+        [sys.executable, "-c", "def f(): 1 / 0\nf()"], capture_output=True, text=True
+    )
+    assert said == plain.stderr
+    code, said = status("x = (")
+    assert code == 1 and "SyntaxError" in said and "greenletio" not in said
+    code, said = status("raise KeyboardInterrupt")
+    assert code == -signal.SIGINT
+
+
+def test_what_cannot_be_run(command: Command) -> None:
+    done = command("nothing.py")
+    assert done.returncode == 2 and "can't open file 'nothing.py'" in done.stderr
+    done = command("-m", "no_such_module")
+    assert done.returncode == 1 and "No module named no_such_module" in done.stderr
+    for args in ((), ("--loop",), ("--no-such-option", "x"), ("-m",), ("--loop", "no:loop", "x")):
+        done = command(*args)
+        assert done.returncode == 2 and done.stdout == "" and "greenletio: " in done.stderr
+    assert "usage: greenletio" in command("--help").stdout
+
+
+def test_an_interrupt_is_raised_in_the_main_thread(command: Command) -> None:
+    done = command(
+        "-c",
+        """
+import os, signal, threading, time
+def hit():
+    os.kill(os.getpid(), signal.SIGINT)
+for wait in (lambda: time.sleep(60), threading.Event().wait, threading.Lock().acquire):
+    lock = threading.Lock()
+    threading.Thread(target=hit).start()
+    try:
+        if wait.__name__ == "acquire":
+            lock.acquire()
+            lock.acquire()
+        else:
+            wait()
+    except KeyboardInterrupt:
+        print("raised", threading.current_thread().name)
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+def alarm(*args):
+    raise ZeroDivisionError
+signal.signal(signal.SIGALRM, alarm)
+signal.setitimer(signal.ITIMER_REAL, 0.01)
+try:
+    time.sleep(60)
+except ZeroDivisionError:
+    print("raised", signal.getsignal(signal.SIGALRM) is alarm)
+""",
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["raised MainThread"] * 3 + ["True", "raised True"]
+
+
+def test_threads_are_waited_for_unless_they_are_daemons(command: Command) -> None:
+    done = command(
+        "-c",
+        """
+import atexit, threading, time
+def work():
+    time.sleep(0.01)
+    print("worked")
+def idle():
+    try:
+        time.sleep(60)
+    finally:
+        print("unwound")
+threading.Thread(target=work).start()
+threading.Thread(target=idle, daemon=True).start()
+atexit.register(print, "at exit")
+print("end of main")
+""",
+    )
+    assert done.stdout.splitlines() == ["end of main", "worked", "unwound", "at exit"]
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_asyncio_in_a_program(command: Command) -> None:
+    done = command(
+        "-c",
+        """
+import asyncio, threading
+async def main():
+    await asyncio.sleep(0)
+    return threading.current_thread() is threading.main_thread()
+print(asyncio.run(main()))
+""",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_main_can_be_pickled_and_stays_after_the_end(command: Command) -> None:
+    done = command(
+        "--all",
+        "-c",
+        """
+import atexit, pickle, sys
+class Thing: pass
+print(type(pickle.loads(pickle.dumps(Thing()))) is Thing)
+@atexit.register
+def end():
+    print(sys.modules["__main__"].Thing is Thing)
+""",
+    )
+    assert done.stdout == "True\nTrue\n"

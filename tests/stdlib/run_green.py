@@ -1,0 +1,130 @@
+"""CPython's own tests of the blocking modules, run green: `make test-stdlib ARGS="test_socket"`.
+
+Each file runs twice, in processes of its own: as it comes, and in a greenlet of a loop after
+`patch_all()`. A test is lost if it passes the first time and not the second. Which are known to be
+lost is in green.toml, with reasons: any other fails the run, and so does a listed one that passes.
+"""
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from run import HERE, OURS, File, Runner, judge, print_table
+
+FILES = (
+    "test_socket test_ssl test_threading test_thread test_threading_local test_threadsignals"
+    " test_queue test_select test_poll test_epoll test_selectors test_time test_signal"
+    " test_subprocess test_popen test_fcntl test_concurrent_futures test_sched test_sqlite3"
+    " test_httplib test_urllib2 test_urllib2_localnet test_httpservers test_wsgiref test_xmlrpc"
+    " test_smtplib test_smtpd test_ftplib test_imaplib test_poplib test_telnetlib test_nntplib"
+    " test_socketserver test_asyncore test_asynchat test_logging"
+).split()
+
+
+def present() -> list[str]:
+    return [name for name in FILES if importlib.util.find_spec(f"test.{name}")]
+
+
+async def run_file(name: str, options: argparse.Namespace, plain: dict[str, Any]) -> File:
+    """The file run green; `plain` gets what it does as it comes, unless that is known."""
+
+    def heard(file: File) -> None:
+        pass
+
+    async def run(way: str) -> File:
+        runner = Runner(options, package="test", way=way, loop=options.loop)
+        return await runner.file(name, heard)
+
+    if options.only or name not in plain:
+        as_it_comes = await run("plain")
+        known = {test: each.outcome for test, each in as_it_comes.outcomes.items()}
+        if options.only:
+            plain = {}
+        plain[name] = known
+    file = await run("green")
+    file.plain = {test: plain[name][test] for test in plain[name]}
+    return file
+
+
+async def run_all(options: argparse.Namespace, plain: dict[str, Any], console: Console) -> Any:
+    free = asyncio.Semaphore(options.jobs)
+
+    async def one(name: str) -> File:
+        async with free:
+            file = await run_file(name, options, plain)
+        counts = ", ".join(f"{n} {what}" for what, n in file.row.items() if n)
+        console.print(f"{name}: {counts} ({file.seconds} s)", highlight=False)
+        return file
+
+    return await asyncio.gather(*map(one, options.files))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make test-stdlib", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="test_socket ...; all of them")
+    parser.add_argument(
+        "--loop", default=OURS, metavar="MODULE.CLASS", help="the loop: uvloop.Loop, or `asyncio`"
+    )
+    parser.add_argument("--only", action="append", metavar="PATTERN", help="'*.test_recv*'")
+    parser.add_argument("--limit", type=float, default=60, metavar="SECONDS", help="for a test")
+    parser.add_argument("--jobs", type=int, default=1, help="files at a time")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write all outcomes there")
+    parser.add_argument(
+        "--plain", type=Path, metavar="PATH", help="remember there what passes without greenletio"
+    )
+    parser.add_argument(
+        "--expected", type=Path, metavar="PATH", default=HERE / "green.toml", help="what is lost"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print tracebacks")
+    options = parser.parse_args()
+    if options.loop != "asyncio" and ":" not in options.loop:
+        options.loop = ":".join(options.loop.rpartition(".")[::2])
+    if not present():
+        parser.error("this Python has no package test: install its tests")
+    options.files = options.files or present()
+    if missing := [f for f in options.files if not importlib.util.find_spec(f"test.{f}")]:
+        parser.error(f"no such file in this Python's tests: {', '.join(missing)}")
+    return options
+
+
+def main() -> int:
+    options = arguments()
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(f"green on Python {platform.python_version()}", highlight=False)
+    plain: dict[str, Any] = {}
+    if options.plain is not None and options.plain.exists():
+        plain = json.loads(options.plain.read_text())
+    try:
+        files = asyncio.run(run_all(options, plain, console))
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
+    if options.plain is not None:
+        options.plain.write_text(json.dumps(plain, indent=1) + "\n")
+    total = print_table(console, files, {})
+    lost = {test: each for file in files for test, each in file.lost.items()}
+    complete = not options.only and options.files == present()
+    ok = judge(console, files, lost, options, complete)
+    if options.json is not None:
+        document = {
+            "python": platform.python_version(),
+            "files": {file.name: {**file.row, "seconds": file.seconds} for file in files},
+            "total": total,
+            "tests": {test: asdict(each) for file in files for test, each in file.outcomes.items()},
+            "lost": sorted(lost),
+        }
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
