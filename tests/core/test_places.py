@@ -5,6 +5,7 @@ import os
 import select
 import socket
 import threading
+import time
 
 import greenlet
 import pytest
@@ -53,10 +54,17 @@ class Ways:
         await_(coro())
 
     def waiter(self):
-        waiter = _core.Waiter()
-        thread = threading.Timer(0.02, waiter.set, (1,))
+        waiter, begun = _core.Waiter(), threading.Event()
+
+        def set_soon():  # not before it is waited for, though starting a thread may take its time
+            begun.wait()
+            time.sleep(0.02)
+            waiter.set(1)
+
+        thread = threading.Thread(target=set_soon)
         thread.start()
         try:
+            begun.set()
             assert waiter.wait(30)
         finally:
             thread.join()
