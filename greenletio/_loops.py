@@ -53,6 +53,22 @@ def cancelling() -> int:
     return task.cancelling() if task is not None and sys.version_info >= (3, 11) else 0
 
 
+def cancel_current() -> bool:
+    """Cancel the current task as asyncio.timeout does, so that whoever counts knows of it.
+
+    False if there is none, or none that counts (before Python 3.11).
+    """
+    task = current_task()
+    return task is not None and sys.version_info >= (3, 11) and task.cancel()
+
+
+def uncancel() -> None:
+    """Take cancel_current() back: what it was for has ended."""
+    task = current_task()
+    if task is not None and sys.version_info >= (3, 11):
+        task.uncancel()
+
+
 def traced() -> None:
     """Called where a greenlet goes on while tracing is on, for the call and return events."""
 

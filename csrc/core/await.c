@@ -84,9 +84,21 @@ throw_into(GioState *st, PyObject *it, PyObject **result)
     return PYGEN_ERROR;
 }
 
+static bool
+is_done(PyObject *future)
+{
+    PyObject *r = PyObject_CallMethod(future, "done", NULL);
+    bool yes = r != NULL && PyObject_IsTrue(r) == 1;
+    PyErr_Clear();
+    Py_XDECREF(r);
+    return yes;
+}
+
 /* Suspend on `y`, which some other code made to be waited for, no longer than the
  * enclosing timeouts allow. When they end or the task is cancelled, `y` is cancelled
- * and waited for until it is done, as asyncio's Task and timeout do. Steals `y`.
+ * and waited for until it is done, as asyncio's Task and timeout do; for a timeout by cancelling
+ * the task, so that an asyncio.timeout within, which may expire in the same turn, does not
+ * take that for its own. Steals `y`.
  * Returns what the driver sent, or NULL. */
 GIO_COLD static PyObject *
 yield_limited(GioState *st, GioHere *here, PyObject *y)
@@ -122,7 +134,18 @@ yield_limited(GioState *st, GioHere *here, PyObject *y)
     exc = gio_err_take();
     PyObject *removed = PyObject_CallMethodOneArg(y, st->str_remove_done_callback, wake);
     Py_XDECREF(removed);
-    if (removed == NULL || (cancelled = PyObject_CallMethodNoArgs(y, st->str_cancel)) == NULL) {
+    if (removed == NULL) {
+        goto done;
+    }
+    if (scope != NULL && !is_done(y)) { /* the task does it, and counts: see there */
+        cancelled = PyObject_CallMethod(st->loops, "cancel_current", NULL);
+        scope->counted = cancelled == Py_True;
+    }
+    if (cancelled != Py_True) {
+        Py_XDECREF(cancelled);
+        cancelled = PyObject_CallMethodNoArgs(y, st->str_cancel);
+    }
+    if (cancelled == NULL) {
         goto done;
     }
     if (PyObject_IsTrue(cancelled) == 1) {

@@ -507,6 +507,7 @@ struct GioTimeout {
     bool entered;
     bool left;
     bool expired;
+    bool counted; /* it cancelled the task: to be taken back when it is left */
 };
 
 /* Mark it and raise CancelledError; __exit__ makes TimeoutError of it. */

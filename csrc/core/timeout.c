@@ -145,6 +145,13 @@ timeout_exit(GioTimeout *t, PyObject *const *args, Py_ssize_t nargs)
     }
     uint64_t cancels = t->job->cancels;
     unlink_scope(t);
+    if (t->counted) {
+        PyObject *r = PyObject_CallMethod(st->loops, "uncancel", NULL);
+        if (r == NULL) {
+            PyErr_WriteUnraisable((PyObject *)t);
+        }
+        Py_XDECREF(r);
+    }
     PyObject *exc = args[1];
     if (!t->expired || !PyErr_GivenExceptionMatches(exc, st->cancelled_error) ||
         cancels != t->cancels || task_cancelling(st) > t->cancelling) {

@@ -117,6 +117,29 @@ def test_expiry_after_an_asyncio_timeout_was_handled(run):
     run(async_(sync)())
 
 
+@pytest.mark.parametrize("inner", [0.005, 0.02, 0.03])
+def test_expiry_in_the_same_turn_as_an_asyncio_timeout(run, inner):
+    """The inner one does not take the scope's cancellation for its own."""
+    if sys.version_info < (3, 11):
+        pytest.skip("asyncio.timeout needs Python 3.11")
+
+    async def both():
+        async with asyncio.timeout(inner):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.05)
+            await asyncio.sleep(3600)
+
+    def sync():
+        with pytest.raises(TimeoutError):
+            with timeout(0.02) as scope:
+                with contextlib.suppress(TimeoutError):
+                    await_(both())
+                greenletio.sleep(3)
+        assert scope.expired
+        return asyncio.current_task().cancelling()
+
+    assert run(async_(sync)()) == 0
+
+
 def test_timeout_in_the_cleanup_of_a_cancellation(run):
     """A scope that begins after the cancellation is as good as any."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 
 import pytest
 
@@ -560,8 +561,13 @@ def test_sleep(call):
 
 def test_sleepers_wake_in_order_of_their_times(call):
     def sync():
-        log = []
-        greens = [spawn(lambda n=n: (sleep(n / 200), log.append(n))) for n in (5, 1, 4, 2, 3)]
+        log, start = [], time.monotonic()  # one for all: starting a greenlet may take its time
+
+        def wake_at(n):
+            sleep(start + n / 20 - time.monotonic())
+            log.append(n)
+
+        greens = [spawn(wake_at, n) for n in (5, 1, 4, 2, 3)]
         for g in greens:
             g.get()
         assert log == [1, 2, 3, 4, 5]
