@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 # All that a minimal system has for sure.
 TOOLS = "cat cksum dirname env find id mkdir pwd rm sed sh sort uname".split()

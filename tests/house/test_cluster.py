@@ -14,7 +14,7 @@ import yaml
 from fix_missing import missing
 from fix_postgres import need_embedded
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "cluster.py"
 
 # Writes through PgBouncer, then waits until the standby has it.

@@ -17,7 +17,7 @@ from fix_missing import missing
 
 import greenletio
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 C_FILES = sorted(ROOT.glob("csrc/*/*.c"))
 STUBS = sorted(ROOT.glob("greenletio/_*.pyi"))
 

@@ -29,7 +29,7 @@ def test_clean(fixture):
 
 @pytest.fixture
 def outcome(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.RunResult:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
     tunables = re.search(r"GLIBC_TUNABLES=(\S+)", makefile)
     assert tunables is not None
     monkeypatch.setenv("GLIBC_TUNABLES", tunables[1])

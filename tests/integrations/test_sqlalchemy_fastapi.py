@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fix_missing import missing
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LIMIT_S = 60  # against a hang, not a measure
 
 
