@@ -26,6 +26,9 @@ _IDLE_S = 10.0
 # Signals that a thread brings upon itself.
 _FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 
+# Seconds after which a call that was interrupted, and goes on, is interrupted again.
+_INTERRUPT_AGAIN_S = 0.05
+
 
 class _Job:
     __slots__ = ("_args", "_done", "_error", "_fn", "_kwargs", "_result", "_waiters", "abandoned")
@@ -39,22 +42,21 @@ class _Job:
         self.abandoned = False
 
     def run(self) -> None:
-        if self.abandoned:
-            return
-        try:
-            self._result = self._fn(*self._args, **self._kwargs)
-        except BaseException as error:
-            self._error = error
+        if not self.abandoned:
+            try:
+                self._result = self._fn(*self._args, **self._kwargs)
+            except BaseException as error:
+                self._error = error
         self._done = True
         while self._waiters:
             self._waiters.popleft().set()
 
-    def wait(self) -> None:
-        """Wait until it has run. Can be cancelled, and called again then."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has run; False if ``timeout`` seconds pass first. Can be cancelled, and
+        called again then."""
         waiter: _core.Waiter[None] = _core.Waiter()
         self._waiters.append(waiter)
-        if not self._done:
-            waiter.wait()
+        return self._done or waiter.wait(timeout)
 
     def take(self) -> Any:
         try:
@@ -193,10 +195,12 @@ def _run(interrupt: Callable[[], object] | None, fn: Any, args: Any, kwargs: Any
         job.wait()
     except BaseException:
         if pool.cancel(job) and interrupt is not None:
-            interrupt()
             _core.shield(True)
             try:
-                job.wait()
+                interrupt()
+                # The thread may not have come to where it can be interrupted.
+                while not job.wait(_INTERRUPT_AGAIN_S):
+                    interrupt()
             finally:
                 _core.shield(False)
         raise

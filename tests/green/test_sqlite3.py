@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3 as std
 import threading as std_threading
+import time as std_time
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,21 @@ def test_a_thread_of_the_system_is_refused(green: Any) -> None:
 
     green(main)
     assert "same thread" in str(refused[0])
+
+
+def test_an_interruption_that_comes_too_early_is_made_again(green: Any) -> None:
+    """SQLite forgets one that finds no statement running, as before the thread has begun."""
+
+    def main() -> None:
+        db = sqlite3.connect(":memory:")
+
+        def slow_to_start() -> Any:
+            std_time.sleep(0.2)
+            return std.Connection.execute(db, ENDLESS).fetchone()
+
+        with pytest.raises(TimeoutError), timeout(0.02):
+            db._call(slow_to_start)
+        assert db.execute("select 1").fetchone() == (1,)
+        db.close()
+
+    green(main)
