@@ -10,6 +10,7 @@
 #include "pg/pg.h"
 
 #include <structmember.h>
+#include <unistd.h>
 
 enum { READ = GIO_READ, WRITE = GIO_WRITE, REQUEST = 4, TIMER = 8 };
 
@@ -260,13 +261,15 @@ static void
 connect_begin(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
-    const char *conninfo = PyUnicode_AsUTF8(op->sql);
+    const char *conninfo = gio_pg_statement_text(op->sql);
     if (conninfo == NULL) {
         gio_pg_op_finish(op, NULL, NULL);
         return;
     }
     c->phase = GIO_PG_CONNECTING;
     c->events = WRITE;
+    c->lost = false;
+    c->pid = (int)getpid();
     c->pg = PQconnectStart(conninfo);
     if (c->pg == NULL) {
         PyErr_NoMemory();
@@ -371,6 +374,7 @@ gio_pg_start(GioPgOp *op)
         return 0;
     }
     op->stage = GIO_PG_QUEUED;
+    op->queued = true;
     Py_INCREF(op);
     if (c->last != NULL)
         c->last->next = op;
@@ -398,10 +402,10 @@ collect_done(GioPgConn *c, PyObject **waiters, bool direct)
     Py_INCREF(c);
     while ((op = c->done) != NULL) {
         PyObject *waiter = op->waiter;
-        c->done = op->next;
+        c->done = op->done;
         if (c->done == NULL)
             c->done_tail = &c->done;
-        op->next = NULL;
+        op->done = NULL;
         op->waiter = NULL;
         if (waiter != NULL && direct && n < AT_ONCE && op->thread == c->loop_thread) {
             waiters[n++] = waiter;
@@ -533,10 +537,16 @@ static PyObject *
 watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     GioPgWatch *w = (GioPgWatch *)self;
+    if (PyVectorcall_NARGS(nargsf) != 1 || kwnames != NULL || !PyLong_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "a loop calls this with the event that it was given");
+        return NULL;
+    }
+    long event = PyLong_AsLong(args[0]);
+    if (event == -1 && PyErr_Occurred())
+        return NULL;
     GioPgConn *c = (GioPgConn *)Py_XNewRef((PyObject *)w->conn);
     if (c == NULL)
         Py_RETURN_NONE;
-    long event = PyLong_AsLong(args[0]);
     if (event == TIMER)
         Py_CLEAR(c->cancel_timer);
     if (event >= REQUEST && c->cancelling)

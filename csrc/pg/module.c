@@ -36,6 +36,12 @@ make_record(PyObject *module, PyObject *args)
     }
     if (type == st->record_type)
         type = st->gc_record_type;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
+        if (!PyUnicode_Check(PyTuple_GET_ITEM(names, i))) {
+            PyErr_SetString(PyExc_TypeError, "the names of a Record are str");
+            return NULL;
+        }
+    }
     PyObject *desc = gio_pg_desc_new(st, names);
     GioPgRecord *record =
         desc == NULL ? NULL : gio_pg_record_new(type, desc, PyTuple_GET_SIZE(values));
