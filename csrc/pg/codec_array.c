@@ -111,14 +111,16 @@ is_level(GioPgCodec *element, PyObject *value)
     return PyTuple_Check(value) && !element->tuples;
 }
 
-/* Any sized iterable, for the outermost level. A list or tuple, new reference. */
+/* Any sized iterable but a mapping, for the outermost level. A list or tuple, new reference. */
 static PyObject *
 as_sequence(PyObject *value)
 {
     if (PyList_Check(value) || PyTuple_Check(value))
         return Py_NewRef(value);
     if (PyUnicode_Check(value) || PyBytes_Check(value) || PyByteArray_Check(value) ||
-        PyMemoryView_Check(value) || PyMapping_Size(value) < 0) {
+        PyMemoryView_Check(value) || PyDict_Check(value) || PyObject_Size(value) < 0) {
+        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError))
+            return NULL;
         PyErr_Clear();
         PyErr_Format(PyExc_TypeError, "a sized iterable container expected (got type '%.100s')",
                      Py_TYPE(value)->tp_name);

@@ -129,6 +129,26 @@ gio_pg_disarm(GioPgConn *c)
         gio_err_give(exc);
 }
 
+/* A loop is not told of fds and timers from another thread: it is asked to look by itself. */
+static bool
+in_its_thread(GioPgConn *c)
+{
+    return c->loop_thread == PyThread_get_thread_ident();
+}
+
+static void
+poke_loop(GioPgConn *c)
+{
+    PyObject *event = PyLong_FromLong(0), *answer = NULL;
+    if (event != NULL)
+        answer = PyObject_CallMethodObjArgs(c->loop, c->st->str_call_soon_threadsafe,
+                                            (PyObject *)c->watch, event, NULL);
+    if (answer == NULL)
+        PyErr_Clear(); /* the loop is closed */
+    Py_XDECREF(answer);
+    Py_XDECREF(event);
+}
+
 static void
 arm_request(GioPgConn *c)
 {
@@ -139,6 +159,12 @@ arm_request(GioPgConn *c)
                  &c->request_armed);
         watch_fd(c, c->request_fd, REQUEST, st->str_add_writer, st->str_remove_writer, 0,
                  &c->request_armed);
+        c->request_fd = -1;
+    }
+    if (!in_its_thread(c)) {
+        if (c->cancelling)
+            poke_loop(c);
+        return;
     }
     c->request_fd = fd;
     if (fd >= 0) {
@@ -181,7 +207,10 @@ gio_pg_rearm(GioPgConn *c)
             want &= ~READ; /* nobody takes the rows: the server shall wait */
         if (c->phase == GIO_PG_CONNECTING)
             want = c->events;
-        if (fd >= 0 && (c->armed != want || c->fd != fd)) {
+        if (fd >= 0 && (c->armed != want || c->fd != fd) && !in_its_thread(c)) {
+            poke_loop(c);
+        }
+        else if (fd >= 0 && (c->armed != want || c->fd != fd)) {
             if (c->fd >= 0 && c->fd != fd)
                 gio_pg_disarm(c);
             c->fd = fd;
@@ -508,6 +537,12 @@ gio_pg_pump(GioPgOp *op, int64_t deadline)
     int rc = 0;
     while (!op->answered && c->loop == NULL && c->phase != GIO_PG_CLOSED) {
         rc = pump_once(c, deadline);
+        if (rc < 0 && op->answered && c->phase == GIO_PG_CLOSED &&
+            PyErr_ExceptionMatches(PyExc_OSError)) {
+            PyErr_Clear(); /* closed by another thread: what the operation ended with says so */
+            rc = 0;
+            break;
+        }
         if (rc < 0) {
             gio_pg_op_give_up(op);
             pump_cancel(c);
@@ -551,7 +586,8 @@ watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
         Py_CLEAR(c->cancel_timer);
     if (event >= REQUEST && c->cancelling)
         gio_pg_cancel_step(c, c->first == NULL || c->first->stage == GIO_PG_QUEUED);
-    gio_pg_step(c, event < REQUEST ? (int)event : 0);
+    if (event != 0 || c->phase == GIO_PG_READY)
+        gio_pg_step(c, event < REQUEST ? (int)event : 0);
     const GioAPI *api = c->st->api;
     PyObject *waiters[AT_ONCE];
     /* A reader that is about to be removed, in the thread of a loop that has lost the connection,

@@ -181,7 +181,8 @@ module_exec(PyObject *module)
 {
     GioPgState *st = PyModule_GetState(module);
     st->api = gio_api_import();
-    if (st->api == NULL || import_others(st) < 0 || intern_names(st) < 0 ||
+    st->core = st->api == NULL ? NULL : PyImport_ImportModule("greenletio._core");
+    if (st->core == NULL || import_others(st) < 0 || intern_names(st) < 0 ||
         gio_pg_record_setup_types(module) < 0 || gio_pg_codec_setup_types(module) < 0 ||
         gio_pg_statement_setup_types(module) < 0 || gio_pg_watch_setup_types(module) < 0 ||
         gio_pg_op_setup_types(module) < 0 || gio_pg_conn_setup_types(module) < 0)
@@ -190,6 +191,7 @@ module_exec(PyObject *module)
 }
 
 #define VISIT_ALL(X)                                                                               \
+    X(core)                                                                                        \
     X(conn_type)                                                                                   \
     X(op_type)                                                                                     \
     X(statement_type)                                                                              \

@@ -31,6 +31,7 @@ typedef struct GioPgWatch GioPgWatch;
 
 struct GioPgState {
     const GioAPI *api;
+    PyObject *core; /* the module that api is of: it must outlive our connections */
     PyTypeObject *conn_type;
     PyTypeObject *op_type;
     PyTypeObject *statement_type;

@@ -11,6 +11,7 @@ import gc
 import os
 import struct
 import sys
+import threading
 from decimal import Decimal
 
 from greenletio import _pg, pg
@@ -278,6 +279,62 @@ def closed_while_it_closes(dsn):
             c.terminate()
             assert isinstance((await asyncio.gather(query, return_exceptions=True))[0], errors.Error)
             assert c.is_closed()
+
+    asyncio.run(main())
+
+
+def threads_that_close_one_connection(dsn):
+    sys.setswitchinterval(1e-6)
+
+    async def main():
+        for _ in range(20):
+            c = await aio.connect(dsn)
+            threads = [threading.Thread(target=c.terminate) for _ in range(4)]
+            query = asyncio.ensure_future(c.fetch("SELECT generate_series(1, 10000)"))
+            await asyncio.sleep(0)
+            for thread in threads:
+                thread.start()
+            await asyncio.wait([query], timeout=10)
+            assert query.done() and (query.exception() is None or c.is_closed())
+            for thread in threads:
+                thread.join()
+
+    asyncio.run(main())
+    c = pg.connect(dsn)
+    threading.Timer(0.1, c.raw.terminate).start()
+    fails(errors.Error, c.raw.fetchval("SELECT pg_sleep(10)").run)
+
+
+def loop_of_another_thread(dsn):
+    """A thread whose query a loop moves on, and that gives it up, leaves the loop's fds alone."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        here, wrong = threading.get_ident(), []
+        c = await aio.connect(dsn)
+
+        def spy(name, real):
+            def spied(*args):
+                if threading.get_ident() != here:
+                    wrong.append(name)
+                return real(*args)
+
+            setattr(loop, name, spied)
+
+        for name in "add_reader", "add_writer", "remove_reader", "remove_writer", "call_later":
+            spy(name, getattr(loop, name))
+        for _ in range(5):
+            first = asyncio.ensure_future(c.fetchval("SELECT pg_sleep(0.1)"))
+            await asyncio.sleep(0.01)
+            op = c._op("query", "value", "SELECT pg_sleep(10)", timeout=0.2)
+            thread = threading.Thread(target=fails, args=(TimeoutError, op.run))
+            thread.start()
+            await first
+            while thread.is_alive():
+                await asyncio.sleep(0.01)
+            assert await asyncio.wait_for(c.fetchval("SELECT 1"), 5) == 1
+        assert not wrong, wrong
+        await c.close()
 
     asyncio.run(main())
 

@@ -16,7 +16,7 @@ def cases():
             yield line[4:].partition("(")[0]
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", list(cases()))
 def test_no_crash(case, dsn):
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", str(SCRIPT), case, dsn],
