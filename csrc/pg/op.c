@@ -145,6 +145,16 @@ outcome(GioPgOp *op)
     return Py_NewRef(op->result);
 }
 
+/* Whoever is to be woken is one: a second one would take the first one's waiter. */
+static bool
+is_awaited(GioPgOp *op)
+{
+    if (op->answered || op->waiter == NULL)
+        return false;
+    PyErr_SetString(PyExc_RuntimeError, "this operation is being awaited already");
+    return true;
+}
+
 /* ---- for tasks -------------------------------------------------------------------------- */
 
 static PySendResult
@@ -153,6 +163,8 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
     GioPgConn *c = op->conn;
     const GioAPI *api = c->st->api;
     *result = NULL;
+    if (is_awaited(op))
+        return PYGEN_ERROR;
     if (!op->answered) {
         int engaged = gio_pg_engage(op);
         if (engaged > 0)
@@ -317,6 +329,8 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
         api->set_would_block("a query of greenletio.pg");
         return NULL;
     }
+    if (is_awaited(op))
+        return NULL;
     if (op->stage == GIO_PG_IDLE && !op->answered) {
         int engaged = gio_pg_engage(op); /* a loop's reader is there before anything is sent */
         if (engaged < 0 || gio_pg_start(op) < 0)

@@ -339,6 +339,21 @@ def loop_of_another_thread(dsn):
     asyncio.run(main())
 
 
+def operation_that_two_await(dsn):
+    async def main():
+        c = await aio.connect(dsn)
+        op = c.fetchval("SELECT 1 FROM pg_sleep(0.1)")
+        done = await asyncio.wait_for(asyncio.gather(op, later(op), return_exceptions=True), 5)
+        assert done[0] == 1 and isinstance(done[1], RuntimeError), done
+        assert await op == 1
+        await c.close()
+
+    async def later(op):
+        return await op
+
+    asyncio.run(main())
+
+
 def forked(dsn):
     """A child that drops the connection it has inherited does not end the parent's session."""
     c = pg.connect(dsn)
