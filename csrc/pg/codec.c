@@ -273,8 +273,7 @@ codec_dealloc(GioPgCodec *codec)
 {
     PyTypeObject *type = Py_TYPE(codec);
     PyObject_GC_UnTrack(codec);
-    Py_TRASHCAN_BEGIN(codec, codec_dealloc)
-    codec_clear(codec);
+    Py_TRASHCAN_BEGIN(codec, codec_dealloc) codec_clear(codec);
     Py_CLEAR(codec->name);
     Py_CLEAR(codec->element);
     Py_CLEAR(codec->fields);

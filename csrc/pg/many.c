@@ -64,7 +64,7 @@ gio_pg_many_send(GioPgOp *op)
             return;
         }
         PyObject *row = PyIter_Next(op->rows); /* runs Python */
-        if (!op->queued) { /* which has closed the connection */
+        if (!op->queued) {                     /* which has closed the connection */
             Py_XDECREF(row);
             PyErr_Clear();
             return;

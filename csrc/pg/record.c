@@ -312,7 +312,7 @@ record_dealloc(GioPgRecord *r)
     }
     PyObject_GC_UnTrack(r);
     Py_TRASHCAN_BEGIN(r, record_dealloc) /* they may be in each other, deeper than the stack */
-    release(r);
+        release(r);
     Py_TRASHCAN_END
 }
 

@@ -68,7 +68,8 @@ gio_pg_statement_oldest(GioPgConn *c)
         return NULL;
     while (PyDict_Next(c->cache, &at, &key, &value)) {
         GioPgStatement *s = (GioPgStatement *)value;
-        if (Py_IS_TYPE(s, c->st->statement_type) && Py_REFCNT(s) == 1 && (oldest == NULL || s->used < oldest->used)) /* nobody else's */
+        if (Py_IS_TYPE(s, c->st->statement_type) && Py_REFCNT(s) == 1 &&
+            (oldest == NULL || s->used < oldest->used)) /* nobody else's */
             oldest = s;
     }
     return oldest;

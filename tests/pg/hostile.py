@@ -87,7 +87,7 @@ def rows_that_close(dsn):
         for _ in range(20):
             c = await aio.connect(dsn)
 
-            def rows(c=c):
+            def rows(end, c=c):
                 yield ("a",)
                 c.terminate()
                 if end:
@@ -96,7 +96,7 @@ def rows_that_close(dsn):
 
             for end in (False, True):
                 try:
-                    await c.executemany("SELECT $1::text", rows())
+                    await c.executemany("SELECT $1::text", rows(end))
                 except (errors.Error, ConnectionError):
                     pass
                 else:
@@ -277,7 +277,8 @@ def closed_while_it_closes(dsn):
             query = asyncio.ensure_future(c.fetchval("SELECT pg_sleep(5)"))
             await asyncio.sleep(0.01)
             c.terminate()
-            assert isinstance((await asyncio.gather(query, return_exceptions=True))[0], errors.Error)
+            (exc,) = await asyncio.gather(query, return_exceptions=True)
+            assert isinstance(exc, errors.Error), exc
             assert c.is_closed()
 
     asyncio.run(main())
@@ -387,7 +388,8 @@ def text_with_a_zero_byte(dsn):
     fails((ValueError, errors.Error), lambda: raw.fetchval("SELECT 1\0; nonsense").run())
     fails((ValueError, errors.Error), lambda: raw.execute("SELECT 1\0; nonsense").run())
     oids = struct.pack("=I", 23)
-    fails(errors.DataError, lambda: raw._op("query", "value", "SELECT $1", ("1\x002",), oids=oids).run())
+    op = raw._op("query", "value", "SELECT $1", ("1\x002",), oids=oids)
+    fails(errors.DataError, op.run)
     assert raw.fetchval("SELECT 1").run() == 1
     c.close()
 
