@@ -105,6 +105,11 @@ gio_pg_disarm(GioPgConn *c)
 {
     GioPgState *st = c->st;
     PyObject *exc = gio_err_take();
+    if (c->pid != (int)getpid()) { /* a child's: the loop's epoll is the parent's, too */
+        c->fd = c->request_fd = -1;
+        c->request_armed = 0;
+        Py_CLEAR(c->cancel_timer);
+    }
     if (c->loop != NULL && c->fd >= 0) {
         watch_fd(c, c->fd, READ, st->str_add_reader, st->str_remove_reader, 0, &c->armed);
         watch_fd(c, c->fd, WRITE, st->str_add_writer, st->str_remove_writer, 0, &c->armed);

@@ -367,6 +367,18 @@ def forked(dsn):
     assert c.raw.fetchval("SELECT 1").run() == 1
     c.close()
 
+    async def main():
+        c = await aio.connect(dsn)
+        child = os.fork()
+        if child == 0:
+            c.terminate()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert await asyncio.wait_for(c.fetchval("SELECT 1"), 5) == 1
+        await c.close()
+
+    asyncio.run(main())
+
 
 def left_open_at_exit(dsn):
     """What sys holds goes when the modules have gone."""
