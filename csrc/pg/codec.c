@@ -88,7 +88,10 @@ gio_pg_codec_find(GioPgConn *c, Oid oid)
 static PyObject *
 wrapped_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
 {
+    if (Py_EnterRecursiveCall(" in a value of the server"))
+        return NULL;
     PyObject *value = codec->element->decode(st, codec->element, data, len);
+    Py_LeaveRecursiveCall();
     if (value == NULL || codec->decoder == NULL)
         return value;
     PyObject *result = PyObject_CallOneArg(codec->decoder, value);
@@ -99,10 +102,17 @@ wrapped_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t l
 static int
 wrapped_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
 {
-    if (codec->encoder == NULL)
-        return codec->element->encode(st, codec->element, value, out);
-    PyObject *plain = PyObject_CallOneArg(codec->encoder, value);
-    int rc = plain == NULL ? -1 : codec->element->encode(st, codec->element, plain, out);
+    PyObject *plain = Py_NewRef(value);
+    int rc = -1;
+    if (codec->element->encode == NULL)
+        PyErr_Format(PyExc_TypeError, "values of type %U cannot be sent", codec->name);
+    else if (Py_EnterRecursiveCall(" in a value for the server") == 0) {
+        if (codec->encoder != NULL)
+            Py_SETREF(plain, PyObject_CallOneArg(codec->encoder, value));
+        if (plain != NULL)
+            rc = codec->element->encode(st, codec->element, plain, out);
+        Py_LeaveRecursiveCall();
+    }
     Py_XDECREF(plain);
     return rc;
 }
@@ -263,13 +273,14 @@ codec_dealloc(GioPgCodec *codec)
 {
     PyTypeObject *type = Py_TYPE(codec);
     PyObject_GC_UnTrack(codec);
-    codec_clear(codec);
+    Py_TRASHCAN_BEGIN(codec, codec_dealloc) codec_clear(codec);
     Py_CLEAR(codec->name);
     Py_CLEAR(codec->element);
     Py_CLEAR(codec->fields);
     Py_CLEAR(codec->desc);
     type->tp_free(codec);
     Py_DECREF(type);
+    Py_TRASHCAN_END
 }
 
 static PyMemberDef codec_members[] = {

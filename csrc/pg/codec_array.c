@@ -21,7 +21,11 @@ gio_pg_part_decode(GioPgState *st, GioPgCodec *codec, GioPgCodec *part, const ch
         return gio_pg_malformed(codec);
     const char *value = *data;
     *data += len;
-    return part->decode(st, part, value, len);
+    if (Py_EnterRecursiveCall(" in a value of the server"))
+        return NULL;
+    PyObject *decoded = part->decode(st, part, value, len);
+    Py_LeaveRecursiveCall();
+    return decoded;
 }
 
 int
@@ -36,7 +40,11 @@ gio_pg_part_encode(GioPgState *st, GioPgCodec *part, PyObject *value, GioBuf *ou
         PyErr_Format(PyExc_TypeError, "values of type %U cannot be sent", part->name);
         return -1;
     }
-    if (part->encode(st, part, value, out) < 0)
+    if (Py_EnterRecursiveCall(" in a value for the server"))
+        return -1;
+    int rc = part->encode(st, part, value, out);
+    Py_LeaveRecursiveCall();
+    if (rc < 0)
         return -1;
     Py_ssize_t len = out->len - at - 4;
     if (len > INT32_MAX) {
@@ -58,7 +66,7 @@ typedef struct {
 static PyObject *
 decode_level(Array *a, int level)
 {
-    PyObject *list = PyList_New(a->sizes[level]);
+    PyObject *list = gio_pg_hidden(PyList_New(a->sizes[level]));
     for (Py_ssize_t i = 0; list != NULL && i < a->sizes[level]; i++) {
         PyObject *item = level + 1 < a->n ? decode_level(a, level + 1)
                                           : gio_pg_part_decode(a->st, a->codec, a->codec->element,
@@ -68,7 +76,7 @@ decode_level(Array *a, int level)
         else
             PyList_SET_ITEM(list, i, item);
     }
-    return list;
+    return gio_pg_shown(list);
 }
 
 PyObject *
@@ -103,14 +111,16 @@ is_level(GioPgCodec *element, PyObject *value)
     return PyTuple_Check(value) && !element->tuples;
 }
 
-/* Any sized iterable, for the outermost level. A list or tuple, new reference. */
+/* Any sized iterable but a mapping, for the outermost level. A list or tuple, new reference. */
 static PyObject *
 as_sequence(PyObject *value)
 {
     if (PyList_Check(value) || PyTuple_Check(value))
         return Py_NewRef(value);
     if (PyUnicode_Check(value) || PyBytes_Check(value) || PyByteArray_Check(value) ||
-        PyMemoryView_Check(value) || PyMapping_Size(value) < 0) {
+        PyMemoryView_Check(value) || PyDict_Check(value) || PyObject_Size(value) < 0) {
+        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError))
+            return NULL;
         PyErr_Clear();
         PyErr_Format(PyExc_TypeError, "a sized iterable container expected (got type '%.100s')",
                      Py_TYPE(value)->tp_name);

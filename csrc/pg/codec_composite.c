@@ -46,7 +46,7 @@ gio_pg_row_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_
     Py_ssize_t n = len < 4 ? -1 : (Py_ssize_t)gio_get32(data);
     if (n < 0 || n > len / 8)
         return gio_pg_malformed(codec);
-    PyObject *tuple = PyTuple_New(n);
+    PyObject *tuple = gio_pg_hidden(PyTuple_New(n));
     data += 4;
     for (Py_ssize_t i = 0; tuple != NULL && i < n; i++) {
         Oid oid = end - data < 4 ? 0 : gio_get32(data);
@@ -68,7 +68,7 @@ gio_pg_row_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_
         else
             PyTuple_SET_ITEM(tuple, i, value);
     }
-    return tuple;
+    return gio_pg_shown(tuple);
 }
 
 /* A mapping's values by the fields' names: a new tuple. */
@@ -215,7 +215,7 @@ gio_pg_multirange_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py
     if (n < 0 || n > len / 4)
         return gio_pg_malformed(codec);
     data += 4;
-    PyObject *list = PyList_New(n);
+    PyObject *list = gio_pg_hidden(PyList_New(n));
     for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
         PyObject *range = gio_pg_part_decode(st, codec, codec->element, &data, end);
         if (range == NULL)
@@ -223,7 +223,7 @@ gio_pg_multirange_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py
         else
             PyList_SET_ITEM(list, i, range);
     }
-    return list;
+    return gio_pg_shown(list);
 }
 
 int

@@ -167,7 +167,8 @@ is_too_large(PyObject *decimal)
 static int
 numeric_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
 {
-    PyObject *decimal = PyObject_TypeCheck(value, (PyTypeObject *)st->decimal)
+    /* A subclass may write its numbers otherwise. */
+    PyObject *decimal = Py_IS_TYPE(value, (PyTypeObject *)st->decimal)
                             ? Py_NewRef(value)
                             : PyObject_CallOneArg(st->decimal, value);
     PyObject *spec = NULL, *text = NULL;

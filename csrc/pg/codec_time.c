@@ -133,7 +133,10 @@ timetz_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t le
 {
     if (len != 12)
         return gio_pg_malformed(codec);
-    PyObject *offset = PyDelta_FromDSU(0, -(int)(int32_t)gio_get32(data + 8), 0);
+    int32_t west = (int32_t)gio_get32(data + 8);
+    if (west == INT32_MIN)
+        return gio_pg_malformed(codec);
+    PyObject *offset = PyDelta_FromDSU(0, -west, 0);
     PyObject *tz = offset == NULL ? NULL : PyTimeZone_FromOffset(offset);
     PyObject *time = tz == NULL ? NULL : make_time(codec, (int64_t)gio_get64(data), tz);
     Py_XDECREF(offset);
@@ -148,7 +151,8 @@ timetz_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
         return -1;
     PyObject *offset = PyObject_CallMethod(value, "utcoffset", NULL);
     int rc = -1;
-    if (offset != NULL && PyDelta_Check(offset)) {
+    if (offset != NULL && PyDelta_Check(offset) && PyDateTime_DELTA_GET_DAYS(offset) >= -1 &&
+        PyDateTime_DELTA_GET_DAYS(offset) <= 0) {
         int seconds =
             PyDateTime_DELTA_GET_DAYS(offset) * 86400 + PyDateTime_DELTA_GET_SECONDS(offset);
         rc = gio_put32(out, (uint32_t)-seconds);
@@ -266,6 +270,12 @@ timestamptz_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *o
             Py_SETREF(moment, there);
             if (moment == NULL)
                 return -1;
+            if (!PyDateTime_Check(moment)) { /* a subclass's astimezone() */
+                PyErr_Format(PyExc_TypeError, "astimezone() gave %.100s, not a datetime",
+                             Py_TYPE(moment)->tp_name);
+                Py_DECREF(moment);
+                return -1;
+            }
         }
     }
     int rc = put_timestamp(moment, out);

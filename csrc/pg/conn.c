@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 #include <structmember.h>
+#include <unistd.h>
 
 #define CANCEL_NS INT64_C(5000000000)
 
@@ -44,10 +45,11 @@ void
 gio_pg_conn_drop(GioPgConn *c, PyObject *error)
 {
     PGconn *pg = c->pg;
-    if (c->phase == GIO_PG_CLOSED || c->phase == GIO_PG_NEW)
+    if (c->phase == GIO_PG_CLOSED || c->phase == GIO_PG_NEW || c->dropping)
         return;
     PyObject *exc = gio_err_take();
     Py_INCREF(c);
+    c->dropping = true; /* all this runs Python, which may come here again, in any thread */
     gio_pg_cancel_end(c);
     gio_pg_disarm(c);
     while (c->first != NULL) {
@@ -56,13 +58,16 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
         gio_pg_op_finish(c->first, NULL, end);
     }
     c->phase = GIO_PG_CLOSED;
+    c->dropping = false;
     c->lost = c->frozen = c->unflushed = c->discard_copy = false;
     c->pg = NULL;
     PyDict_Clear(c->cache);
     int fd = PQsocket(pg);
     if (fd >= 0)
         c->st->api->fd_closing(fd);
-    PQfinish(pg);
+    if (c->pid == (int)getpid())
+        PQfinish(pg);
+    /* else: the session is the parent's, and PQfinish() would end it for both: pg is leaked */
     gio_pg_conn_tell(c, "closed", Py_None);
     gio_pg_rearm(c);
     Py_DECREF(c);
@@ -229,11 +234,14 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
     if ((params != Py_None && kind < GIO_PG_MANY && !PyTuple_CheckExact(params)) ||
-        (oids != Py_None && (!PyBytes_Check(oids) || PyBytes_GET_SIZE(oids) % sizeof(Oid))) ||
+        (oids != Py_None && (!PyBytes_CheckExact(oids) || PyBytes_GET_SIZE(oids) % sizeof(Oid))) ||
         (statement != Py_None && !Py_IS_TYPE(statement, c->st->statement_type)) ||
         (session != Py_None) != (kind >= GIO_PG_COPY_READ && kind <= GIO_PG_COPY_END) ||
         (session != Py_None && !Py_IS_TYPE(session, c->st->op_type)) ||
-        (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT)) {
+        (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT) ||
+        (want != GIO_PG_STATUS && kind == GIO_PG_COPY) ||
+        (statement != Py_None && (kind == GIO_PG_SCRIPT || kind == GIO_PG_COPY)) ||
+        (params == Py_None && (kind == GIO_PG_MANY || kind == GIO_PG_COPY_WRITE))) {
         PyErr_SetString(PyExc_TypeError, "these arguments do not make an operation");
         return NULL;
     }
@@ -265,8 +273,14 @@ conn_forget_codecs(GioPgConn *c, PyObject *Py_UNUSED(ignored))
     Py_ssize_t at = 0;
     if (c->advancing) /* a codec is at work with them */
         return gio_pg_error_set("InterfaceError", "a codec must not change codecs");
-    while (PyDict_Next(c->cache, &at, &key, &value))
-        gio_pg_statement_unresolve((GioPgStatement *)value);
+    while (PyDict_Next(c->cache, &at, &key, &value)) {
+        if (!Py_IS_TYPE(value, c->st->statement_type)) {
+            PyErr_SetString(PyExc_TypeError, "a connection's cache has Statement objects");
+            return NULL;
+        }
+        /* One may be at the server: what it answers is read with the codecs it was sent with. */
+        ((GioPgStatement *)value)->outdated = true;
+    }
     Py_RETURN_NONE;
 }
 
@@ -385,7 +399,7 @@ conn_traverse(GioPgConn *c, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(c));
     for (GioPgOp *op = c->first; op != NULL; op = op->next)
         Py_VISIT(op);
-    for (GioPgOp *op = c->done; op != NULL; op = op->next)
+    for (GioPgOp *op = c->done; op != NULL; op = op->done)
         Py_VISIT(op);
     Py_VISIT(c->cache);
     Py_VISIT(c->codecs);

@@ -14,6 +14,11 @@ sub_finish(GioPgOp *sub, PyObject *result, PyObject *error)
 {
     if (result == NULL && error == NULL)
         error = gio_err_take();
+    if (sub->session->sub != sub) { /* ended already: a buffer has closed the connection */
+        Py_XDECREF(result);
+        Py_XDECREF(error);
+        return;
+    }
     sub->session->sub = NULL;
     sub->stage = GIO_PG_DONE;
     if (sub->answered) {
@@ -118,6 +123,8 @@ write_rows(GioPgOp *session, GioPgOp *sub)
             left -= piece;
         }
         PyBuffer_Release(&view);
+        if (session->sub != sub)
+            return true;
         if (rc <= 0) {
             sub_finish(sub, NULL, gio_pg_error_lost(c));
             return true;
@@ -163,13 +170,17 @@ gio_pg_copy_advance(GioPgOp *session)
             return true;
         }
         return read_rows(session, sub);
-    case GIO_PG_COPY_WRITE:
+    case GIO_PG_COPY_WRITE: {
         if (!session->copy_in) {
             gio_pg_error_set("InterfaceError", "this COPY gives data and takes none");
             sub_finish(sub, NULL, NULL);
             return true;
         }
-        return write_rows(session, sub);
+        Py_INCREF(sub); /* its buffer may be Python's */
+        bool more = write_rows(session, sub);
+        Py_DECREF(sub);
+        return more;
+    }
     default: {
         const char *why = sub->args == NULL ? NULL : PyUnicode_AsUTF8(sub->args);
         if (why == NULL)

@@ -10,6 +10,7 @@
 #include "pg/pg.h"
 
 #include <structmember.h>
+#include <unistd.h>
 
 enum { READ = GIO_READ, WRITE = GIO_WRITE, REQUEST = 4, TIMER = 8 };
 
@@ -104,6 +105,11 @@ gio_pg_disarm(GioPgConn *c)
 {
     GioPgState *st = c->st;
     PyObject *exc = gio_err_take();
+    if (c->pid != (int)getpid()) { /* a child's: the loop's epoll is the parent's, too */
+        c->fd = c->request_fd = -1;
+        c->request_armed = 0;
+        Py_CLEAR(c->cancel_timer);
+    }
     if (c->loop != NULL && c->fd >= 0) {
         watch_fd(c, c->fd, READ, st->str_add_reader, st->str_remove_reader, 0, &c->armed);
         watch_fd(c, c->fd, WRITE, st->str_add_writer, st->str_remove_writer, 0, &c->armed);
@@ -128,6 +134,26 @@ gio_pg_disarm(GioPgConn *c)
         gio_err_give(exc);
 }
 
+/* A loop is not told of fds and timers from another thread: it is asked to look by itself. */
+static bool
+in_its_thread(GioPgConn *c)
+{
+    return c->loop_thread == PyThread_get_thread_ident();
+}
+
+static void
+poke_loop(GioPgConn *c)
+{
+    PyObject *event = PyLong_FromLong(0), *answer = NULL;
+    if (event != NULL)
+        answer = PyObject_CallMethodObjArgs(c->loop, c->st->str_call_soon_threadsafe,
+                                            (PyObject *)c->watch, event, NULL);
+    if (answer == NULL)
+        PyErr_Clear(); /* the loop is closed */
+    Py_XDECREF(answer);
+    Py_XDECREF(event);
+}
+
 static void
 arm_request(GioPgConn *c)
 {
@@ -138,6 +164,12 @@ arm_request(GioPgConn *c)
                  &c->request_armed);
         watch_fd(c, c->request_fd, REQUEST, st->str_add_writer, st->str_remove_writer, 0,
                  &c->request_armed);
+        c->request_fd = -1;
+    }
+    if (!in_its_thread(c)) {
+        if (c->cancelling)
+            poke_loop(c);
+        return;
     }
     c->request_fd = fd;
     if (fd >= 0) {
@@ -180,7 +212,10 @@ gio_pg_rearm(GioPgConn *c)
             want &= ~READ; /* nobody takes the rows: the server shall wait */
         if (c->phase == GIO_PG_CONNECTING)
             want = c->events;
-        if (fd >= 0 && (c->armed != want || c->fd != fd)) {
+        if (fd >= 0 && (c->armed != want || c->fd != fd) && !in_its_thread(c)) {
+            poke_loop(c);
+        }
+        else if (fd >= 0 && (c->armed != want || c->fd != fd)) {
             if (c->fd >= 0 && c->fd != fd)
                 gio_pg_disarm(c);
             c->fd = fd;
@@ -260,13 +295,15 @@ static void
 connect_begin(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
-    const char *conninfo = PyUnicode_AsUTF8(op->sql);
+    const char *conninfo = gio_pg_statement_text(op->sql);
     if (conninfo == NULL) {
         gio_pg_op_finish(op, NULL, NULL);
         return;
     }
     c->phase = GIO_PG_CONNECTING;
     c->events = WRITE;
+    c->lost = false;
+    c->pid = (int)getpid();
     c->pg = PQconnectStart(conninfo);
     if (c->pg == NULL) {
         PyErr_NoMemory();
@@ -371,6 +408,7 @@ gio_pg_start(GioPgOp *op)
         return 0;
     }
     op->stage = GIO_PG_QUEUED;
+    op->queued = true;
     Py_INCREF(op);
     if (c->last != NULL)
         c->last->next = op;
@@ -398,10 +436,10 @@ collect_done(GioPgConn *c, PyObject **waiters, bool direct)
     Py_INCREF(c);
     while ((op = c->done) != NULL) {
         PyObject *waiter = op->waiter;
-        c->done = op->next;
+        c->done = op->done;
         if (c->done == NULL)
             c->done_tail = &c->done;
-        op->next = NULL;
+        op->done = NULL;
         op->waiter = NULL;
         if (waiter != NULL && direct && n < AT_ONCE && op->thread == c->loop_thread) {
             waiters[n++] = waiter;
@@ -504,6 +542,12 @@ gio_pg_pump(GioPgOp *op, int64_t deadline)
     int rc = 0;
     while (!op->answered && c->loop == NULL && c->phase != GIO_PG_CLOSED) {
         rc = pump_once(c, deadline);
+        if (rc < 0 && op->answered && c->phase == GIO_PG_CLOSED &&
+            PyErr_ExceptionMatches(PyExc_OSError)) {
+            PyErr_Clear(); /* closed by another thread: what the operation ended with says so */
+            rc = 0;
+            break;
+        }
         if (rc < 0) {
             gio_pg_op_give_up(op);
             pump_cancel(c);
@@ -533,15 +577,22 @@ static PyObject *
 watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     GioPgWatch *w = (GioPgWatch *)self;
+    if (PyVectorcall_NARGS(nargsf) != 1 || kwnames != NULL || !PyLong_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "a loop calls this with the event that it was given");
+        return NULL;
+    }
+    long event = PyLong_AsLong(args[0]);
+    if (event == -1 && PyErr_Occurred())
+        return NULL;
     GioPgConn *c = (GioPgConn *)Py_XNewRef((PyObject *)w->conn);
     if (c == NULL)
         Py_RETURN_NONE;
-    long event = PyLong_AsLong(args[0]);
     if (event == TIMER)
         Py_CLEAR(c->cancel_timer);
     if (event >= REQUEST && c->cancelling)
         gio_pg_cancel_step(c, c->first == NULL || c->first->stage == GIO_PG_QUEUED);
-    gio_pg_step(c, event < REQUEST ? (int)event : 0);
+    if (event != 0 || c->phase == GIO_PG_READY)
+        gio_pg_step(c, event < REQUEST ? (int)event : 0);
     const GioAPI *api = c->st->api;
     PyObject *waiters[AT_ONCE];
     /* A reader that is about to be removed, in the thread of a loop that has lost the connection,

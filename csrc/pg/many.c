@@ -29,6 +29,10 @@ gio_pg_many_begin(GioPgOp *op)
     op->count = 0;
     if (op->rows == NULL)
         op->rows = PyObject_GetIter(op->args);
+    if (!op->queued) { /* closed by what makes the arguments */
+        PyErr_Clear();
+        return false;
+    }
     if (op->rows == NULL || !PQenterPipelineMode(c->pg)) {
         gio_pg_op_finish(op, NULL, PyErr_Occurred() ? NULL : gio_pg_error_lost(c));
         return false;
@@ -60,6 +64,11 @@ gio_pg_many_send(GioPgOp *op)
             return;
         }
         PyObject *row = PyIter_Next(op->rows); /* runs Python */
+        if (!op->queued) {                     /* which has closed the connection */
+            Py_XDECREF(row);
+            PyErr_Clear();
+            return;
+        }
         if (row == NULL && !PyErr_Occurred()) {
             end(op, false);
             return;
@@ -71,7 +80,7 @@ gio_pg_many_send(GioPgOp *op)
         else
             op->pending++;
         Py_XDECREF(args);
-        if (c->pg == NULL) /* closed by what makes the arguments */
+        if (!op->queued)
             return;
         queued += c->out.len + 32;
         if (queued > FLUSH_BYTES) {

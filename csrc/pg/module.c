@@ -36,6 +36,12 @@ make_record(PyObject *module, PyObject *args)
     }
     if (type == st->record_type)
         type = st->gc_record_type;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
+        if (!PyUnicode_Check(PyTuple_GET_ITEM(names, i))) {
+            PyErr_SetString(PyExc_TypeError, "the names of a Record are str");
+            return NULL;
+        }
+    }
     PyObject *desc = gio_pg_desc_new(st, names);
     GioPgRecord *record =
         desc == NULL ? NULL : gio_pg_record_new(type, desc, PyTuple_GET_SIZE(values));
@@ -175,7 +181,8 @@ module_exec(PyObject *module)
 {
     GioPgState *st = PyModule_GetState(module);
     st->api = gio_api_import();
-    if (st->api == NULL || import_others(st) < 0 || intern_names(st) < 0 ||
+    st->core = st->api == NULL ? NULL : PyImport_ImportModule("greenletio._core");
+    if (st->core == NULL || import_others(st) < 0 || intern_names(st) < 0 ||
         gio_pg_record_setup_types(module) < 0 || gio_pg_codec_setup_types(module) < 0 ||
         gio_pg_statement_setup_types(module) < 0 || gio_pg_watch_setup_types(module) < 0 ||
         gio_pg_op_setup_types(module) < 0 || gio_pg_conn_setup_types(module) < 0)
@@ -184,6 +191,7 @@ module_exec(PyObject *module)
 }
 
 #define VISIT_ALL(X)                                                                               \
+    X(core)                                                                                        \
     X(conn_type)                                                                                   \
     X(op_type)                                                                                     \
     X(statement_type)                                                                              \

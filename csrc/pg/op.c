@@ -17,11 +17,13 @@ gio_pg_op_new(GioPgConn *c, GioPgKind kind, GioPgWant want, PyObject *sql, PyObj
     if (op == NULL)
         return NULL;
     op->conn = (GioPgConn *)Py_NewRef((PyObject *)c);
-    op->sql = Py_XNewRef(sql);
+    op->sql = PyUnicode_FromObject(sql); /* no subclass: it is a key */
     op->args = Py_XNewRef(args);
     op->kind = kind;
     op->want = want;
     op->timeout = timeout;
+    if (op->sql == NULL)
+        Py_CLEAR(op);
     return op;
 }
 
@@ -52,7 +54,7 @@ gio_pg_op_answer(GioPgOp *op)
         return;
     Py_INCREF(op);
     *c->done_tail = op;
-    c->done_tail = &op->next;
+    c->done_tail = &op->done;
 }
 
 static void
@@ -68,18 +70,26 @@ unlink_op(GioPgConn *c, GioPgOp *op)
     if (c->last == op)
         c->last = before;
     op->next = NULL;
+    op->queued = false;
 }
 
 void
 gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
 {
     GioPgConn *c = op->conn;
-    if (result == NULL && error == NULL && op->error == NULL) {
+    if (result == NULL && error == NULL) {
         error = gio_err_take();
-        if (error == NULL && !op->given_up) {
+        if (error != NULL && op->error != NULL)
+            Py_CLEAR(error); /* it has failed before */
+        if (error == NULL && op->error == NULL && !op->given_up) {
             PyErr_SetString(PyExc_SystemError, "an operation ended without a result");
             error = gio_err_take();
         }
+    }
+    if (!op->queued) { /* ended already: a codec has closed the connection */
+        Py_XDECREF(result);
+        Py_XDECREF(error);
+        return;
     }
     unlink_op(c, op);
     op->stage = GIO_PG_DONE;
@@ -135,6 +145,16 @@ outcome(GioPgOp *op)
     return Py_NewRef(op->result);
 }
 
+/* Whoever is to be woken is one: a second one would take the first one's waiter. */
+static bool
+is_awaited(GioPgOp *op)
+{
+    if (op->answered || op->waiter == NULL)
+        return false;
+    PyErr_SetString(PyExc_RuntimeError, "this operation is being awaited already");
+    return true;
+}
+
 /* ---- for tasks -------------------------------------------------------------------------- */
 
 static PySendResult
@@ -143,6 +163,8 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
     GioPgConn *c = op->conn;
     const GioAPI *api = c->st->api;
     *result = NULL;
+    if (is_awaited(op))
+        return PYGEN_ERROR;
     if (!op->answered) {
         int engaged = gio_pg_engage(op);
         if (engaged > 0)
@@ -307,6 +329,8 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
         api->set_would_block("a query of greenletio.pg");
         return NULL;
     }
+    if (is_awaited(op))
+        return NULL;
     if (op->stage == GIO_PG_IDLE && !op->answered) {
         int engaged = gio_pg_engage(op); /* a loop's reader is there before anything is sent */
         if (engaged < 0 || gio_pg_start(op) < 0)

@@ -31,6 +31,7 @@ typedef struct GioPgWatch GioPgWatch;
 
 struct GioPgState {
     const GioAPI *api;
+    PyObject *core; /* the module that api is of: it must outlive our connections */
     PyTypeObject *conn_type;
     PyTypeObject *op_type;
     PyTypeObject *statement_type;
@@ -80,6 +81,8 @@ struct GioPgConn {
     bool advancing;        /* in gio_pg_advance(): it is not entered again */
     bool unflushed;        /* libpq has more to send than the socket took */
     bool lost;             /* the server went away: to be closed when nothing is being moved */
+    bool dropping;         /* in gio_pg_conn_drop(): it is not entered again */
+    int pid;               /* the process that opened it */
     bool discard_copy;     /* rows of a COPY come in that nobody wants */
     unsigned long mover;   /* the thread that does so */
 
@@ -164,7 +167,8 @@ typedef enum {
 struct GioPgOp {
     PyObject_HEAD
     GioPgConn *conn; /* owned */
-    GioPgOp *next;   /* in the queue, or in the list of those to be woken */
+    GioPgOp *next;   /* in the queue */
+    GioPgOp *done;   /* in the list of those to be woken: a COPY is in both */
     PyObject *sql;   /* str; the conninfo of a CONNECT */
     PyObject *args;  /* tuple, or NULL; MANY: an iterable of sequences */
     PyObject *rows;  /* MANY: the iterator */
@@ -184,6 +188,7 @@ struct GioPgOp {
     GioPgWant want;
     GioPgStage stage;
     int pending;   /* PARSING: syncs to come; MANY: executions that have not ended */
+    bool queued;   /* in the queue, which owns it */
     bool given_up; /* nobody waits for it any more */
     bool copy_in;  /* COPY: the server takes data */
     bool all_sent; /* MANY: and the sync, too */
@@ -285,13 +290,14 @@ struct GioPgStatement {
     bool text;      /* its results are asked for as text */
     bool atomic;    /* its rows cannot be part of a cycle */
     bool cached;
+    bool outdated; /* its codecs are to be looked for anew before it is sent again */
 };
 
 int gio_pg_statement_setup_types(PyObject *module);
 /* The statement for an operation: from the cache, or new. New reference. */
 GioPgStatement *gio_pg_statement_get(GioPgOp *op);
-/* Its codecs are to be looked for anew. */
-void gio_pg_statement_unresolve(GioPgStatement *s);
+/* A str as the server can have it, UTF-8 that ends with NUL: borrowed; NULL with an exception. */
+const char *gio_pg_statement_text(PyObject *sql);
 void gio_pg_statement_forget(GioPgConn *c, GioPgStatement *s);
 /* One that should leave the cache for a new one, or NULL. Borrowed. */
 GioPgStatement *gio_pg_statement_oldest(GioPgConn *c);
@@ -383,5 +389,9 @@ int gio_pg_record_setup_types(PyObject *module);
 PyObject *gio_pg_desc_new(GioPgState *st, PyObject *names);
 /* An empty record with room for `n`; the caller fills the items, with references that it owns. */
 GioPgRecord *gio_pg_record_new(PyTypeObject *type, PyObject *desc, Py_ssize_t n);
+/* Nobody but whoever fills it sees it in between (as a tuple or list would be seen by what walks
+ * the collector's objects, with NULL in it). Takes NULL, too, and gives it back. */
+PyObject *gio_pg_hidden(PyObject *container);
+PyObject *gio_pg_shown(PyObject *container);
 
 #endif

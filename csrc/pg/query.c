@@ -66,7 +66,7 @@ send_prepare(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
     GioPgStatement *s = op->stmt;
-    const char *sql = PyUnicode_AsUTF8(op->sql);
+    const char *sql = gio_pg_statement_text(op->sql);
     int noids = op->oids == NULL ? 0 : (int)(PyBytes_GET_SIZE(op->oids) / (Py_ssize_t)sizeof(Oid));
     const Oid *oids = op->oids == NULL ? NULL : (const Oid *)PyBytes_AS_STRING(op->oids);
     if (sql == NULL) {
@@ -108,6 +108,8 @@ go_on(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
     GioPgStatement *s = op->stmt;
+    if (!op->queued) /* Python has closed the connection */
+        return false;
     if (op->given_up || op->error != NULL) {
         gio_pg_op_finish(op, NULL, NULL);
         return false;
@@ -151,7 +153,7 @@ gio_pg_query_begin(GioPgOp *op)
         return false;
     }
     if (op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY) {
-        const char *sql = PyUnicode_AsUTF8(op->sql);
+        const char *sql = gio_pg_statement_text(op->sql);
         if (sql == NULL) {
             gio_pg_op_finish(op, NULL, NULL);
             return false;

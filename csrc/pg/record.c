@@ -78,6 +78,30 @@ gio_pg_record_new(PyTypeObject *type, PyObject *desc, Py_ssize_t n)
     return r;
 }
 
+PyObject *
+gio_pg_hidden(PyObject *container)
+{
+    if (container != NULL && PyObject_GC_IsTracked(container))
+        PyObject_GC_UnTrack(container);
+    return container;
+}
+
+PyObject *
+gio_pg_shown(PyObject *container)
+{
+    if (container != NULL && !PyObject_GC_IsTracked(container) &&
+        (!PyTuple_CheckExact(container) || PyTuple_GET_SIZE(container) > 0)) /* () is everybody's */
+        PyObject_GC_Track(container);
+    return container;
+}
+
+/* A value: borrowed. One whose making has failed has not all of them: a subclass sees it, too. */
+static PyObject *
+value_of(GioPgRecord *r, Py_ssize_t i)
+{
+    return r->items[i] == NULL ? Py_None : r->items[i];
+}
+
 static Desc *
 desc_of(GioPgRecord *r)
 {
@@ -97,7 +121,7 @@ record_item(GioPgRecord *r, Py_ssize_t i)
         PyErr_SetString(PyExc_IndexError, "record index out of range");
         return NULL;
     }
-    return Py_NewRef(r->items[i]);
+    return Py_NewRef(value_of(r, i));
 }
 
 /* A column by name: borrowed; NULL, without an exception if there is none. */
@@ -105,7 +129,7 @@ static PyObject *
 by_name(GioPgRecord *r, PyObject *name)
 {
     PyObject *at = PyDict_GetItemWithError(desc_of(r)->index, name);
-    return at == NULL ? NULL : r->items[PyLong_AsSsize_t(at)];
+    return at == NULL ? NULL : value_of(r, PyLong_AsSsize_t(at));
 }
 
 static PyObject *
@@ -113,7 +137,7 @@ as_tuple(GioPgRecord *r, Py_ssize_t start, Py_ssize_t step, Py_ssize_t n)
 {
     PyObject *tuple = PyTuple_New(n);
     for (Py_ssize_t i = 0; tuple != NULL && i < n; i++)
-        PyTuple_SET_ITEM(tuple, i, Py_NewRef(r->items[start + i * step]));
+        PyTuple_SET_ITEM(tuple, i, Py_NewRef(value_of(r, start + i * step)));
     return tuple;
 }
 
@@ -186,7 +210,7 @@ record_repr(GioPgRecord *r)
     PyObject *parts = PyList_New(0), *text = NULL, *space = NULL;
     for (Py_ssize_t i = 0; parts != NULL && i < Py_SIZE(r); i++) {
         PyObject *part =
-            PyUnicode_FromFormat("%U=%R", PyTuple_GET_ITEM(desc_of(r)->names, i), r->items[i]);
+            PyUnicode_FromFormat("%U=%R", PyTuple_GET_ITEM(desc_of(r)->names, i), value_of(r, i));
         if (part == NULL || PyList_Append(parts, part) < 0)
             Py_CLEAR(parts);
         Py_XDECREF(part);
@@ -269,16 +293,27 @@ record_traverse(GioPgRecord *r, visitproc visit, void *arg)
 }
 
 static void
-record_dealloc(GioPgRecord *r)
+release(GioPgRecord *r)
 {
     PyTypeObject *type = Py_TYPE(r);
-    if (PyType_IS_GC(type))
-        PyObject_GC_UnTrack(r);
     for (Py_ssize_t i = Py_SIZE(r); --i >= 0;)
         Py_XDECREF(r->items[i]);
     Py_XDECREF(r->desc);
     type->tp_free(r);
     Py_DECREF(type);
+}
+
+static void
+record_dealloc(GioPgRecord *r)
+{
+    if (!PyType_IS_GC(Py_TYPE(r))) {
+        release(r);
+        return;
+    }
+    PyObject_GC_UnTrack(r);
+    Py_TRASHCAN_BEGIN(r, record_dealloc) /* they may be in each other, deeper than the stack */
+        release(r);
+    Py_TRASHCAN_END
 }
 
 #define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))

@@ -46,7 +46,7 @@ record_at(GioPgState *st, GioPgStatement *s, PyTypeObject *type, const PGresult 
 static PyObject *
 tuple_at(GioPgState *st, GioPgStatement *s, const PGresult *res, int row)
 {
-    PyObject *tuple = PyTuple_New(s->ncols);
+    PyObject *tuple = gio_pg_hidden(PyTuple_New(s->ncols));
     for (int i = 0; tuple != NULL && i < s->ncols; i++) {
         PyObject *value = value_at(st, s, res, row, i);
         if (value == NULL)
@@ -54,9 +54,8 @@ tuple_at(GioPgState *st, GioPgStatement *s, const PGresult *res, int row)
         else
             PyTuple_SET_ITEM(tuple, i, value);
     }
-    if (tuple != NULL && s->atomic && s->ncols > 0) /* as the collector would find out by itself */
-        PyObject_GC_UnTrack(tuple);
-    return tuple;
+    /* Of plain values: as the collector would find out by itself. */
+    return s->atomic ? tuple : gio_pg_shown(tuple);
 }
 
 static PyTypeObject *
@@ -75,7 +74,7 @@ records(GioPgOp *op, const PGresult *res)
     GioPgStatement *s = op->stmt;
     PyTypeObject *type = record_type(op);
     int n = PQntuples(res);
-    PyObject *list = PyList_New(n);
+    PyObject *list = gio_pg_hidden(PyList_New(n));
     for (int i = 0; list != NULL && i < n; i++) {
         PyObject *record = record_at(st, s, type, res, i);
         if (record == NULL)
@@ -83,7 +82,7 @@ records(GioPgOp *op, const PGresult *res)
         else
             PyList_SET_ITEM(list, i, record);
     }
-    return list;
+    return gio_pg_shown(list);
 }
 
 static PyObject *
@@ -146,7 +145,7 @@ gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
     }
     else {
         int n = PQntuples(res);
-        rows = PyList_New(n);
+        rows = gio_pg_hidden(PyList_New(n));
         for (int i = 0; rows != NULL && i < n; i++) {
             PyObject *tuple = tuple_at(c->st, s, res, i);
             if (tuple == NULL)
@@ -154,6 +153,7 @@ gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
             else
                 PyList_SET_ITEM(rows, i, tuple);
         }
+        rows = gio_pg_shown(rows);
     }
     PyObject *description = rows == NULL ? NULL : description_of(res);
     if (description == NULL) {

@@ -23,6 +23,10 @@ gio_pg_statement_get(GioPgOp *op)
     if (key == NULL)
         return NULL;
     GioPgStatement *s = (GioPgStatement *)PyDict_GetItemWithError(c->cache, key);
+    if (s != NULL && !Py_IS_TYPE(s, c->st->statement_type)) {
+        PyErr_SetString(PyExc_TypeError, "a connection's cache has Statement objects");
+        s = NULL;
+    }
     if (s != NULL || PyErr_Occurred()) {
         Py_DECREF(key);
         if (s != NULL)
@@ -64,7 +68,8 @@ gio_pg_statement_oldest(GioPgConn *c)
         return NULL;
     while (PyDict_Next(c->cache, &at, &key, &value)) {
         GioPgStatement *s = (GioPgStatement *)value;
-        if (Py_REFCNT(s) == 1 && (oldest == NULL || s->used < oldest->used)) /* nobody else's */
+        if (Py_IS_TYPE(s, c->st->statement_type) && Py_REFCNT(s) == 1 &&
+            (oldest == NULL || s->used < oldest->used)) /* nobody else's */
             oldest = s;
     }
     return oldest;
@@ -89,8 +94,20 @@ forget_types(GioPgStatement *s)
     Py_CLEAR(s->desc);
 }
 
-void
-gio_pg_statement_unresolve(GioPgStatement *s)
+const char *
+gio_pg_statement_text(PyObject *sql)
+{
+    Py_ssize_t len;
+    const char *text = PyUnicode_AsUTF8AndSize(sql, &len);
+    if (text != NULL && strlen(text) != (size_t)len) {
+        gio_pg_error_set("ProgrammingError", "the text of a query cannot have a NUL in it");
+        return NULL;
+    }
+    return text;
+}
+
+static void
+unresolve(GioPgStatement *s)
 {
     for (int i = 0; i < s->nparams; i++)
         Py_CLEAR(s->params[i]);
@@ -163,6 +180,9 @@ resolve(GioPgConn *c, const Oid *oids, GioPgCodec **codecs, int n, PyObject *unk
 int
 gio_pg_statement_resolve(GioPgStatement *s, GioPgConn *c, PyObject *unknown)
 {
+    if (s->outdated)
+        unresolve(s);
+    s->outdated = false;
     if (resolve(c, s->param_oids, s->params, s->nparams, unknown) < 0 ||
         resolve(c, s->col_oids, s->cols, s->ncols, unknown) < 0)
         return -1;
@@ -202,6 +222,11 @@ encode(GioPgConn *c, GioPgCodec *codec, PyObject *value, bool as_text)
         return -2;
     }
     Py_ssize_t len = c->out.len - start;
+    /* libpq would take what is before the NUL. */
+    if (as_text && len > 0 && memchr(c->out.data + start, 0, (size_t)len) != NULL) {
+        PyErr_SetString(PyExc_ValueError, "text cannot have a NUL character in it");
+        return -2;
+    }
     if (len > INT32_MAX) {
         PyErr_SetString(PyExc_OverflowError, "a value is longer than 2 GB");
         return -2;
@@ -306,10 +331,18 @@ encode_row(GioPgState *st, GioPgStatement *s, PyObject *row, GioBuf *out)
                          s->ncols, PyTuple_GET_SIZE(values));
         rc = -1;
     }
-    for (int i = 0; rc == 0 && i < s->ncols; i++) {
-        rc = gio_pg_part_encode(st, s->cols[i], PyTuple_GET_ITEM(values, i), out);
+    /* What it encodes may be Python, which uses the statement or changes codecs. */
+    for (int i = 0; rc == 0 && i < s->ncols && i < PyTuple_GET_SIZE(values); i++) {
+        GioPgCodec *codec = (GioPgCodec *)Py_XNewRef((PyObject *)s->cols[i]);
+        if (codec == NULL) {
+            gio_pg_error_set("InterfaceError", "the columns changed while rows were encoded");
+            rc = -1;
+            break;
+        }
+        rc = gio_pg_part_encode(st, codec, PyTuple_GET_ITEM(values, i), out);
         if (rc < 0)
-            explain(s->cols[i], i, PyTuple_GET_ITEM(values, i));
+            explain(codec, i, PyTuple_GET_ITEM(values, i));
+        Py_DECREF(codec);
     }
     Py_XDECREF(values);
     return rc;

@@ -392,6 +392,14 @@ def test_malformed_values_are_errors_and_no_crash(oid, data):
         pass
 
 
+def test_arrays_are_made_of_whatever_has_a_size_but_a_mapping(raw):
+    for value in ([1, 2], (1, 2), {1, 2}, frozenset([1, 2]), range(1, 3), {1: 0, 2: 0}.keys()):
+        assert raw.fetchval("SELECT $1::int[]", value).run() == [1, 2]
+    for value in ({1: 2}, "12", b"12", iter([1, 2]), 1):
+        with pytest.raises(errors.DataError, match="sized iterable"):
+            raw.fetchval("SELECT $1::int[]", value).run()
+
+
 def test_users_codecs(raw):
     import json
 
