@@ -129,13 +129,16 @@ def test_from_one_loop_to_the_next_and_to_plain_code(loop_kind, dsn):
 
 
 def test_two_loops_in_threads_share_a_connection(dsn):
+    """Each loop runs until nobody waits any more: what one of them has begun, it moves on."""
     c = asyncio.run(aio.connect(dsn))
     done = []
+    together = threading.Barrier(3)
 
     async def queries(i):
         for _ in range(100):
             done.append((i, await c.fetchval("SELECT $1::int", i)))
             await asyncio.sleep(0.0003 * i)
+        await asyncio.to_thread(together.wait, 60)
 
     threads = [threading.Thread(target=lambda i=i: asyncio.run(queries(i))) for i in range(3)]
     for thread in threads:
