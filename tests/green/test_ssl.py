@@ -577,6 +577,41 @@ def test_new_keys_in_the_middle(green: Any, tls: Any) -> None:
     green(main)
 
 
+def test_a_socket_of_ones_own_that_reads_another_in_its_fileno(green: Any, tls: Any) -> None:
+    openssl = ctypes.CDLL(_ssl.__file__)
+    other: list[Any] = []
+    got_of_other: list[bytes] = []
+
+    class Prying(ssl.SSLSocket):
+        def fileno(self) -> int:
+            if other:
+                got_of_other.append(other.pop().recv(65536))
+            return super().fileno()
+
+    def main() -> None:
+        with by_hand(tls) as (peer, client), by_hand(tls) as (peer2, client2):
+            if client.version() != "TLSv1.3":
+                pytest.skip("TLS 1.3 alone has it")
+            peer2.sock.sendall(peer2.records(b"z" * 5000))
+            _core.wait_fd(client2.fileno(), _core.READ)
+            records = peer.records(b"x" * 5000)
+            assert openssl.SSL_key_update(ctypes.c_void_p(peer.engine.address), 1)
+            records += peer.records(b"x" * 5000)
+            peer.sock.sendall(records)
+            client.__class__ = Prying
+            client.fileno()
+            reading = client.recv(1)  # so that the rest is read without asking for the descriptor
+            assert reading == b"x"
+            other.append(client2)
+            got = client.recv(65536)
+            while len(got) < 9999:
+                got += client.recv(65536)
+            assert got == b"x" * 9999
+            assert got_of_other == [b"z" * 5000]
+
+    green(main)
+
+
 @pytest.mark.parametrize("suppress", [True, False])
 @pytest.mark.parametrize("cut", [0, 3, 10])
 def test_the_end_in_the_middle_of_a_record(green: Any, tls: Any, cut: int, suppress: bool) -> None:
