@@ -368,7 +368,7 @@ green_dealloc(GioGreen *g)
     PyTypeObject *type = Py_TYPE(g);
     PyObject_GC_UnTrack(g);
     Py_TRASHCAN_BEGIN(g, green_dealloc); /* its result may be another one, and so on */
-    gio_green_unlink(g); /* before anything can run Python */
+    gio_green_unlink(g);                 /* before anything can run Python */
     if (g->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)g);
     }

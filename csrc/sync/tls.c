@@ -206,8 +206,9 @@ flush_all(GioOp *op, Session *s)
 /* ---- reading
  * ------------------------------------------------------------------------------------- */
 
-/* One attempt: plaintext into `buf`, or, where that is NULL, as bytes, *made. What was received lies
- * in the shared memory, and OpenSSL may call Python (the SNI callback). -1 if memory is lacking. */
+/* One attempt: plaintext into `buf`, or, where that is NULL, as bytes, *made. What was received
+ * lies in the shared memory, and OpenSSL may call Python (the SNI callback). -1 if memory is
+ * lacking. */
 static int
 attempt(GioOp *op, Session *s, char *buf, size_t size, size_t *n, PyObject **made, GioTlsEnd *end)
 {

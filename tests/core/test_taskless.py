@@ -6,6 +6,7 @@ import gc
 import inspect
 import sys
 import threading
+import weakref
 from random import Random
 
 import pytest
@@ -828,7 +829,8 @@ def test_joining_what_another_thread_runs(run, joins_in, with_task):
         assert made[0].join()
         return threading.get_ident()
 
-    thread = threading.Thread(target=lambda: asyncio.Runner(loop_factory=new_event_loop).run(other()))
+    runner = asyncio.Runner(loop_factory=new_event_loop)
+    thread = threading.Thread(target=runner.run, args=(other(),))
     thread.start()
     spawned.wait()
     try:
@@ -837,6 +839,7 @@ def test_joining_what_another_thread_runs(run, joins_in, with_task):
     finally:
         joined.set()
         thread.join()
+        runner.close()
 
 
 @lazy
@@ -850,7 +853,7 @@ def test_another_thread_makes_no_task_while_the_loop_runs():
 
         def ask():
             try:
-                green.task
+                assert green.task is None
             except RuntimeError as error:
                 errors.append(str(error))
 
@@ -874,7 +877,7 @@ def test_unlinking_finds_what_its_comparison_gave_to_a_task():
             called.append(1)
 
         def __eq__(self, other):
-            green.task
+            assert green.task is not None
             return self is other
 
         __hash__ = None
@@ -887,3 +890,25 @@ def test_unlinking_finds_what_its_comparison_gave_to_a_task():
     for _ in range(5):
         sleep(0)
     assert called == [1]
+
+
+@lazy
+@green_test
+def test_tasks_asked_for_as_garbage_goes():
+    found, asked = [], []
+
+    class Finalized:
+        def __init__(self, green):
+            self.green, self.me = green, self
+
+        def __del__(self):  # a weak reference that the garbage collector has not seen
+            found.append(weakref.ref(self.green, lambda _: asked.append(asyncio.all_tasks())))
+
+    for _ in range(10):
+        waiter = Waiter()
+        Finalized(spawn(Waiter.wait, waiter))
+        sleep(0)
+        del waiter
+        gc.collect()
+    assert asked == [{asyncio.current_task()}] * 10
+    assert [ref() for ref in found] == [None] * 10
