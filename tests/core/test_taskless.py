@@ -829,8 +829,8 @@ def test_joining_what_another_thread_runs(run, joins_in, with_task):
         assert made[0].join()
         return threading.get_ident()
 
-    runner = asyncio.Runner(loop_factory=new_event_loop)
-    thread = threading.Thread(target=runner.run, args=(other(),))
+    loop = new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(other(),))
     thread.start()
     spawned.wait()
     try:
@@ -839,7 +839,7 @@ def test_joining_what_another_thread_runs(run, joins_in, with_task):
     finally:
         joined.set()
         thread.join()
-        runner.close()
+        loop.close()
 
 
 @lazy
