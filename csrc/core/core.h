@@ -524,6 +524,8 @@ bool gio_greens_taskless(GioState *st);
 /* Wake the one that is parked on w, which has ended: at once if `direct`. -1 only for
  * KeyboardInterrupt and SystemExit. */
 int gio_green_wake(GioWaiter *w, bool direct);
+/* The garbage collector takes it, or what it waits on, apart. */
+void gio_green_stranded(GioGreen *g);
 int gio_green_setup_types(PyObject *module, GioState *st);
 
 /* ---- the capsule (api.c) --------------------------------------------------- */

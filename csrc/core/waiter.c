@@ -241,11 +241,13 @@ waiter_set_exception(GioWaiter *w, PyObject *exc)
     return PyBool_FromLong(gio_waiter_set(w, GIO_FAILED, Py_NewRef(exc)));
 }
 
-/* The done callback of a foreign future: called by the loop, so it may wake directly. */
+/* The done callback of a foreign future: called by a loop, so it may wake directly whoever waits in
+ * that loop's thread. */
 static PyObject *
 waiter_foreign_wake(GioWaiter *w, PyObject *Py_UNUSED(future))
 {
-    if (gio_waiter_finish(w, GIO_SET, Py_NewRef(Py_None)) && gio_waiter_wake(w, true) < 0) {
+    bool direct = w->hub == NULL || w->hub->ident == PyThread_get_thread_ident();
+    if (gio_waiter_finish(w, GIO_SET, Py_NewRef(Py_None)) && gio_waiter_wake(w, direct) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -563,6 +565,9 @@ waiter_clear(GioWaiter *w)
     gio_waiter_detach(w);
     Py_CLEAR(w->value);
     Py_CLEAR(w->callback);
+    if (w->green != NULL) { /* all_tasks() must not find it from here on */
+        gio_green_stranded(w->green);
+    }
     Py_CLEAR(w->green);
     Py_CLEAR(w->context);
     Py_CLEAR(w->more);

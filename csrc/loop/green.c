@@ -36,6 +36,12 @@ gio_green_unlink(GioGreen *g)
     g->prev = g->next = NULL;
 }
 
+void
+gio_green_stranded(GioGreen *g)
+{
+    gio_green_unlink(g);
+}
+
 /* ---- its task ------------------------------------------------------------------------ */
 
 static PyObject *
@@ -154,7 +160,9 @@ gio_green_make_task(GioGreen *g)
     if (g->task != NULL) {
         return 0;
     }
-    if (g->making || (g->state < GIO_GREEN_RETURNED && !gio_green_in_thread(loop))) {
+    /* Where nothing runs, nobody can come in between. */
+    bool ours = gio_green_in_thread(loop) || (g->state >= GIO_GREEN_RETURNED && !loop->iterating);
+    if (g->making || !ours) {
         PyErr_SetString(PyExc_RuntimeError, g->making ? "the task of this greenlet is being made"
                                                       : "only the thread that spawned a greenlet "
                                                         "can ask for its task or cancel it");
@@ -188,6 +196,7 @@ gio_green_make_task(GioGreen *g)
     }
     Py_XDECREF(callbacks);
     GioGreenState was = g->state;
+    bool lent = false;
     g->state = GIO_GREEN_TASK;
     Py_CLEAR(g->context);
     switch (was) {
@@ -197,13 +206,16 @@ gio_green_make_task(GioGreen *g)
         r = tell(g->module->enter_task, loop, task);
         break;
     case GIO_GREEN_WAITING:
-        g->waiter->green = NULL; /* whose reference to us is dropped below */
+        lent = g->waiter->green == g; /* else the garbage collector has dropped it */
+        g->waiter->green = NULL;
         g->waiter->blocking = true;
         g->call->ahead = (PyObject *)g->waiter;
         g->call->ahead_kind = GIO_OUT_YIELD;
         g->waiter = NULL;
         r = take_first_step(g);
-        Py_DECREF(g);
+        if (lent) {
+            Py_DECREF(g);
+        }
         break;
     case GIO_GREEN_RETURNED:
     case GIO_GREEN_FAILED:
@@ -235,6 +247,10 @@ gio_greens_make_tasks(GioLoop *loop)
 {
     GioGreen *g;
     while ((g = loop->greens) != NULL) {
+        if (g->state == GIO_GREEN_WAITING && g->call->status == GIO_CALL_DONE) {
+            gio_green_unlink(g); /* garbage that was unwound: not to be brought back to life */
+            continue;
+        }
         Py_INCREF(g);
         if (gio_green_make_task(g) < 0) {
             PyErr_WriteUnraisable((PyObject *)g);
@@ -400,7 +416,7 @@ gio_green_wake(GioWaiter *w, bool direct)
     g->waiter = NULL;
     g->state = GIO_GREEN_READY;
     int r = 0;
-    if (direct) {
+    if (direct && loop->green == NULL && gio_green_in_thread(loop)) {
         Py_DECREF(w); /* as the Waiter's, and now nobody's: the caller holds it */
         r = gio_green_run(loop, (PyObject *)g);
     }

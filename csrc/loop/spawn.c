@@ -18,11 +18,16 @@ find_public_side(GioState *st)
     PyObject *public = PyImport_ImportModule("greenletio._green"), *type = NULL, *r = NULL;
     if (public != NULL && (st->spawn_task = PyObject_GetAttrString(public, "spawn_task")) != NULL &&
         (type = PyObject_GetAttrString(public, "Green")) != NULL) {
+        if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, st->green_type)) {
+            PyErr_Format(PyExc_TypeError, "greenletio._green.Green is not a Green: %R", type);
+            goto done;
+        }
         r = GIO_TASKLESS ? PyObject_CallMethod(public, "tell_all_tasks", NULL) : Py_NewRef(Py_None);
     }
     if (r != NULL) {
-        st->public_green = (PyTypeObject *)Py_NewRef(type);
+        Py_XSETREF(st->public_green, (PyTypeObject *)Py_NewRef(type));
     }
+done:
     Py_XDECREF(r);
     Py_XDECREF(type);
     Py_XDECREF(public);
@@ -43,30 +48,36 @@ list_add(GioGreen *g)
 static PyObject *
 start(GioState *st, GioLoop *loop, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    GioGreen *g = (GioGreen *)st->public_green->tp_alloc(st->public_green, 0);
-    if (g == NULL) {
-        return NULL;
-    }
-    g->module = st;
-    g->state = GIO_GREEN_READY;
-    g->call =
+    /* What may run Python comes before the Green, which gc.get_objects() would find half made. */
+    PyObject *context = NULL, *name = NULL;
+    GioGreen *g = NULL;
+    GioCall *call =
         (GioCall *)gio_call_new(st->call_type, args[0], args + 1, (size_t)(nargs - 1), kwnames);
-    g->context = g->call == NULL ? NULL : PyContext_CopyCurrent();
-    if (g->context == NULL) {
+    if (call == NULL || (context = PyContext_CopyCurrent()) == NULL) {
         goto error;
     }
     /* The call forgets its function at its end; the name stays. */
-    g->call->name = PyFunction_Check(args[0])
-                        ? Py_NewRef(((PyFunctionObject *)args[0])->func_qualname)
-                        : PyObject_GetAttr((PyObject *)g->call, st->str_qualname);
-    if (g->call->name == NULL || gio_ready_push(loop, gio_green_run, (PyObject *)g) < 0) {
+    name = PyFunction_Check(args[0]) ? Py_NewRef(((PyFunctionObject *)args[0])->func_qualname)
+                                     : PyObject_GetAttr((PyObject *)call, st->str_qualname);
+    if (name == NULL || (g = (GioGreen *)st->public_green->tp_alloc(st->public_green, 0)) == NULL) {
         goto error;
     }
+    Py_XSETREF(call->name, name);
+    g->module = st;
+    g->state = GIO_GREEN_READY;
+    g->call = call;
+    g->context = context;
     g->loop = (GioLoop *)Py_NewRef((PyObject *)loop);
+    if (gio_ready_push(loop, gio_green_run, (PyObject *)g) < 0) {
+        Py_DECREF(g);
+        return NULL;
+    }
     list_add(g);
     return (PyObject *)g;
 error:
-    Py_DECREF(g);
+    Py_XDECREF(name);
+    Py_XDECREF(context);
+    Py_XDECREF(call);
     return NULL;
 }
 #endif
@@ -186,10 +197,28 @@ add_callback(GioGreen *g, PyObject *item)
     if (g->task != NULL) {
         return gio_green_hand_over(g, g->task, item);
     }
-    if (g->callbacks == NULL && (g->callbacks = PyList_New(0)) == NULL) {
+    if (g->state >= GIO_GREEN_RETURNED) { /* since the caller looked */
+        if (!PyTuple_CheckExact(item)) {
+            gio_waiter_set((GioWaiter *)item, GIO_SET, Py_NewRef(Py_None));
+            return 0;
+        }
+        return gio_loop_call_soon(g->loop, PyTuple_GET_ITEM(item, 0), (PyObject *)g,
+                                  PyTuple_GET_ITEM(item, 1));
+    }
+    if (g->callbacks != NULL) {
+        return PyList_Append(g->callbacks, item);
+    }
+    PyObject *list = PyList_New(0); /* before Python 3.12 this may run Python */
+    if (list == NULL || PyList_Append(list, item) < 0) {
+        Py_XDECREF(list);
         return -1;
     }
-    return PyList_Append(g->callbacks, item);
+    if (g->task == NULL && g->state < GIO_GREEN_RETURNED && g->callbacks == NULL) {
+        g->callbacks = list;
+        return 0;
+    }
+    Py_DECREF(list);
+    return add_callback(g, item);
 }
 
 /* The first one that is `item`, or calls what equals it. */
@@ -218,6 +247,9 @@ remove_callback(GioGreen *g, PyObject *item)
         Py_DECREF(found);
         if (same < 0) {
             return -1;
+        }
+        if (g->task != NULL) { /* now it has the callbacks */
+            return remove_callback(g, item);
         }
         if (same) {
             return there ? PyList_SetSlice(g->callbacks, i, i + 1, NULL) : 0;
@@ -336,10 +368,10 @@ green_dealloc(GioGreen *g)
     PyTypeObject *type = Py_TYPE(g);
     PyObject_GC_UnTrack(g);
     Py_TRASHCAN_BEGIN(g, green_dealloc); /* its result may be another one, and so on */
+    gio_green_unlink(g);                 /* before anything can run Python */
     if (g->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)g);
     }
-    gio_green_unlink(g);
     Py_CLEAR(g->callbacks);
     Py_CLEAR(g->first);
     Py_CLEAR(g->task);

@@ -81,6 +81,21 @@ gio_sync_buffer(GioState *st)
     return st->receive_buffer;
 }
 
+char *
+gio_sync_take(GioState *st)
+{
+    char *taken = gio_sync_buffer(st);
+    st->receive_buffer = NULL;
+    return taken;
+}
+
+void
+gio_sync_give(GioState *st, char *taken)
+{
+    PyMem_Free(st->receive_buffer); /* of whoever needed some meanwhile, and is done */
+    st->receive_buffer = taken;
+}
+
 static Py_ssize_t
 op_send(GioOp *op, const char *data, size_t size)
 {
@@ -223,20 +238,23 @@ socket_recv(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ssize_t
     if (gio_op_begin(&op, cls, self, flags) < 0) {
         return NULL;
     }
-    if (size > DIRECT_MAX && size <= GIO_SYNC_BUFFER && !(flags & MSG_WAITALL)) {
+    if (size > DIRECT_MAX && size <= GIO_SYNC_BUFFER && !(flags & (MSG_WAITALL | MSG_TRUNC))) {
         return recv_large(&op, (size_t)size);
     }
     PyObject *data = PyBytes_FromStringAndSize(NULL, size);
     if (data == NULL) {
         return NULL;
     }
+    if (flags & MSG_TRUNC) { /* the number says more than was received, or nothing was */
+        memset(PyBytes_AS_STRING(data), 0, (size_t)size);
+    }
     Py_ssize_t n = op_recv_all(&op, PyBytes_AS_STRING(data), (size_t)size);
     if (n < 0) {
         Py_DECREF(data);
         return NULL;
     }
-    if (n != size) {
-        _PyBytes_Resize(&data, n);
+    if (n != size && _PyBytes_Resize(&data, n) == 0 && n > size) {
+        memset(PyBytes_AS_STRING(data) + size, 0, (size_t)(n - size));
     }
     return data;
 }

@@ -24,6 +24,9 @@ int gio_op_again(GioOp *op, int fd, int events, const char *timed_out);
 #define GIO_SYNC_BUFFER (256 * 1024)
 /* Memory that is used between two calls of Python; NULL with MemoryError. */
 char *gio_sync_buffer(GioState *st);
+/* Keep what is in it from whatever may run Python meanwhile: take it, and give it back. */
+char *gio_sync_take(GioState *st);
+void gio_sync_give(GioState *st, char *taken);
 
 int gio_socket_setup_types(PyObject *module, GioState *st);
 int gio_green_tls_setup_types(PyObject *module, GioState *st);

@@ -206,10 +206,32 @@ flush_all(GioOp *op, Session *s)
 /* ---- reading
  * ------------------------------------------------------------------------------------- */
 
-/* Plaintext: how much; 0 at the end; -1 with an exception, or with *slow if the end is not the
- * session's, or nothing has come and nothing is waited for. */
+/* One attempt: plaintext into `buf`, or, where that is NULL, as bytes, *made. What was received
+ * lies in the shared memory, and OpenSSL may call Python (the SNI callback). -1 if memory is
+ * lacking. */
+static int
+attempt(GioOp *op, Session *s, char *buf, size_t size, size_t *n, PyObject **made, GioTlsEnd *end)
+{
+    char *shared = gio_sync_take(op->st);
+    if (shared == NULL) {
+        return -1;
+    }
+    char *into = buf == NULL ? shared + HALF : buf;
+    *n = s->starved ? 0 : gio_tls_read(&s->engine, into, size, end);
+    s->starved = *end == GIO_TLS_AGAIN;
+    int r = gio_tls_keep(&s->engine);
+    if (buf == NULL && *n > 0 && r == 0) {
+        *made = PyBytes_FromStringAndSize(into, (Py_ssize_t)*n);
+        r = *made == NULL ? -1 : 0;
+    }
+    gio_sync_give(op->st, shared);
+    return r;
+}
+
+/* Plaintext, as above: how much; 0 at the end; -1 with an exception, or with *slow if the end is
+ * not the session's, or nothing has come and nothing is waited for. */
 static Py_ssize_t
-session_read(GioOp *op, Session *s, char *buf, size_t size, bool *slow)
+session_read(GioOp *op, Session *s, char *buf, size_t size, PyObject **made, bool *slow)
 {
     for (;;) {
         GioTlsEnd end = GIO_TLS_AGAIN;
@@ -220,9 +242,8 @@ session_read(GioOp *op, Session *s, char *buf, size_t size, bool *slow)
         if (*slow) {
             return -1;
         }
-        size_t n = s->starved ? 0 : gio_tls_read(&s->engine, buf, size, &end);
-        s->starved = end == GIO_TLS_AGAIN;
-        int kept = gio_tls_keep(&s->engine), fd = -1, r = 1;
+        size_t n = 0;
+        int kept = attempt(op, s, buf, size, &n, made, &end), fd = -1, r = 1;
         if (gio_buffer_size(&s->engine.out) > 0) { /* an alert, or new keys */
             PyObject *exc = gio_err_take();
             fd = gio_op_fd(op);
@@ -267,7 +288,7 @@ session_write(GioOp *op, Session *s, const char *data, size_t size)
     if (check_free(s) < 0) {
         return -1;
     }
-    if (s->owed > 0) {
+    if (s->owed > 0 && size > 0) {
         size_t owed = s->owed < size ? s->owed : size;
         if (flush_all(op, s) < 0) {
             return -1;
@@ -277,6 +298,9 @@ session_write(GioOp *op, Session *s, const char *data, size_t size)
     }
     Py_ssize_t n = 0;
     while (size > 0) {
+        if (check_free(s) < 0) { /* a thread has begun to use it during the wait below */
+            return -1;
+        }
         borrow_out(s, op->st);
         n = gio_tls_write(&s->engine, data, size);
         if (n != 0) {
@@ -336,20 +360,20 @@ read_bytes(PyTypeObject *cls, PyObject *self, Session *s, Py_ssize_t size, bool 
     if (gio_op_begin(&op, cls, self, 0) < 0) {
         return NULL;
     }
+    PyObject *data = NULL;
     if (size > DIRECT_MAX) {
-        char *shared = gio_sync_buffer(op.st);
-        if (shared == NULL) {
-            return NULL;
-        }
         size = size < HALF ? size : HALF;
-        Py_ssize_t n = session_read(&op, s, shared + HALF, (size_t)size, slow);
-        return n < 0 ? NULL : PyBytes_FromStringAndSize(shared + HALF, n);
+        Py_ssize_t n = session_read(&op, s, NULL, (size_t)size, &data, slow);
+        if (n < 0) {
+            Py_CLEAR(data);
+        }
+        return n == 0 ? PyBytes_FromStringAndSize(NULL, 0) : data;
     }
-    PyObject *data = PyBytes_FromStringAndSize(NULL, size);
+    data = PyBytes_FromStringAndSize(NULL, size);
     if (data == NULL) {
         return NULL;
     }
-    Py_ssize_t n = session_read(&op, s, PyBytes_AS_STRING(data), (size_t)size, slow);
+    Py_ssize_t n = session_read(&op, s, PyBytes_AS_STRING(data), (size_t)size, NULL, slow);
     if (n < 0) {
         Py_CLEAR(data);
     }
@@ -406,7 +430,7 @@ tls_recv_into(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ssize
     PyErr_Clear();
     GioOp op;
     if (!slow && gio_op_begin(&op, cls, self, 0) == 0) {
-        n = session_read(&op, s, view.buf, (size_t)size, &slow);
+        n = session_read(&op, s, view.buf, (size_t)size, NULL, &slow);
     }
     PyBuffer_Release(&view);
     Py_DECREF(s);
@@ -564,6 +588,9 @@ session_flush(Session *s, PyObject *arg)
 static PyObject *
 session_rest(Session *s, PyObject *Py_UNUSED(ignored))
 {
+    if (check_free(s) < 0) {
+        return NULL;
+    }
     return PyBytes_FromStringAndSize(s->engine.in, (Py_ssize_t)s->engine.in_size);
 }
 

@@ -6,6 +6,7 @@ import gc
 import inspect
 import sys
 import threading
+import weakref
 from random import Random
 
 import pytest
@@ -763,3 +764,151 @@ def test_asked_for_at_random(seed):
     assert not alive and len(ends) == len(set(ends))
     assert set(range(200)) - set(ends) <= cancelled  # those that were cancelled before they began
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# -- at odd moments
+
+
+@lazy
+@green_test
+def test_nobody_finds_a_greenlet_that_is_half_made():
+    class Prying:
+        def __call__(self):
+            return 3
+
+        def __getattribute__(self, name):
+            if name == "__qualname__":
+                for green in gc.get_objects():
+                    if isinstance(green, Green):
+                        repr(green), green.cancel(), green.task
+            return object.__getattribute__(self, name)
+
+    assert spawn(Prying()).get() == 3
+
+
+@lazy
+@green_test
+def test_a_greenlet_that_is_woken_inside_another_has_its_own_turn():
+    waiter, order = Waiter(), []
+
+    def wait():
+        waiter.wait()
+        order.append("woken")
+
+    def wake():
+        waiter._wake(None)
+        order.append("waking")
+        assert asyncio.current_task() is waking.task
+
+    waiting = spawn(wait)
+    sleep(0)
+    waking = spawn(wake)
+    assert waking.join() and waiting.join()
+    assert order == ["waking", "woken"]
+    assert waking.successful
+
+
+@pytest.mark.parametrize("with_task", [False, True])
+@pytest.mark.parametrize("joins_in", [spawn, None])
+def test_joining_what_another_thread_runs(run, joins_in, with_task):
+    go, made, joined = Waiter(), [], threading.Event()
+    spawned = threading.Event()
+
+    async def other():
+        green = spawn(go.wait)
+        await asyncio.sleep(0)
+        if with_task:
+            assert green.task is not None
+        made.append(green)
+        spawned.set()
+        while not joined.is_set():
+            await asyncio.sleep(0.001)
+
+    def join():
+        go.set()
+        assert made[0].join()
+        return threading.get_ident()
+
+    loop = new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(other(),))
+    thread.start()
+    spawned.wait()
+    try:
+        work = join if joins_in is None else lambda: spawn(join).get()
+        assert run(async_(work)()) == threading.get_ident()
+    finally:
+        joined.set()
+        thread.join()
+        loop.close()
+
+
+@lazy
+def test_another_thread_makes_no_task_while_the_loop_runs():
+    errors = []
+
+    async def main():
+        green = spawn(lambda: None)
+        await asyncio.sleep(0)
+        assert green.ready and not has_task(green)
+
+        def ask():
+            try:
+                assert green.task is None
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+        assert green.task.done()
+
+    asyncio.Runner(loop_factory=new_event_loop).run(main())
+    assert len(errors) == 1 and "thread" in errors[0]
+
+
+@lazy
+@green_test
+def test_unlinking_finds_what_its_comparison_gave_to_a_task():
+    green = spawn(sleep, 0.001)
+    called = []
+
+    class Asks:
+        def __call__(self, _):
+            called.append(1)
+
+        def __eq__(self, other):
+            assert green.task is not None
+            return self is other
+
+        __hash__ = None
+
+    fn = Asks()
+    green.link(Asks())
+    green.link(fn)
+    green.unlink(fn)
+    green.get()
+    for _ in range(5):
+        sleep(0)
+    assert called == [1]
+
+
+@lazy
+@green_test
+def test_tasks_asked_for_as_garbage_goes():
+    found, asked = [], []
+
+    class Finalized:
+        def __init__(self, green):
+            self.green, self.me = green, self
+
+        def __del__(self):  # a weak reference that the garbage collector has not seen
+            found.append(weakref.ref(self.green, lambda _: asked.append(asyncio.all_tasks())))
+
+    for _ in range(10):
+        waiter = Waiter()
+        Finalized(spawn(Waiter.wait, waiter))
+        sleep(0)
+        del waiter
+        gc.collect()
+    assert asked == [{asyncio.current_task()}] * 10
+    assert [ref() for ref in found] == [None] * 10

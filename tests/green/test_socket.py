@@ -581,3 +581,28 @@ def test_async_code_in_the_middle(green: Any) -> None:
             assert a.recv(100) == b"from a coroutine"
 
     green(main)
+
+
+@pytest.mark.parametrize("size", [10, 4096, 65536])
+def test_the_true_size_of_what_did_not_fit(green: Any, size: int) -> None:
+    def main() -> None:
+        a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with a, b:
+            a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000_000)
+            most = 300_000  # more than the memory that what is received goes through
+            try:
+                a.send(b"x" * most)
+            except OSError:
+                most = 100_000
+                a.send(b"x" * most)
+            got = b.recv(size, socket.MSG_TRUNC)
+            assert got == b"x" * size + bytes(most - size)
+        server = socket.create_server(("127.0.0.1", 0))
+        with server, socket.create_connection(server.getsockname()) as client:
+            peer, _ = server.accept()
+            with peer:
+                peer.sendall(b"y" * 5000)
+                got = client.recv(5000, socket.MSG_TRUNC)  # discarded
+                assert got == bytes(len(got))
+
+    green(main)

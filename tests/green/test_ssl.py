@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import select as std_select
 import socket as std_socket
 import ssl as std
 import threading as std_threading
@@ -573,6 +574,34 @@ def test_new_keys_in_the_middle(green: Any, tls: Any) -> None:
                 while len(got) < 8:
                     got += peer.read()
                 assert got == b"answer %d" % i
+
+    green(main)
+
+
+def test_a_socket_of_ones_own_that_reads_another_in_its_fileno(green: Any, tls: Any) -> None:
+    other: list[Any] = []
+    got_of_other: list[bytes] = []
+
+    class Prying(ssl.SSLSocket):
+        def fileno(self) -> int:
+            number = super().fileno()
+            if other and not std_select.select([number], [], [], 0)[0]:  # all has been received
+                got_of_other.append(other.pop().recv(65536))
+            return number
+
+    def main() -> None:
+        with by_hand(tls) as (peer, client), by_hand(tls) as (peer2, client2):
+            peer.sock.sendall(peer.records(b"first"))
+            assert client.recv(100) == b"first"
+            peer2.sock.sendall(peer2.records(b"z" * 5000))
+            _core.wait_fd(client2.fileno(), _core.READ)
+            forged = b"\x17\x03\x03\x00\x40" + bytes(64)  # its alert asks for the descriptor
+            peer.sock.sendall(peer.records(b"x" * 5000) + forged)
+            _core.wait_fd(client.fileno(), _core.READ)
+            client.__class__ = Prying
+            other.append(client2)
+            assert client.recv(65536) == b"x" * 5000
+            assert got_of_other == [b"z" * 5000]
 
     green(main)
 
