@@ -41,7 +41,9 @@ class Connection(CopyMethods, _pg.Connection):
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
     made. A cancelled or timed-out query is ended on the server in the background, and the
-    connection stays usable.
+    connection stays usable. So may loops in several threads, as long as each of them runs while
+    others wait: one loop moves the connection on for all, and should it end before, the others'
+    queries wait until their timeout.
     """
 
     _transaction: Transaction | None
