@@ -41,9 +41,8 @@ class Connection(CopyMethods, _pg.Connection):
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
     made. A cancelled or timed-out query is ended on the server in the background, and the
-    connection stays usable. So may loops in several threads, as long as each of them runs while
-    others wait: one loop moves the connection on for all, and should it end before, the others'
-    queries wait until their timeout.
+    connection stays usable. It may pass from one loop or thread to another, but not be used by
+    several at a time: a query of one may then wait until its timeout.
     """
 
     _transaction: Transaction | None

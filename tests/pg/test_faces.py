@@ -88,28 +88,6 @@ def test_tasks_and_greenlets_share_a_connection(run, dsn):
     run(main())
 
 
-def test_a_loop_and_threads_share_a_connection(run, dsn):
-    async def main():
-        c = await aio.connect(dsn)
-        done = []
-
-        def thread(i):
-            for _ in range(20):
-                done.append(c.fetchval("SELECT $1::int", i).run())
-
-        threads = [threading.Thread(target=thread, args=(i,)) for i in range(3)]
-        for one in threads:
-            one.start()
-        for i in range(60):
-            assert await c.fetchval("SELECT $1::int FROM pg_sleep(0.0002)", i) == i
-        while any(one.is_alive() for one in threads):
-            assert await c.fetchval("SELECT 1") == 1
-        assert sorted(done) == sorted([0, 1, 2] * 20)
-        await c.close()
-
-    run(main())
-
-
 def test_from_one_loop_to_the_next_and_to_plain_code(loop_kind, dsn):
     from fix_loops import Run
 
@@ -125,26 +103,4 @@ def test_from_one_loop_to_the_next_and_to_plain_code(loop_kind, dsn):
     assert c.fetchval("SELECT 3").run() == 3
     Run(loop_kind)(second(c))
     assert c.fetchval("SELECT 4").run() == 4
-    c.terminate()
-
-
-def test_two_loops_in_threads_share_a_connection(dsn):
-    """Each loop runs until nobody waits any more: what one of them has begun, it moves on."""
-    c = asyncio.run(aio.connect(dsn))
-    done = []
-    together = threading.Barrier(3)
-
-    async def queries(i):
-        for _ in range(100):
-            done.append((i, await c.fetchval("SELECT $1::int", i)))
-            await asyncio.sleep(0.0003 * i)
-        await asyncio.to_thread(together.wait, 60)
-
-    threads = [threading.Thread(target=lambda i=i: asyncio.run(queries(i))) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sorted(done) == [(i, i) for i in range(3) for _ in range(100)]
-    assert c.fetchval("SELECT 1").run() == 1
     c.terminate()
