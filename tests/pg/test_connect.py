@@ -139,7 +139,7 @@ def test_a_cancelled_connect_leaves_nothing(run, deaf, aflat):
             task.cancel()
             await asyncio.wait([task])
 
-        await aflat(one, 12)
+        await aflat(one, 60)
 
     run(main())
 
@@ -191,7 +191,7 @@ def test_connections_and_queries_leave_nothing_behind(run, dsn, aflat):
                 await c.execute("SELECT 1/0")
             await c.close()
 
-        await aflat(one, 12)
+        await aflat(one, 60)
 
     run(main())
 
