@@ -4,16 +4,15 @@ Each other command is a module of its own.
 """
 
 import argparse
-import importlib.metadata
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from greenletio.demo import cli as demo
-
 __all__ = ("main",)
 
-COMMANDS = {"demo": demo}
+# Not imported, as little else is, before it is asked for: programs that are run start at once.
+COMMANDS = {"demo": "greenletio.demo.cli"}
 
 USAGE = """\
 usage: greenletio [--all] [--loop LOOP] (SCRIPT | -m MODULE | -c CODE | -) [ARGUMENT ...]
@@ -32,9 +31,11 @@ in a greenlet of an event loop: what it imports is green, its threads are greenl
 
 
 def _version() -> str:
+    from importlib import metadata
+
     try:
-        return importlib.metadata.version("greenletio")
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version("greenletio")
+    except metadata.PackageNotFoundError:
         return "(not installed)"
 
 
@@ -46,10 +47,11 @@ def _refuse(problem: str) -> int:
 def _command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="greenletio")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
-    for name, module in COMMANDS.items():
+    modules = {name: importlib.import_module(module) for name, module in COMMANDS.items()}
+    for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=module.HELP))
     args = parser.parse_args(argv)
-    status: int = COMMANDS[args.command].run(args)
+    status: int = modules[args.command].run(args)
     return status
 
 
