@@ -51,6 +51,23 @@ make_record(PyObject *module, PyObject *args)
     return (PyObject *)record;
 }
 
+/* {option: value} of those that are set; they are freed. */
+static PyObject *
+take_options(PQconninfoOption *options)
+{
+    PyObject *dict = PyDict_New();
+    for (PQconninfoOption *o = options; dict != NULL && o->keyword != NULL; o++) {
+        if (o->val == NULL)
+            continue;
+        PyObject *value = PyUnicode_FromString(o->val);
+        if (value == NULL || PyDict_SetItemString(dict, o->keyword, value) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(value);
+    }
+    PQconninfoFree(options);
+    return dict;
+}
+
 /* parse_conninfo(text): {option: value} of a connection string or URL, and nothing else. */
 static PyObject *
 parse_conninfo(PyObject *module, PyObject *text)
@@ -65,17 +82,7 @@ parse_conninfo(PyObject *module, PyObject *text)
         PQfreemem(message);
         return NULL;
     }
-    PyObject *dict = PyDict_New();
-    for (PQconninfoOption *o = options; dict != NULL && o->keyword != NULL; o++) {
-        if (o->val == NULL)
-            continue;
-        PyObject *value = PyUnicode_FromString(o->val);
-        if (value == NULL || PyDict_SetItemString(dict, o->keyword, value) < 0)
-            Py_CLEAR(dict);
-        Py_XDECREF(value);
-    }
-    PQconninfoFree(options);
-    return dict;
+    return take_options(options);
 }
 
 /* complete_conninfo(text): what libpq makes of it with its environment and service files. */
@@ -88,16 +95,7 @@ complete_conninfo(PyObject *module, PyObject *text)
     /* The caller has put in an sslmode that does not exist: libpq reads all options and stops. */
     PGconn *pg = PQconnectStart(utf8);
     PQconninfoOption *options = pg == NULL ? NULL : PQconninfo(pg);
-    PyObject *dict = options == NULL ? PyErr_NoMemory() : PyDict_New();
-    for (PQconninfoOption *o = options; dict != NULL && o->keyword != NULL; o++) {
-        if (o->val == NULL)
-            continue;
-        PyObject *value = PyUnicode_FromString(o->val);
-        if (value == NULL || PyDict_SetItemString(dict, o->keyword, value) < 0)
-            Py_CLEAR(dict);
-        Py_XDECREF(value);
-    }
-    PQconninfoFree(options);
+    PyObject *dict = options == NULL ? PyErr_NoMemory() : take_options(options);
     PQfinish(pg);
     return dict;
 }

@@ -16,15 +16,20 @@ def file(tmp_path):
         yield file
 
 
+async def begun(sockets, file, *part):
+    """A sendfile() that waits for what was queued before it."""
+    a, b = sockets()
+    transport, protocol = await attach(a, Recorder)
+    transport.write(MUCH)
+    sending = asyncio.ensure_future(asyncio.get_running_loop().sendfile(transport, file, *part))
+    await turns()
+    return b, transport, protocol, sending
+
+
 @LIKE_ASYNCIO
 def test_a_file_is_sent_after_what_is_queued(run, sockets, file):
     async def main():
-        a, b = sockets()
-        loop = asyncio.get_running_loop()
-        transport, protocol = await attach(a, Recorder)
-        transport.write(MUCH)
-        sending = asyncio.ensure_future(loop.sendfile(transport, file, 8, 1_000_000))
-        await turns()
+        b, transport, protocol, sending = await begun(sockets, file, 8, 1_000_000)
         with pytest.raises(RuntimeError, match="sendfile is in progress"):
             transport.write(b"x")
         b.sendall(b"not read meanwhile")
@@ -45,12 +50,7 @@ def test_a_cancelled_sendfile_gives_the_transport_back(run, sockets, file):
     """asyncio's own leaves it unusable if it still waited for what was queued."""
 
     async def main():
-        a, b = sockets()
-        loop = asyncio.get_running_loop()
-        transport, protocol = await attach(a, Recorder)
-        transport.write(MUCH)
-        sending = asyncio.ensure_future(loop.sendfile(transport, file))
-        await turns()
+        b, transport, protocol, sending = await begun(sockets, file)
         assert not transport.is_reading()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -92,12 +92,8 @@ def test_a_cancellation_and_the_end_of_the_queue_in_one_turn(run, sockets, file)
 @OURS
 def test_one_sendfile_at_a_time(run, sockets, file):
     async def main():
-        a, b = sockets()
         loop = asyncio.get_running_loop()
-        transport, protocol = await attach(a, Recorder)
-        transport.write(MUCH)
-        sending = asyncio.ensure_future(loop.sendfile(transport, file))
-        await turns()
+        b, transport, protocol, sending = await begun(sockets, file)
         with pytest.raises(RuntimeError, match="in progress"):
             await loop.sendfile(transport, file)
         assert await drained(b, 2 * len(MUCH)) == MUCH + MUCH
@@ -111,12 +107,8 @@ def test_one_sendfile_at_a_time(run, sockets, file):
 @OURS
 def test_a_connection_that_is_lost_meanwhile(run, sockets, file):
     async def main():
-        a, b = sockets()
         loop = asyncio.get_running_loop()
-        transport, protocol = await attach(a, Recorder)
-        transport.write(MUCH)
-        sending = asyncio.ensure_future(loop.sendfile(transport, file))
-        await turns()
+        b, transport, protocol, sending = await begun(sockets, file)
         b.close()
         with pytest.raises(OSError):
             await sending

@@ -68,16 +68,22 @@ def test_a_certificate_that_nobody_trusts(run, contexts):
     run(main())
 
 
+async def in_handshake(peer, contexts):
+    """The connection that is being made, once its peer has the beginning of it."""
+    loop = asyncio.get_running_loop()
+    made = asyncio.ensure_future(
+        loop.create_unix_connection(
+            Recorder, sock=peer.other, ssl=contexts[1], server_hostname="localhost"
+        )
+    )
+    await peer.fill()
+    return made
+
+
 @LIKE_ASYNCIO
 def test_the_peer_hangs_up_in_the_handshake(run, peer, contexts):
     async def main():
-        loop = asyncio.get_running_loop()
-        made = asyncio.ensure_future(
-            loop.create_unix_connection(
-                Recorder, sock=peer.other, ssl=contexts[1], server_hostname="localhost"
-            )
-        )
-        await peer.fill()
+        made = await in_handshake(peer, contexts)
         peer.sock.close()
         with pytest.raises(ConnectionResetError):
             await made
@@ -88,19 +94,13 @@ def test_the_peer_hangs_up_in_the_handshake(run, peer, contexts):
 @LIKE_ASYNCIO
 def test_a_connection_that_is_cancelled_in_the_handshake(run, peer, contexts):
     async def main():
-        loop = asyncio.get_running_loop()
-        made = asyncio.ensure_future(
-            loop.create_unix_connection(
-                Recorder, sock=peer.other, ssl=contexts[1], server_hostname="localhost"
-            )
-        )
-        await peer.fill()
+        made = await in_handshake(peer, contexts)
         made.cancel()
         with pytest.raises(asyncio.CancelledError):
             await made
         with contextlib.suppress(ssl.SSLError, ConnectionError):
             await peer.do(peer.tls.do_handshake)
-        assert await loop.sock_recv(peer.sock, 1) == b""
+        assert await asyncio.get_running_loop().sock_recv(peer.sock, 1) == b""
 
     run(main())
 
