@@ -145,10 +145,10 @@ write_rows(GioPgOp *session, GioPgOp *sub)
 static void
 end(GioPgOp *session, const char *why)
 {
-    if (session->copy_in)
-        PQputCopyEnd(session->conn->pg, why);
-    else
+    if (!session->copy_in)
         session->conn->discard_copy = true;
+    else if (PQputCopyEnd(session->conn->pg, why) <= 0)
+        session->conn->lost = true;
     session->stage = GIO_PG_EXECUTING;
 }
 

@@ -404,6 +404,16 @@ is_sending(GioPgOp *op)
     return op->kind == GIO_PG_MANY && op->stage == GIO_PG_EXECUTING && !op->all_sent;
 }
 
+/* It goes on when the socket takes more. libpq may have got rid of everything since it was told
+ * that there is no room: only the socket says so again. */
+static bool
+wants_to_write(GioPgOp *op)
+{
+    GioPgOp *sub = op->stage == GIO_PG_COPYING ? op->sub : NULL;
+    return is_sending(op) ||
+           (sub != NULL && sub->kind == GIO_PG_COPY_WRITE && sub->stage == GIO_PG_EXECUTING);
+}
+
 void
 gio_pg_advance(GioPgConn *c)
 {
@@ -457,7 +467,7 @@ gio_pg_advance(GioPgConn *c)
         gio_pg_cancel_step(c, true);
     if (c->phase == GIO_PG_READY && !c->lost) {
         int more = PQflush(c->pg);
-        c->unflushed = more > 0 || (c->first != NULL && is_sending(c->first));
+        c->unflushed = more > 0 || (c->first != NULL && wants_to_write(c->first));
         c->lost = more < 0;
     }
     c->advancing = false;
