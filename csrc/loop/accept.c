@@ -40,14 +40,13 @@ socket_from(GioLoop *loop, Listener *l, int fd)
 static int
 serve(GioLoop *loop, Listener *l, PyObject *sock, PyObject *peername)
 {
-    PyObject *extra = Py_BuildValue("{s:O}", "peername", peername);
-    PyObject *protocol = extra == NULL ? NULL : PyObject_CallNoArgs(l->factory);
+    PyObject *protocol = PyObject_CallNoArgs(l->factory);
     GioTransport *t = NULL;
     if (protocol != NULL) {
-        t = gio_stream_new(loop, loop->state->stream_type, sock, protocol, NULL, extra, l->server);
+        t = gio_stream_new(loop, loop->state->stream_type, sock, protocol, NULL, NULL, peername,
+                           l->server);
     }
     int r = t == NULL ? -1 : 0;
-    Py_XDECREF(extra);
     Py_XDECREF(protocol);
     Py_XDECREF(t);
     return r;

@@ -283,16 +283,27 @@ loop_make_datagram(GioLoop *loop, PyObject *args)
         PyErr_SetFromErrno(PyExc_OSError);
         goto error;
     }
-    if (gio_polls_claim_fd(loop, t->fd, (PyObject *)t) < 0 || gio_stream_hold_socket(t) < 0 ||
-        gio_stream_describe(t) < 0) {
+    PyObject *known = gio_transport_extra(t);
+    if (known == NULL || gio_polls_claim_fd(loop, t->fd, (PyObject *)t) < 0 ||
+        gio_stream_hold_socket(t) < 0 || gio_stream_describe(t) < 0) {
         goto error;
     }
-    t->address = address == Py_None ? NULL : Py_NewRef(address);
-    int to_peer = PyObject_IsTrue(PyDict_GetItemString(t->extra, "peername"));
+    PyObject *peername = PyDict_GetItemString(known, "peername");
+    if (peername == NULL) {
+        PyObject *asked = gio_stream_ask(t, "getpeername");
+        int r = asked == NULL ? -1 : PyDict_SetItemString(known, "peername", asked);
+        peername = asked;
+        Py_XDECREF(asked); /* `known` has it */
+        if (r < 0) {
+            goto error;
+        }
+    }
+    int to_peer = PyObject_IsTrue(peername);
     if (to_peer < 0) {
         goto error;
     }
     t->to_peer = to_peer;
+    t->address = address == Py_None ? NULL : Py_NewRef(address);
     if (gio_transport_begin(t, waiter) < 0) {
         goto error;
     }

@@ -108,7 +108,9 @@ pipe_new(GioLoop *loop, bool writes, PyObject *args, PyObject *kwargs)
     t->pipe = true;
     t->quiet_errno = writes ? 0 : EIO;
     t->paused = writes && S_ISCHR(s.st_mode); /* it cannot tell: it never starts to look */
-    if (PyDict_SetItemString(t->extra, "pipe", pipe) < 0 || gio_transport_begin(t, waiter) < 0) {
+    PyObject *known = gio_transport_extra(t);
+    if (known == NULL || PyDict_SetItemString(known, "pipe", pipe) < 0 ||
+        gio_transport_begin(t, waiter) < 0) {
         Py_CLEAR(t);
     }
     return t;

@@ -15,21 +15,21 @@
 static int
 find_public_side(GioState *st)
 {
-    PyObject *public = PyImport_ImportModule("greenletio._green"), *type = NULL, *r = NULL;
-    if (public != NULL && (st->spawn_task = PyObject_GetAttrString(public, "spawn_task")) != NULL &&
-        (type = PyObject_GetAttrString(public, "Green")) != NULL) {
-        if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, st->green_type)) {
-            PyErr_Format(PyExc_TypeError, "greenletio._green.Green is not a Green: %R", type);
-            goto done;
-        }
+    PyObject *public = PyImport_ImportModule("greenletio._green"), *r = NULL;
+    PyObject *spawn_task = public ? PyObject_GetAttrString(public, "spawn_task") : NULL;
+    PyObject *type = spawn_task ? PyObject_GetAttrString(public, "Green") : NULL;
+    if (type != NULL &&
+        (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, st->green_type)))
+        PyErr_Format(PyExc_TypeError, "greenletio._green.Green is not a Green: %R", type);
+    else if (type != NULL)
         r = GIO_TASKLESS ? PyObject_CallMethod(public, "tell_all_tasks", NULL) : Py_NewRef(Py_None);
-    }
     if (r != NULL) {
+        Py_XSETREF(st->spawn_task, Py_NewRef(spawn_task));
         Py_XSETREF(st->public_green, (PyTypeObject *)Py_NewRef(type));
     }
-done:
     Py_XDECREF(r);
     Py_XDECREF(type);
+    Py_XDECREF(spawn_task);
     Py_XDECREF(public);
     return r == NULL ? -1 : 0;
 }

@@ -138,33 +138,34 @@ gio_stream_readable(GioLoop *Py_UNUSED(loop), PyObject *self)
 
 /* ---- a transport's start -------------------------------------------------------------------- */
 
-/* Fill in what get_extra_info() knows of a socket. An address that cannot be had is None. */
-static int
-describe(GioTransport *t, const char *key, const char *method)
+PyObject *
+gio_stream_ask(GioTransport *t, const char *method)
 {
     PyObject *address = PyObject_CallMethod(t->file, method, NULL);
     if (address == NULL && PyErr_ExceptionMatches(PyExc_OSError)) {
         PyErr_Clear();
         address = Py_NewRef(Py_None);
     }
-    int r = address == NULL ? -1 : PyDict_SetItemString(t->extra, key, address);
-    Py_XDECREF(address);
+    return address;
+}
+
+/* Steals the value; NULL: there is an exception. */
+static int
+add_extra(GioTransport *t, const char *key, PyObject *value)
+{
+    int r = value == NULL ? -1 : PyDict_SetItemString(t->extra, key, value);
+    Py_XDECREF(value);
     return r;
 }
 
 int
 gio_stream_describe(GioTransport *t)
 {
-    PyObject *wrapped = PyObject_CallOneArg(t->state->transport_socket, t->file);
-    int r = wrapped == NULL ? -1 : PyDict_SetItemString(t->extra, "socket", wrapped);
-    Py_XDECREF(wrapped);
-    if (r == 0) {
-        r = describe(t, "sockname", "getsockname");
+    if (add_extra(t, "socket", PyObject_CallOneArg(t->state->transport_socket, t->file)) < 0 ||
+        add_extra(t, "sockname", gio_stream_ask(t, "getsockname")) < 0) {
+        return -1;
     }
-    if (r == 0 && PyDict_GetItemString(t->extra, "peername") == NULL) {
-        r = describe(t, "peername", "getpeername");
-    }
-    return r;
+    return t->address == NULL ? 0 : add_extra(t, "peername", Py_NewRef(t->address));
 }
 
 /* Count as a user of the socket, as a file made from it does: whoever closes the socket, its fd
@@ -207,7 +208,7 @@ join_server(GioTransport *t, PyObject *server)
 
 GioTransport *
 gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, PyObject *protocol,
-               PyObject *waiter, PyObject *extra, PyObject *server)
+               PyObject *waiter, PyObject *extra, PyObject *peername, PyObject *server)
 {
     GioTransport *t =
         gio_transport_new(type, loop, sock, protocol, extra, gio_stream_readable, gio_write_ready);
@@ -216,8 +217,14 @@ gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, PyObject *prot
     }
     int on = 1; /* in vain on a Unix socket */
     setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (gio_polls_claim_fd(loop, t->fd, (PyObject *)t) < 0 || gio_stream_hold_socket(t) < 0 ||
-        gio_stream_describe(t) < 0 || join_server(t, server) < 0 ||
+    t->undescribed = true;
+    /* Of a peer that goes away, the socket would not know the name any more. */
+    if (peername != NULL)
+        t->address = Py_NewRef(peername);
+    else if (extra == NULL || extra == Py_None || PyDict_GetItemString(extra, "peername") == NULL)
+        t->address = gio_stream_ask(t, "getpeername");
+    if (PyErr_Occurred() || gio_polls_claim_fd(loop, t->fd, (PyObject *)t) < 0 ||
+        gio_stream_hold_socket(t) < 0 || join_server(t, server) < 0 ||
         gio_transport_begin(t, waiter) < 0) {
         Py_CLEAR(t);
     }
@@ -234,7 +241,7 @@ loop_make_socket_transport(GioLoop *loop, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     return (PyObject *)gio_stream_new(loop, loop->state->stream_type, sock, protocol, waiter, extra,
-                                      server);
+                                      NULL, server);
 }
 
 /* ---- the Python face ----------------------------------------------------------------------------

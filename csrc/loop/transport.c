@@ -78,10 +78,9 @@ gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file, PyObject *p
     t->state = loop->state;
     t->fd = fd;
     t->marks = (GioMarks){64 * 1024, 16 * 1024};
-    t->extra = extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
+    t->extra = extra == Py_None ? NULL : Py_XNewRef(extra);
     t->read_context = PyContext_CopyCurrent();
-    if (t->extra == NULL || t->read_context == NULL ||
-        gio_protocol_set(&t->protocol, t->state, protocol) < 0) {
+    if (t->read_context == NULL || gio_protocol_set(&t->protocol, t->state, protocol) < 0) {
         Py_DECREF(t);
         return NULL;
     }
@@ -90,6 +89,21 @@ gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file, PyObject *p
     gio_poll_init(&t->write, loop, fd, EV_WRITE, writable, (PyObject *)t);
     t->file = Py_NewRef(file);
     return t;
+}
+
+PyObject *
+gio_transport_extra(GioTransport *t)
+{
+    if (t->extra == NULL && (t->extra = PyDict_New()) == NULL) {
+        return NULL;
+    }
+    if (t->undescribed && t->file != NULL) {
+        t->undescribed = false;
+        if (gio_stream_describe(t) < 0) {
+            return NULL;
+        }
+    }
+    return t->extra;
 }
 
 static int
@@ -247,6 +261,9 @@ transport__call_connection_lost(GioTransport *t, PyObject *exc)
         Py_DECREF(protocol);
     }
     PyObject *raised = r == NULL ? gio_err_take() : NULL;
+    if (gio_transport_extra(t) == NULL) { /* it may be asked for after the socket's end, too */
+        PyErr_WriteUnraisable((PyObject *)t);
+    }
     finish(t);
     if (t->empty_waiter != NULL && fail_empty_waiter(t) < 0) {
         PyErr_WriteUnraisable((PyObject *)t);
@@ -363,11 +380,29 @@ transport_get_extra_info(GioTransport *t, PyObject *args, PyObject *kwargs)
                                      &otherwise)) {
         return NULL;
     }
-    PyObject *value = t->extra == NULL ? NULL : PyDict_GetItemWithError(t->extra, name);
-    if (value == NULL && PyErr_Occurred()) {
-        return NULL;
+    PyObject *extra = Py_XNewRef(gio_transport_extra(t)); /* the name's __eq__ may set another */
+    PyObject *value = extra == NULL ? NULL : PyDict_GetItemWithError(extra, name);
+    value = value == NULL && !PyErr_Occurred() ? Py_NewRef(otherwise) : Py_XNewRef(value);
+    Py_XDECREF(extra);
+    return value;
+}
+
+static PyObject *
+transport_extra(GioTransport *t, void *Py_UNUSED(closure))
+{
+    return Py_XNewRef(gio_transport_extra(t));
+}
+
+static int
+transport_set_extra(GioTransport *t, PyObject *extra, void *Py_UNUSED(closure))
+{
+    if (extra == NULL || !PyDict_Check(extra)) {
+        PyErr_SetString(PyExc_TypeError, "what get_extra_info() knows is a dict");
+        return -1;
     }
-    return Py_NewRef(value != NULL ? value : otherwise);
+    t->undescribed = false;
+    Py_XSETREF(t->extra, Py_NewRef(extra));
+    return 0;
 }
 
 static PyObject *
@@ -538,6 +573,11 @@ static PyMemberDef common_members[] = {
     {NULL},
 };
 
+static PyGetSetDef common_getset[] = {
+    {"_extra", (getter)transport_extra, (setter)transport_set_extra, NULL, NULL},
+    {NULL},
+};
+
 /* ---- lifetime ------------------------------------------------------------------------------- */
 
 static int
@@ -614,10 +654,15 @@ transport_dealloc(GioTransport *t)
 }
 
 static PyType_Slot slots[] = {
-    {Py_tp_methods, common_methods},    {Py_tp_members, common_members},
-    {Py_tp_repr, transport_repr},       {Py_tp_traverse, transport_traverse},
-    {Py_tp_clear, transport_clear},     {Py_tp_finalize, transport_finalize},
-    {Py_tp_dealloc, transport_dealloc}, {0, NULL},
+    {Py_tp_methods, common_methods},
+    {Py_tp_members, common_members},
+    {Py_tp_getset, common_getset},
+    {Py_tp_repr, transport_repr},
+    {Py_tp_traverse, transport_traverse},
+    {Py_tp_clear, transport_clear},
+    {Py_tp_finalize, transport_finalize},
+    {Py_tp_dealloc, transport_dealloc},
+    {0, NULL},
 };
 
 /* The classes of asyncio's that a type derives from, as a tuple. */

@@ -38,7 +38,8 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *extra;    /* the place of asyncio.BaseTransport's slot _extra: must stay the first */
+    PyObject *extra;    /* the place of asyncio.BaseTransport's slot _extra: must stay the first;
+                           NULL: see gio_transport_extra() */
     PyObject *slots[4]; /* asyncio's _FlowControlMixin has them; NULL unless others set them */
     PyObject *weakrefs;
     PyObject *dict;   /* of attributes that others have set */
@@ -58,10 +59,12 @@ typedef struct {
     bool pipe;         /* read(2) and write(2) instead of recv(2) and send(2) */
     bool bulky;        /* the last read was large */
     bool holds_socket; /* we count as a user of the socket: it stays open if others close it */
-    PyObject *address; /* of datagrams: the only one that this transport sends to, or NULL */
+    PyObject *address; /* of datagrams: the only one that this transport sends to, or NULL; of
+                          streams: the peer's, until `extra` has it */
     PyObject *pending; /* of datagrams: a deque of those that wait, or NULL */
     int family;        /* of datagrams: the socket's */
     bool to_peer;      /* of datagrams: the socket is connected */
+    bool undescribed;  /* `extra` lacks what is known of the socket */
     bool closing, paused, eof, protocol_paused;
 } GioTransport;
 
@@ -69,10 +72,13 @@ typedef struct {
 
 /* The rest of this header: -1 (or NULL) with an exception, unless it says otherwise. */
 
-/* A transport that is not started yet; `extra` NULL or None: a new dict. */
+/* A transport that is not started yet; `extra` may be NULL or None. */
 GioTransport *gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file,
                                 PyObject *protocol, PyObject *extra, GioRun readable,
                                 GioRun writable);
+/* What get_extra_info() knows, a borrowed dict. A stream's is made when it is first asked for, or
+ * at the end: an idle connection has none. */
+PyObject *gio_transport_extra(GioTransport *t);
 /* Have connection_made called, then reading started, then `waiter` (may be NULL) told. */
 int gio_transport_begin(GioTransport *t, PyObject *waiter);
 /* call_soon; `context` NULL: a copy of the current one. */
@@ -123,14 +129,18 @@ int gio_marks_set(GioMarks *marks, Py_ssize_t otherwise, PyObject *args, PyObjec
 
 /* ---- stream.c ----------------------------------------------------------------------------- */
 
-/* Start a transport on a connected socket; `server`, `waiter` and `extra` may be NULL. */
+/* Start a transport on a connected socket; `peername` NULL: the socket is asked; `server`, `waiter`
+ * and `extra` may be NULL, too. */
 GioTransport *gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, PyObject *protocol,
-                             PyObject *waiter, PyObject *extra, PyObject *server);
+                             PyObject *waiter, PyObject *extra, PyObject *peername,
+                             PyObject *server);
 /* The GioRun of a transport whose fd is readable. */
 int gio_stream_readable(GioLoop *loop, PyObject *self);
 /* What has arrived, as bytes: empty at the end, NULL with or without an exception. */
 PyObject *gio_stream_receive(GioTransport *t);
-/* Fill in what get_extra_info() knows of a socket. */
+/* The address that a method of the socket gives: None if it cannot be had. */
+PyObject *gio_stream_ask(GioTransport *t, const char *method);
+/* Put what is known of the socket into `extra`. */
 int gio_stream_describe(GioTransport *t);
 /* Keep the socket's fd ours, whoever closes the socket. */
 int gio_stream_hold_socket(GioTransport *t);

@@ -105,6 +105,45 @@ def test_extra_info_has_the_socket_and_its_names(run, sockets):
     run(main())
 
 
+@LIKE_ASYNCIO
+def test_extra_info_outlives_the_connection(run, sockets):
+    """Also what nobody has asked for while it was there, and of a peer that has gone."""
+
+    async def main():
+        a, b = sockets()
+        names = a.getsockname() or "", a.getpeername() or ""
+        transport, protocol = await attach(a, Recorder)
+        reset(b)
+        await protocol.lost
+        await asyncio.sleep(0)
+        info = transport.get_extra_info
+        assert ((info("sockname") or ""), (info("peername") or "")) == names
+        assert info("socket").fileno() == -1
+        assert info("nothing", 3) == 3
+
+    run(main())
+
+
+@LIKE_ASYNCIO
+def test_extra_info_can_be_replaced(run, sockets):
+    """As what speaks the PROXY protocol does."""
+
+    async def main():
+        a, _ = sockets()
+        transport, protocol = await attach(a, Recorder)
+        transport._extra["peername"] = ("192.0.2.1", 1)
+        assert transport.get_extra_info("peername") == ("192.0.2.1", 1)
+        assert transport.get_extra_info("sockname") == a.getsockname()
+        transport._extra = {"peername": "another"}
+        assert transport.get_extra_info("peername") == "another"
+        assert transport.get_extra_info("sockname") is None
+        transport.close()
+        await protocol.lost
+        assert transport.get_extra_info("peername") == "another"
+
+    run(main())
+
+
 @OURS
 def test_its_repr_says_how_it_stands(run, sockets):
     async def main():
