@@ -6,6 +6,7 @@ pytest_plugins = (
     "pytester",
     "fix_loops",
     "fix_flat",
+    "fix_examples",
     "fix_postgres",
     "fix_leaks",
     "fix_servers",

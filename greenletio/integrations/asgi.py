@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -38,21 +39,29 @@ HOP_BY_HOP = frozenset(
 )
 
 
-def as_asgi(app: WSGIApplication) -> Callable[[Message, Receive, Send], Awaitable[None]]:
+def as_asgi(
+    app: WSGIApplication,
+    *,
+    on_startup: Callable[[], object] | None = None,
+    on_shutdown: Callable[[], object] | None = None,
+) -> Callable[[Message, Receive, Send], Awaitable[None]]:
     """The ASGI application that runs a WSGI one, with a greenlet for each request.
 
     The environ is PEP 3333's, with ``wsgi.input_terminated``, and ``asgi.scope`` for what WSGI has
     no name for. A request that its client has left is cancelled: CancelledError is raised where it
-    waits, and what it returns is closed. Websockets are refused. Needs a server on an asyncio loop.
+    waits, and what it returns is closed. `on_startup` and `on_shutdown` run in a greenlet, too,
+    before the first request and after the last. Websockets are refused. Needs a server on an
+    asyncio loop.
     """
     if not callable(app):
         raise TypeError(f"as_asgi() needs a WSGI application, not {app!r}")
+    hooks = {"lifespan.startup": on_startup, "lifespan.shutdown": on_shutdown}
 
     async def asgi(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await _Request(scope, receive, send).answer(app)
         elif scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _live(receive, send, hooks)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         else:
@@ -61,10 +70,18 @@ def as_asgi(app: WSGIApplication) -> Callable[[Message, Receive, Send], Awaitabl
     return asgi
 
 
-async def _live(receive: Receive, send: Send) -> None:
-    """WSGI applications have no part of their own in the server's start and end."""
+async def _live(
+    receive: Receive, send: Send, hooks: dict[str, Callable[[], object] | None]
+) -> None:
     while True:
         kind = (await receive())["type"]
+        hook = hooks[kind]
+        try:
+            if hook is not None:
+                await async_(hook)()
+        except Exception:
+            await send({"type": f"{kind}.failed", "message": traceback.format_exc()})
+            return
         await send({"type": f"{kind}.complete"})
         if kind == "lifespan.shutdown":
             return

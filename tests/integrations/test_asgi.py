@@ -63,7 +63,8 @@ def serving(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = {"uvicorn": uvicorn, "hypercorn": hypercorn}[name]
         timeout = aiohttp.ClientTimeout(total=LIMIT_S)
-        async with server(as_asgi(app), listener):
+        app = app if asyncio.iscoroutinefunction(app) else as_asgi(app)
+        async with server(app, listener):
             connector = aiohttp.TCPConnector(limit=0)
             async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
                 yield client, url
@@ -327,6 +328,43 @@ def test_errors(run: Any, serving: Any) -> None:
             assert [str(exc) for exc in raised] == ["too late"]
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await client.ws_connect(url)
+
+    run(main())
+
+
+def test_what_runs_before_and_after(run: Any, serving: Any) -> None:
+    said: list[str] = []
+
+    def hook(text: str) -> None:
+        sleep(0)
+        said.append(text)
+
+    async def main() -> None:
+        app = as_asgi(
+            lambda environ, start_response: plain(start_response, said[-1].encode()),
+            on_startup=lambda: hook("up"),
+            on_shutdown=lambda: hook("down"),
+        )
+        async with serving(app) as (client, url), client.get(url) as response:
+            assert await response.text() == "up"
+        assert said == ["up", "down"]
+
+    run(main())
+
+
+def test_a_start_that_fails_is_said(run: Any) -> None:
+    async def main() -> None:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "lifespan.startup"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await as_asgi(validator, on_startup=lambda: 1 // 0)({"type": "lifespan"}, receive, send)
+        assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+        assert "ZeroDivisionError" in sent[0]["message"]
 
     run(main())
 
