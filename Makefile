@@ -29,7 +29,7 @@ test: ## the tests (ARGS="-k name")
 build: ## .venv and the extensions, for working on them
 	@$(BOOTSTRAP)
 
-asan: ## the tests on a build with AddressSanitizer and UBSan
+asan: ## the tests on a build with AddressSanitizer and UBSan (ARGS=--soak: the soak)
 	scripts/asan.sh $(ARGS)
 
 leaks: ## tests of every kind, and thousands of waits, calls, loops and threads: nothing may grow

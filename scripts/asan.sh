@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer (gcc).
-# The arguments are pytest's.
+# The arguments are pytest's; or `--soak`, and those of tests/loop/soak.py.
 set -eu
 cd "$(dirname "$0")/.."
 root=$(pwd)
@@ -27,4 +27,10 @@ ln -sfn "$root/tests" tests # so that paths among the arguments hold here, too
 export LD_PRELOAD="$asan $stdcxx" PYTHONMALLOC=malloc PYTHONSAFEPATH=1
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+if [ "${1:-}" = --soak ]; then
+    shift
+    # What is freed is kept for a while, and would pass for growth.
+    export ASAN_OPTIONS=$ASAN_OPTIONS:quarantine_size_mb=16
+    exec "$root/.venvs/asan/bin/python" -X faulthandler tests/loop/soak.py "$@"
+fi
 exec "$root/.venvs/asan/bin/pytest" --rootdir "$root" -c "$root/pyproject.toml" "${@:-$root/tests}"

@@ -456,6 +456,15 @@ state_of(PyTypeObject *type)
     return PyType_GetModuleState(type);
 }
 
+/* glibc returns what is free at the heap's end to the system, and has every page of it faulted in
+ * anew, from a size on that grows with the largest block that it has mapped and seen freed.
+ * Where that is none, each message of some 100 KiB may pay three times what it costs. */
+static void
+raise_trim_threshold(void)
+{
+    PyMem_RawFree(PyMem_RawMalloc(4 * (size_t)GIO_READ_MAX));
+}
+
 static PyObject *
 loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
@@ -463,6 +472,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     if (loop == NULL) {
         return NULL;
     }
+    raise_trim_threshold();
     loop->state = state_of(type);
     loop->wake_fd = -1;
     loop->next = loop->state->event_loops;
