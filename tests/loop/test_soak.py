@@ -50,7 +50,7 @@ def test_what_stays_is_flat(soak: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    "what, each", [("memory, KiB", 600), ("blocks", 400), ("fds", 1)], ids=lambda x: str(x)
+    "what, each", [("memory, KiB", 2000), ("blocks", 400), ("fds", 1)], ids=lambda x: str(x)
 )
 def test_what_grows_is_told(soak: ModuleType, what: str, each: int) -> None:
     samples = [{**FLAT, what: FLAT[what] + each * n} for n in range(12)]
