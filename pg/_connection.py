@@ -81,8 +81,8 @@ class Connection(Generic[Row]):
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
                 raw._op("script", "status", "BEGIN", timeout=timeout).run()
-            if params is None and is_script(query):
-                results = raw._op("script", "tuples", query, timeout=timeout).run()
+            if not args and is_script(sql):
+                results = raw._op("script", "tuples", sql, timeout=timeout).run()
                 return [typed(result, raw._codecs) for result in results or ()]
             return [raw._op("query", "tuples", sql, args, oids=oids, timeout=timeout).run()]
 

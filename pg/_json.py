@@ -30,12 +30,12 @@ def dumps(value: Json) -> str:
     return (value.dumps or json.dumps)(value.obj)
 
 
-def codecs() -> dict[int, Codec]:
+def codecs(loads: Callable[[str], Any] = json.loads) -> dict[int, Codec]:
     """json and jsonb as Python's values, and arrays of them."""
     made = {}
     for oid, array in ((114, 199), (3802, 3807)):
         plain = BUILTIN[oid]
-        codec = Codec("wrapped", oid, plain.name, plain, decoder=json.loads, encoder=_encode)
+        codec = Codec("wrapped", oid, plain.name, plain, decoder=loads, encoder=_encode)
         made[oid] = codec
         made[array] = Codec("array", array, f"{plain.name}[]", codec)
     return made

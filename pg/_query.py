@@ -68,8 +68,10 @@ def prepare(query: str, params: Any) -> tuple[str, tuple[Any, ...], bytes]:
             values: Sequence[Any] = [params[name] for name in names]
         except KeyError as exc:
             raise ProgrammingError(f"query parameter missing: {exc.args[0]}") from None
-    elif isinstance(params, Mapping):
+    elif isinstance(params, Mapping) and (names or params):
         raise TypeError("a query with '%s' or '$1' takes a sequence, not a mapping")
+    elif isinstance(params, Mapping):
+        values = ()
     elif isinstance(params, (str, bytes)) or not isinstance(params, Sequence):
         raise TypeError(f"query parameters should be a sequence or a mapping, got {params!r}")
     else:

@@ -1,0 +1,342 @@
+"""SQLAlchemy's dialect for greenletio.pg: ``postgresql+greenletio://``.
+
+    engine = create_engine("postgresql+greenletio://user@host/database")
+    engine = create_async_engine("postgresql+greenletio://user@host/database")
+
+The first is for sync code: cooperative under ``async_`` and ``spawn``, plainly blocking where no
+loop runs. The second is SQLAlchemy's own asyncio API on the same driver. What a URL's query names
+are libpq's options. psycopg's dialect is the base: what its documentation says of types holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import util
+from sqlalchemy.dialects.postgresql import ranges
+from sqlalchemy.dialects.postgresql._psycopg_common import _PGDialect_common_psycopg
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.postgresql.pg_catalog import INT2VECTOR, OIDVECTOR
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
+from sqlalchemy.util.concurrency import await_only
+
+import greenletio
+from greenletio import async_, pg
+from greenletio._pg import Codec
+from greenletio.integrations.sqlalchemy import GreenQueuePool
+from greenletio.pg import _json
+
+__all__ = ("PGDialectAsync_greenletio", "PGDialect_greenletio")
+
+_ident = itertools.count(1)
+
+
+# --- ranges --------------------------------------------------------------------------------------
+
+
+def _to_driver(value: Any) -> Any:
+    if not isinstance(value, ranges.Range):
+        return value
+    if value.empty:
+        return pg.Range(empty=True)
+    return pg.Range(value.lower, value.upper, value.bounds[0] == "[", value.bounds[1] == "]")
+
+
+def _from_driver(value: pg.Range[Any]) -> ranges.Range[Any]:
+    if value.isempty:
+        return ranges.Range(empty=True)
+    left, right = "(["[value.lower_inc], ")]"[value.upper_inc]
+    bounds: Any = left + right
+    return ranges.Range(value.lower, value.upper, bounds=bounds)
+
+
+class _Range(ranges.AbstractSingleRangeImpl):  # type: ignore[type-arg]
+    def bind_processor(self, dialect: Any) -> Callable[[Any], Any]:
+        return _to_driver
+
+    def result_processor(self, dialect: Any, coltype: Any) -> Callable[[Any], Any]:
+        return lambda value: None if value is None else _from_driver(value)
+
+
+class _MultiRange(ranges.AbstractMultiRangeImpl):  # type: ignore[type-arg]
+    def bind_processor(self, dialect: Any) -> Callable[[Any], Any]:
+        def bind(value: Any) -> Any:
+            return value if value is None or isinstance(value, str) else [*map(_to_driver, value)]
+
+        return bind
+
+    def result_processor(self, dialect: Any, coltype: Any) -> Callable[[Any], Any]:
+        def result(value: Any) -> Any:
+            return None if value is None else ranges.MultiRange(map(_from_driver, value))
+
+        return result
+
+
+# --- the connection ------------------------------------------------------------------------------
+
+
+class _ServerCursor(pg.Cursor[Any]):
+    """A cursor at the server, for results that are not wanted as a whole."""
+
+    def __init__(self, connection: pg.Connection[Any]) -> None:
+        super().__init__(connection, connection.row_factory)
+        self._name = f"_gio_cursor_{next(_ident)}"
+        self._open = False
+
+    def execute(
+        self, query: str, params: Any = None, *, timeout: float | None = None
+    ) -> _ServerCursor:
+        # HOLD: it works in autocommit mode, too, where nothing else keeps it.
+        hold = "WITH" if self.connection.autocommit else "WITHOUT"
+        super().execute(
+            f"DECLARE {self._name} NO SCROLL CURSOR {hold} HOLD FOR {query}",
+            params,
+            timeout=timeout,
+        )
+        self._open = True
+        self._take(0)  # for the description
+        return self
+
+    def _take(self, count: int | str) -> list[Any]:
+        super().execute(f"FETCH {count} FROM {self._name}")
+        return super().fetchall()
+
+    def fetchone(self) -> Any:
+        return next(iter(self._take(1)), None)
+
+    def fetchmany(self, size: int = 0) -> list[Any]:
+        return self._take(size or self.arraysize)
+
+    def fetchall(self) -> list[Any]:
+        return self._take("ALL")
+
+    def close(self) -> None:
+        connection = self.connection
+        if self._open and not connection.closed and connection.raw._transaction_status != 3:
+            super().execute(f"CLOSE {self._name}")
+        self._open = False
+        super().close()
+
+
+class _Connection(pg.Connection[Any]):
+    """One whose cursor() takes the name of a cursor at the server, as psycopg's does."""
+
+    def cursor(self, name: str | None = None, **kwargs: Any) -> Any:
+        return super().cursor(**kwargs) if name is None else _ServerCursor(self)
+
+
+class _DBAPI:
+    """greenletio.pg as the dialect sees it."""
+
+    __version__ = greenletio.__version__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pg, name)
+
+    def connect(self, *args: Any, **kwargs: Any) -> pg.Connection[Any]:
+        connection = pg.connect(*args, **kwargs)
+        connection.__class__ = _Connection
+        return connection
+
+
+# --- the dialect ---------------------------------------------------------------------------------
+
+
+class PGDialect_greenletio(PGDialect_psycopg):
+    """For create_engine(): sync code, cooperative in greenlets."""
+
+    driver = "greenletio"
+    supports_statement_cache = True
+    minimum_dbapi_version = None  # type: ignore[assignment]
+
+    colspecs = {
+        **{
+            kind: impl
+            for kind, impl in PGDialect_psycopg.colspecs.items()
+            if kind not in (INT2VECTOR, OIDVECTOR)  # psycopg has text there, the driver lists
+        },
+        ranges.AbstractSingleRange: _Range,
+        ranges.AbstractMultiRange: _MultiRange,
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        _PGDialect_common_psycopg.__init__(self, **kwargs)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        return _DBAPI()
+
+    @classmethod
+    def load_provisioning(cls) -> None:
+        """For SQLAlchemy's own test suite."""
+        PGDialect_psycopg.load_provisioning()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def get_pool_class(cls, url: Any) -> type[Pool]:
+        return GreenQueuePool
+
+    @classmethod
+    def get_async_dialect_cls(cls, url: Any) -> type[PGDialectAsync_greenletio]:
+        return PGDialectAsync_greenletio
+
+    def create_connect_args(self, url: Any) -> Any:
+        args, options = _PGDialect_common_psycopg.create_connect_args(self, url)  # type: ignore[no-untyped-call]
+        if self.client_encoding is not None:
+            options["client_encoding"] = self.client_encoding
+        return args, options
+
+    def initialize(self, connection: Any) -> None:
+        PGDialect.initialize(self, connection)  # type: ignore[no-untyped-call]
+        if not self.insert_returning:
+            self.insert_executemany_returning = False
+
+    def on_connect(self) -> Callable[[Any], None]:
+        tell = super().on_connect()  # type: ignore[no-untyped-call]
+
+        def on_connect(connection: pg.Connection[Any]) -> None:
+            self._set_codecs(connection)
+            tell(connection)
+
+        return on_connect
+
+    def _set_codecs(self, connection: pg.Connection[Any]) -> None:
+        codecs = connection.raw._codecs
+        if self._json_deserializer is not None:
+            codecs.update(_json.codecs(self._json_deserializer))
+        if self._native_inet_types is False:
+            for name in ("inet", "cidr"):
+                oid = {"inet": 869, "cidr": 650}[name]
+                codecs[oid] = Codec("foreign", oid, name)
+
+    # What the base asks psycopg for.
+
+    @util.memoized_property
+    def _psycopg_Json(self) -> Callable[[Any], pg.Json]:
+        return lambda value: pg.Json(value, self._json_serializer)
+
+    @util.memoized_property
+    def _psycopg_Jsonb(self) -> Callable[[Any], pg.Jsonb]:
+        return lambda value: pg.Jsonb(value, self._json_serializer)
+
+    # Transactions.
+
+    def _set(self, connection: pg.Connection[Any], what: str) -> None:
+        before, connection.autocommit = connection.autocommit, True
+        try:
+            connection.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION {what}")
+        finally:
+            connection.autocommit = before
+
+    def _shown(self, connection: pg.Connection[Any], what: str) -> str:
+        idle = connection.raw._transaction_status == 0
+        row = connection.execute(f"SHOW {what}").fetchone()
+        if idle:
+            connection.rollback()
+        assert row is not None
+        value: str = row[0]
+        return value
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
+        if level == "AUTOCOMMIT":
+            dbapi_connection.autocommit = True
+        else:
+            dbapi_connection.autocommit = False
+            self._set(dbapi_connection, f"ISOLATION LEVEL {level}")
+
+    def get_isolation_level(self, dbapi_connection: Any) -> Any:
+        return self._shown(dbapi_connection, "transaction isolation level").upper()
+
+    def set_readonly(self, connection: Any, value: bool) -> None:
+        self._set(connection, "READ ONLY" if value else "READ WRITE")
+
+    def get_readonly(self, connection: Any) -> bool:
+        return self._shown(connection, "default_transaction_read_only") == "on"
+
+    def set_deferrable(self, connection: Any, value: bool) -> None:
+        self._set(connection, "DEFERRABLE" if value else "NOT DEFERRABLE")
+
+    def get_deferrable(self, connection: Any) -> bool:
+        return self._shown(connection, "default_transaction_deferrable") == "on"
+
+    # In SQL, by the base of all PostgreSQL dialects.
+    do_begin_twophase = PGDialect.do_begin_twophase
+    do_prepare_twophase = PGDialect.do_prepare_twophase
+    do_rollback_twophase = PGDialect.do_rollback_twophase
+    do_commit_twophase = PGDialect.do_commit_twophase
+    do_recover_twophase = PGDialect.do_recover_twophase
+
+    def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
+        return isinstance(e, pg.Error) and connection is not None and connection.closed
+
+
+# --- SQLAlchemy's asyncio API --------------------------------------------------------------------
+
+
+class _AwaitedOp:
+    """An operation of a connection whose wait is SQLAlchemy's, in a greenlet of SQLAlchemy's."""
+
+    def __init__(self, op: Any) -> None:
+        self._op = op
+
+    def run(self) -> Any:
+        return await_only(self._op)
+
+
+class _AwaitedCursor(pg.Cursor[Any]):
+    async def _async_soft_close(self) -> None:
+        """What SQLAlchemy asks of a cursor whose rows are all here."""
+
+
+class _AwaitedConnection(_Connection):
+    def cursor(self, name: str | None = None, **kwargs: Any) -> Any:
+        if name is None:
+            return _AwaitedCursor(self, self.row_factory)
+        return super().cursor(name)
+
+
+class _AwaitedRaw:
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def _op(self, *args: Any, **kwargs: Any) -> _AwaitedOp:
+        return _AwaitedOp(self._raw._op(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
+class _AsyncDBAPI(_DBAPI):
+    def connect(self, *args: Any, **kwargs: Any) -> pg.Connection[Any]:
+        creator = kwargs.pop("async_creator_fn", None)
+        if creator is not None:
+            connection: pg.Connection[Any] = await_only(creator(*args, **kwargs))
+        else:
+            connection = await_only(async_(pg.connect)(*args, **kwargs))
+        connection.__class__ = _AwaitedConnection
+        connection._raw = _AwaitedRaw(connection._raw)  # type: ignore[assignment]
+        return connection
+
+
+class PGDialectAsync_greenletio(PGDialect_greenletio):
+    """For create_async_engine()."""
+
+    is_async = True
+    supports_statement_cache = True
+    has_terminate = True
+
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        return _AsyncDBAPI()
+
+    @classmethod
+    def get_pool_class(cls, url: Any) -> type[Pool]:
+        return AsyncAdaptedQueuePool
+
+    def do_terminate(self, dbapi_connection: Any) -> None:
+        dbapi_connection.raw.terminate()
+
+    def get_driver_connection(self, connection: Any) -> Any:
+        return connection

@@ -1,0 +1,233 @@
+"""postgresql+greenletio: SQLAlchemy on greenletio.pg, in sync code and by its asyncio API."""
+
+import asyncio
+import datetime
+import decimal
+import ipaddress
+import logging
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fix_progress import Ticker
+from sqlalchemy import orm
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from greenletio import async_, errors
+from greenletio.integrations.sqlalchemy import GreenQueuePool
+
+UTC = datetime.timezone.utc
+
+
+class Base(orm.DeclarativeBase):
+    pass
+
+
+class Parent(Base):
+    __tablename__ = "parent"
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str]
+    children: orm.Mapped[list["Child"]] = orm.relationship(order_by="Child.id")
+
+
+class Child(Base):
+    __tablename__ = "child"
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    parent_id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("parent.id"))
+
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "json": (sa.JSON, {"a": [1, None, "x"]}),
+    "jsonb": (postgresql.JSONB, [1, {"b": True}]),
+    "uuid": (sa.Uuid, uuid.UUID(int=5)),
+    "number": (sa.Numeric(10, 3), decimal.Decimal("12.500")),
+    "float": (sa.Float, 0.1),
+    "array": (postgresql.ARRAY(sa.Integer), [1, 2, None]),
+    "texts": (postgresql.ARRAY(sa.Text), ["a", 'b"']),
+    "range": (postgresql.INT4RANGE, postgresql.Range(1, 10, bounds="[)")),
+    "nothing": (postgresql.INT4RANGE, postgresql.Range(empty=True)),
+    "ranges": (postgresql.INT4MULTIRANGE, [postgresql.Range(1, 3), postgresql.Range(5, None)]),
+    "interval": (sa.Interval, datetime.timedelta(days=2, microseconds=5)),
+    "when": (
+        sa.DateTime(timezone=True),
+        datetime.datetime(2024, 2, 3, tzinfo=datetime.timezone.utc),
+    ),
+    "day": (sa.Date, datetime.date(2024, 2, 29)),
+    "bytes": (sa.LargeBinary, b"\0\xff"),
+    "inet": (postgresql.INET, ipaddress.ip_address("10.0.0.1")),
+    "enum": (sa.Enum("sad", "glad", name="mood"), "glad"),
+}
+
+
+@pytest.fixture
+def url(pg_dsn: str) -> sa.URL:
+    return sa.make_url(pg_dsn).set(drivername="postgresql+greenletio")
+
+
+@pytest.fixture
+def engine(url: sa.URL) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+def fill(engine: sa.Engine) -> None:
+    Base.metadata.create_all(engine)
+    with orm.Session(engine) as session, session.begin():
+        session.add(Parent(id=1, name="Ada", children=[Child(), Child()]))
+
+
+def family(engine: sa.Engine) -> tuple[str, int]:
+    with orm.Session(engine) as session:
+        parent = session.scalars(sa.select(Parent)).one()
+        return parent.name, len(parent.children)  # a lazy attribute
+
+
+def test_sync_code_with_no_loop_and_in_greenlets(engine: sa.Engine, run: Any) -> None:
+    assert isinstance(engine.pool, GreenQueuePool)
+    fill(engine)
+    assert family(engine) == ("Ada", 2)
+    engine.dispose()
+
+    def wait() -> int:
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT pg_sleep(0.2)"))
+            checkedout: int = engine.pool.checkedout()  # type: ignore[attr-defined]
+            return checkedout
+
+    async def main() -> None:
+        assert await async_(family)(engine) == ("Ada", 2)
+        async with Ticker():
+            used = await asyncio.gather(*(async_(wait)() for _ in range(5)))
+        assert max(used) == 5
+        with pytest.raises(errors.WouldBlockError):
+            family(engine)
+        await async_(engine.dispose)()
+
+    run(main())
+
+
+def test_the_asyncio_api(url: sa.URL, run: Any) -> None:
+    async def main() -> None:
+        engine: AsyncEngine = create_async_engine(url)
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        async with AsyncSession(engine) as session, session.begin():
+            session.add(Parent(id=1, name="Ada", children=[Child(), Child()]))
+        async with AsyncSession(engine) as session:
+            load = orm.selectinload(Parent.children)
+            parent = (await session.scalars(sa.select(Parent).options(load))).one()
+            assert (parent.name, len(parent.children)) == ("Ada", 2)
+        async with engine.connect() as connection:
+            rows = await connection.stream(sa.text("SELECT generate_series(1, 1000)"))
+            assert len([row async for row in rows]) == 1000
+            with pytest.raises(sa.exc.IntegrityError):
+                await connection.execute(sa.text("INSERT INTO child VALUES (1, 7)"))
+            await connection.rollback()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(connection.execute(sa.text("SELECT pg_sleep(60)")), 0.05)
+        async with Ticker():
+
+            async def wait() -> None:
+                async with engine.connect() as connection:
+                    await connection.execute(sa.text("SELECT pg_sleep(0.1)"))
+
+            await asyncio.gather(*(wait() for _ in range(5)))
+        await engine.dispose()
+
+    run(main())
+
+
+def test_values_of_many_types(engine: sa.Engine) -> None:
+    table = sa.Table(
+        "things", sa.MetaData(), *(sa.Column(name, kind) for name, (kind, _) in VALUES.items())
+    )
+    table.create(engine)
+    expected = tuple(value for _, value in VALUES.values())
+    with engine.begin() as connection:
+        connection.execute(
+            table.insert(), [{name: value for name, (_, value) in VALUES.items()}] * 2
+        )
+        connection.execute(table.insert(), dict.fromkeys(VALUES))
+        rows = connection.execute(table.select()).all()
+        assert rows == [expected, expected, (None,) * len(VALUES)]
+        for name, (_, value) in VALUES.items():
+            if name != "json":  # which has no =
+                assert (
+                    connection.scalar(sa.select(sa.func.count()).where(table.c[name] == value)) == 2
+                ), name
+
+
+def test_a_serializer_and_inet_as_text(url: sa.URL) -> None:
+    engine = sa.create_engine(
+        url,
+        json_serializer=lambda value: f'"<{value}>"',
+        json_deserializer=lambda text: text.upper(),
+        native_inet_types=False,
+    )
+    with engine.connect() as connection:
+        kinds = sa.literal("x", sa.JSON), sa.literal("y", postgresql.JSONB)
+        assert connection.execute(sa.select(*kinds)).one() == ('"<X>"', '"<Y>"')
+        assert connection.scalar(sa.text("SELECT '10.0.0.0/8'::inet")) == "10.0.0.0/8"
+    engine.dispose()
+
+
+def test_a_cursor_at_the_server(engine: sa.Engine) -> None:
+    query = sa.text("SELECT generate_series(1, :n)")
+    held = "SELECT count(*) FROM pg_cursors WHERE name LIKE '\\_gio%%'"
+    in_parts = {"stream_results": True}
+    for options in ({}, {"isolation_level": "AUTOCOMMIT"}):
+        with engine.connect().execution_options(**options) as connection:
+            result = connection.execute(query, {"n": 95}, execution_options=in_parts)
+            assert [len(part) for part in result.partitions(10)] == [10] * 9 + [5]
+            result = connection.execute(query, {"n": 95}, execution_options=in_parts)
+            assert next(result) == (1,)
+            assert connection.exec_driver_sql(held).scalar() == 1
+            result.close()
+            assert connection.exec_driver_sql(held).scalar() == 0
+
+
+def test_transactions(engine: sa.Engine) -> None:
+    def shown(connection: sa.Connection, what: str) -> Any:
+        return connection.exec_driver_sql(f"SHOW {what}").scalar()
+
+    with engine.connect().execution_options(
+        isolation_level="SERIALIZABLE", postgresql_readonly=True, postgresql_deferrable=True
+    ) as connection:
+        assert connection.get_isolation_level() == "SERIALIZABLE"
+        assert shown(connection, "transaction_isolation") == "serializable"
+        assert shown(connection, "transaction_read_only") == "on"
+        assert shown(connection, "transaction_deferrable") == "on"
+    with engine.connect() as connection:  # the same one, from the pool
+        assert shown(connection, "transaction_isolation") == "read committed"
+        assert shown(connection, "transaction_read_only") == "off"
+        connection.exec_driver_sql("CREATE TEMP TABLE t (a int)")
+        with connection.begin_nested() as nested:
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+            nested.rollback()
+        connection.exec_driver_sql("INSERT INTO t VALUES (2), (3)")
+        assert connection.exec_driver_sql("SELECT * FROM t").all() == [(2,), (3,)]
+        connection.exec_driver_sql("SELECT 1; SELECT 2")
+        assert connection.exec_driver_sql("SELECT '100%%'").scalar() == "100%"
+
+
+def test_a_connection_that_the_server_ends_is_replaced(url: sa.URL, caplog: Any) -> None:
+    engine = sa.create_engine(url, pool_pre_ping=True)
+    with engine.connect() as connection:
+        with caplog.at_level(logging.INFO, "sqlalchemy.dialects.postgresql"):
+            connection.exec_driver_sql("DO $$BEGIN RAISE NOTICE 'heard'; END$$")
+        assert "heard" in caplog.text
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with engine.connect() as other:
+            other.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(sa.exc.OperationalError) as failed:
+            connection.exec_driver_sql("SELECT 1")
+        assert failed.value.connection_invalidated
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar() != pid
+    engine.dispose()
