@@ -94,7 +94,7 @@ __all__ = (
 )
 
 apilevel = "2.0"
-threadsafety = 1  # a connection is for one thread at a time
+threadsafety = 2  # threads may share a connection
 paramstyle = "pyformat"
 
 

@@ -41,16 +41,7 @@ gio_pg_cancel_end(GioPgConn *c)
 {
     c->cancelling = false;
     drop_request(c);
-    if (c->cancel_timer != NULL) {
-        PyObject *exc = gio_err_take();
-        PyObject *answer = PyObject_CallMethodNoArgs(c->cancel_timer, c->st->str_cancel);
-        if (answer == NULL)
-            PyErr_Clear();
-        Py_XDECREF(answer);
-        Py_CLEAR(c->cancel_timer);
-        if (exc != NULL)
-            gio_err_give(exc);
-    }
+    gio_pg_rearm_request(c); /* and its timer */
 }
 
 int
@@ -66,6 +57,10 @@ gio_pg_cancel_step(GioPgConn *c, bool over)
     int64_t now = c->st->api->now();
     if (!c->cancelling)
         return true;
+    if (c->watch != NULL && !gio_pg_watch_is_here(c->watch)) {
+        gio_pg_rearm_request(c); /* the loop does it */
+        return false;
+    }
     if (c->request == NULL && !over && now >= c->cancel_next) {
         c->request = gio_pq_request_start(&linked, c->pg);
         c->cancel_next = now + RESEND_NS;

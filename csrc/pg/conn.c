@@ -51,7 +51,7 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
     Py_INCREF(c);
     c->dropping = true; /* all this runs Python, which may come here again, in any thread */
     gio_pg_cancel_end(c);
-    gio_pg_disarm(c);
+    bool taken = gio_pg_watch_forget(c, pg);
     while (c->first != NULL) {
         PyObject *end = end_of(c, error);
         gio_pg_copy_ended(c->first, end);
@@ -65,7 +65,7 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
     int fd = PQsocket(pg);
     if (fd >= 0)
         c->st->api->fd_closing(fd);
-    if (c->pid == (int)getpid())
+    if (c->pid == (int)getpid() && !taken)
         PQfinish(pg);
     /* else: the session is the parent's, and PQfinish() would end it for both: pg is leaked */
     gio_pg_conn_tell(c, "closed", Py_None);
@@ -380,15 +380,14 @@ conn_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (c == NULL)
         return NULL;
     c->st = gio_pg_state_of((PyObject *)c);
-    c->fd = c->request_fd = c->request_wait_fd = -1;
+    c->request_wait_fd = -1;
     c->done_tail = &c->done;
     c->cancel_time = CANCEL_NS;
     c->cache_size = 100;
     c->cacheable_size = 15 * 1024;
     c->cache = PyDict_New();
     c->codecs = PyDict_New();
-    c->watch = c->st == NULL ? NULL : gio_pg_watch_new(c);
-    if (c->cache == NULL || c->codecs == NULL || c->watch == NULL)
+    if (c->st == NULL || c->cache == NULL || c->codecs == NULL)
         Py_CLEAR(c);
     return (PyObject *)c;
 }
@@ -408,9 +407,9 @@ conn_traverse(GioPgConn *c, visitproc visit, void *arg)
     Py_VISIT(c->on_event);
     Py_VISIT(c->record_class);
     Py_VISIT(c->timeout);
-    Py_VISIT(c->loop);
     Py_VISIT(c->watch);
-    Py_VISIT(c->cancel_timer);
+    for (GioPgWatch *w = c->former; w != NULL; w = w->next)
+        Py_VISIT(w);
     return 0;
 }
 
@@ -428,7 +427,6 @@ conn_clear(GioPgConn *c)
     Py_CLEAR(c->on_event);
     Py_CLEAR(c->record_class);
     Py_CLEAR(c->timeout);
-    Py_CLEAR(c->loop);
     return 0;
 }
 
@@ -451,13 +449,11 @@ conn_dealloc(GioPgConn *c)
     PyObject_GC_UnTrack(c);
     if (c->weakrefs != NULL)
         PyObject_ClearWeakRefs((PyObject *)c);
-    if (c->watch != NULL)
-        gio_pg_watch_forget(c->watch);
     Py_SET_REFCNT(c, 1); /* closing it takes references and gives them back */
     conn_clear(c);
+    gio_pg_watch_forget(c, NULL);
     Py_SET_REFCNT(c, 0);
     gio_buf_free(&c->out);
-    Py_CLEAR(c->watch);
     type->tp_free(c);
     Py_DECREF(type);
 }

@@ -3,266 +3,123 @@
  * Where a loop runs, it has a reader for the socket, which stays: what comes in is taken, fed to
  * the operation, and whoever waits for that is woken, all in one callback. Without a loop (plain
  * code, trio) one of those who wait pumps: it waits for the socket by the capsule's own means and
- * does the same; when its operation is done, the next one in the queue has the role. A loop that
- * has the reader keeps it while it runs and the connection is in use; then another loop or thread
- * may have it.
+ * does the same.
+ *
+ * There is one who does so at a time. The role is handed on when its owner has nothing to wait for
+ * any more and others have. A loop may end at any moment without a word, so who waits in another
+ * thread looks now and then whether the owner's loop runs still, and else takes the role: nobody
+ * who waits depends on another's goodwill.
  */
 #include "pg/pg.h"
 
-#include <structmember.h>
 #include <unistd.h>
 
 enum { READ = GIO_READ, WRITE = GIO_WRITE, REQUEST = 4, TIMER = 8 };
 
-/* What a loop calls. The connection clears it when it goes away; while something is under way the
- * watch keeps the connection alive, since nobody else may. */
-struct GioPgWatch {
-    PyObject_HEAD
-    vectorcallfunc vectorcall;
-    GioPgConn *conn; /* borrowed, or owned if held */
-    bool held;
-};
+/* ---- the role ---------------------------------------------------------------------------- */
 
-/* ---- the loop -------------------------------------------------------------------------- */
+/* Whoever waits for it looks again who moves the connection on. */
+static bool
+nudge(GioPgOp *op)
+{
+    PyObject *waiter = op == NULL ? NULL : op->waiter;
+    if (waiter == NULL || op->answered)
+        return false;
+    op->waiter = NULL;
+    op->conn->st->api->waiter_set(waiter);
+    Py_DECREF(waiter);
+    return true;
+}
+
+/* Somebody else has to: false if nobody waits. */
+static bool
+pass_on(GioPgConn *c)
+{
+    for (GioPgOp *op = c->first; op != NULL; op = op->next)
+        if (nudge(op) || nudge(op->sub))
+            return true;
+    return false;
+}
 
 static bool
-ask_loop(PyObject *loop, PyObject *method)
+waits_in(GioPgConn *c, void *loop)
 {
-    PyObject *answer = PyObject_CallMethodNoArgs(loop, method);
-    bool truth = answer == Py_True;
-    if (answer == NULL)
-        PyErr_Clear();
-    Py_XDECREF(answer);
-    return truth;
+    for (GioPgOp *op = c->first; op != NULL; op = op->next)
+        if (op->loop == loop || (op->sub != NULL && op->sub->loop == loop))
+            return true;
+    return false;
 }
 
-static int
-add_fd(GioPgConn *c, PyObject *method, int fd, int event)
-{
-    PyObject *number = PyLong_FromLong(fd), *what = PyLong_FromLong(event), *answer = NULL;
-    if (number != NULL && what != NULL)
-        answer =
-            PyObject_CallMethodObjArgs(c->loop, method, number, (PyObject *)c->watch, what, NULL);
-    Py_XDECREF(number);
-    Py_XDECREF(what);
-    Py_XDECREF(answer);
-    return answer == NULL ? -1 : 0;
-}
-
+/* A loop that does not run any more loses the connection; should it run once more, those who wait
+ * in it have to look. */
 static void
-remove_fd(GioPgConn *c, PyObject *method, int fd)
+depose(GioPgConn *c)
 {
-    PyObject *number = PyLong_FromLong(fd), *answer = NULL;
-    if (number != NULL && c->loop_thread == PyThread_get_thread_ident()) {
-        answer = PyObject_CallMethodObjArgs(c->loop, method, number, NULL);
-    }
-    else if (number != NULL) {
-        PyObject *remove = PyObject_GetAttr(c->loop, method);
-        if (remove != NULL)
-            answer = PyObject_CallMethodObjArgs(c->loop, c->st->str_call_soon_threadsafe, remove,
-                                                number, NULL);
-        Py_XDECREF(remove);
-    }
-    if (answer == NULL)
-        PyErr_Clear(); /* the loop is closed */
-    Py_XDECREF(answer);
-    Py_XDECREF(number);
-}
-
-static void
-watch_fd(GioPgConn *c, int fd, int event, PyObject *add, PyObject *remove, int want, int *armed)
-{
-    int bit = add == c->st->str_add_reader ? READ : WRITE;
-    if ((want & bit) && !(*armed & bit)) {
-        if (add_fd(c, add, fd, event) < 0)
-            PyErr_WriteUnraisable((PyObject *)c);
-        *armed |= bit;
-    }
-    else if (!(want & bit) && (*armed & bit)) {
-        remove_fd(c, remove, fd);
-        *armed &= ~bit;
-    }
-}
-
-/* While something is under way and a loop moves it on, the connection stays. */
-static void
-hold(GioPgConn *c)
-{
-    bool needed =
-        c->loop != NULL && c->phase != GIO_PG_CLOSED && (c->first != NULL || c->cancelling);
-    if (needed && !c->watch->held) {
-        c->watch->held = true;
-        Py_INCREF(c);
-    }
-    else if (!needed && c->watch->held) {
-        c->watch->held = false;
-        Py_DECREF(c); /* the caller has a reference, too */
-    }
-}
-
-void
-gio_pg_disarm(GioPgConn *c)
-{
-    GioPgState *st = c->st;
-    PyObject *exc = gio_err_take();
-    if (c->pid != (int)getpid()) { /* a child's: the loop's epoll is the parent's, too */
-        c->fd = c->request_fd = -1;
-        c->request_armed = 0;
-        Py_CLEAR(c->cancel_timer);
-    }
-    if (c->loop != NULL && c->fd >= 0) {
-        watch_fd(c, c->fd, READ, st->str_add_reader, st->str_remove_reader, 0, &c->armed);
-        watch_fd(c, c->fd, WRITE, st->str_add_writer, st->str_remove_writer, 0, &c->armed);
-    }
-    if (c->loop != NULL && c->request_fd >= 0) {
-        watch_fd(c, c->request_fd, REQUEST, st->str_add_reader, st->str_remove_reader, 0,
-                 &c->request_armed);
-        watch_fd(c, c->request_fd, REQUEST, st->str_add_writer, st->str_remove_writer, 0,
-                 &c->request_armed);
-        c->request_fd = -1;
-    }
-    if (c->cancel_timer != NULL) {
-        PyObject *answer = PyObject_CallMethodNoArgs(c->cancel_timer, st->str_cancel);
-        if (answer == NULL)
-            PyErr_Clear();
-        Py_XDECREF(answer);
-        Py_CLEAR(c->cancel_timer);
-    }
-    c->armed = 0;
-    c->fd = -1;
-    if (exc != NULL)
-        gio_err_give(exc);
-}
-
-/* A loop is not told of fds and timers from another thread: it is asked to look by itself. */
-static bool
-in_its_thread(GioPgConn *c)
-{
-    return c->loop_thread == PyThread_get_thread_ident();
-}
-
-static void
-poke_loop(GioPgConn *c)
-{
-    PyObject *event = PyLong_FromLong(0), *answer = NULL;
-    if (event != NULL)
-        answer = PyObject_CallMethodObjArgs(c->loop, c->st->str_call_soon_threadsafe,
-                                            (PyObject *)c->watch, event, NULL);
-    if (answer == NULL)
-        PyErr_Clear(); /* the loop is closed */
-    Py_XDECREF(answer);
-    Py_XDECREF(event);
-}
-
-static void
-arm_request(GioPgConn *c)
-{
-    GioPgState *st = c->st;
-    int events = 0, fd = gio_pg_cancel_wants(c, &events);
-    if (c->request_fd >= 0 && c->request_fd != fd) {
-        watch_fd(c, c->request_fd, REQUEST, st->str_add_reader, st->str_remove_reader, 0,
-                 &c->request_armed);
-        watch_fd(c, c->request_fd, REQUEST, st->str_add_writer, st->str_remove_writer, 0,
-                 &c->request_armed);
-        c->request_fd = -1;
-    }
-    if (!in_its_thread(c)) {
-        if (c->cancelling)
-            poke_loop(c);
-        return;
-    }
-    c->request_fd = fd;
-    if (fd >= 0) {
-        watch_fd(c, fd, REQUEST, st->str_add_reader, st->str_remove_reader, events,
-                 &c->request_armed);
-        watch_fd(c, fd, REQUEST, st->str_add_writer, st->str_remove_writer, events,
-                 &c->request_armed);
-    }
-    if (c->cancelling && c->cancel_timer == NULL) {
-        int64_t until = c->cancel_next < c->cancel_deadline && c->request == NULL
-                            ? c->cancel_next
-                            : c->cancel_deadline;
-        double seconds = (double)(until - st->api->now()) / 1e9;
-        c->cancel_timer = PyObject_CallMethod(
-            c->loop, "call_later", "dOi", seconds < 0 ? 0.0 : seconds, (PyObject *)c->watch, TIMER);
-        if (c->cancel_timer == NULL)
-            PyErr_WriteUnraisable((PyObject *)c);
-    }
-}
-
-void
-gio_pg_rearm_request(GioPgConn *c)
-{
-    PyObject *exc = gio_err_take();
-    if (c->loop != NULL && (c->cancelling || c->request_fd >= 0))
-        arm_request(c);
-    if (exc != NULL)
-        gio_err_give(exc);
-}
-
-void
-gio_pg_rearm(GioPgConn *c)
-{
-    GioPgState *st = c->st;
-    if (c->loop != NULL && c->pg != NULL) {
-        int fd = PQsocket(c->pg), want = READ | (c->unflushed ? WRITE : 0);
-        GioPgOp *first = c->first;
-        if (first != NULL && first->stage == GIO_PG_COPYING && !first->copy_in &&
-            first->sub == NULL && !first->given_up)
-            want &= ~READ; /* nobody takes the rows: the server shall wait */
-        if (c->phase == GIO_PG_CONNECTING)
-            want = c->events;
-        if (fd >= 0 && (c->armed != want || c->fd != fd) && !in_its_thread(c)) {
-            poke_loop(c);
+    GioPgWatch *w = c->watch;
+    GioPgOp *again;
+    Py_INCREF(w);
+    gio_pg_watch_detach(c);
+    do { /* waking runs Python, which may change the queue */
+        again = NULL;
+        for (GioPgOp *op = c->first; op != NULL && again == NULL; op = op->next) {
+            if (op->loop == w->loop && op->waiter != NULL && !op->answered)
+                again = op;
+            else if (op->sub != NULL && op->sub->loop == w->loop && op->sub->waiter != NULL &&
+                     !op->sub->answered)
+                again = op->sub;
         }
-        else if (fd >= 0 && (c->armed != want || c->fd != fd)) {
-            if (c->fd >= 0 && c->fd != fd)
-                gio_pg_disarm(c);
-            c->fd = fd;
-            watch_fd(c, fd, READ, st->str_add_reader, st->str_remove_reader, want, &c->armed);
-            watch_fd(c, fd, WRITE, st->str_add_writer, st->str_remove_writer, want, &c->armed);
-        }
-        gio_pg_rearm_request(c);
-    }
-    hold(c);
-}
-
-static void
-detach(GioPgConn *c)
-{
-    gio_pg_disarm(c);
-    Py_CLEAR(c->loop);
-    hold(c);
+    } while (nudge(again));
+    Py_DECREF(w);
 }
 
 int
 gio_pg_engage(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
-    GioPgState *st = c->st;
-    PyObject *running = PyObject_CallNoArgs(st->get_running_loop);
+    PyObject *running = PyObject_CallNoArgs(c->st->get_running_loop);
+    int role = -1;
     if (running == NULL)
         return -1;
+    op->loop = running == Py_None ? NULL : running;
     op->thread = PyThread_get_thread_ident();
-    if (c->loop != NULL && c->loop != running) {
-        bool alive = !ask_loop(c->loop, st->str_is_closed) && ask_loop(c->loop, st->str_is_running);
-        if (alive && c->first != NULL && (c->first != op || op->stage != GIO_PG_QUEUED)) {
-            Py_DECREF(running);
-            return 0; /* it will come to us */
+    while (role < 0) {
+        GioPgWatch *w = c->watch;
+        if (c->pumping) {
+            role = GIO_PG_OTHERS;
         }
-        detach(c);
-    }
-    if (running == Py_None || c->pumping) {
-        Py_DECREF(running);
-        return !c->pumping;
-    }
-    if (c->loop == NULL) {
-        c->loop = Py_NewRef(running);
-        c->loop_thread = op->thread;
-        gio_pg_rearm(c);
+        else if (w == NULL && running == Py_None) {
+            role = GIO_PG_PUMP;
+        }
+        else if (w == NULL) {
+            if (gio_pg_watch_attach(c, running) < 0)
+                break;
+        }
+        else if (w->loop == running) {
+            role = GIO_PG_MINE;
+        }
+        else {
+            Py_INCREF(w);
+            bool alive = gio_pg_watch_is_alive(w);
+            bool free = c->first == NULL ||
+                        (c->first == op && op->next == NULL && op->stage == GIO_PG_QUEUED);
+            if (c->watch == w && !c->pumping) {
+                if (alive && !free)
+                    role = GIO_PG_OTHERS; /* it will come to us */
+                else
+                    depose(c);
+            }
+            Py_DECREF(w);
+        }
     }
     Py_DECREF(running);
-    return 0;
+    return role;
+}
+
+bool
+gio_pg_is_mine(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    return c->watch != NULL && c->watch->loop == op->loop && !c->pumping;
 }
 
 /* ---- connecting ------------------------------------------------------------------------- */
@@ -429,7 +286,7 @@ gio_pg_start(GioPgOp *op)
 /* Take those that have ended off the list; the waiters of some that may be woken directly. What the
  * woken do must find nothing of ours on the stack that keeps the connection, or the operations. */
 static int
-collect_done(GioPgConn *c, PyObject **waiters, bool direct)
+collect_done(GioPgConn *c, PyObject **waiters, GioPgWatch *w)
 {
     GioPgOp *op;
     int n = 0;
@@ -441,7 +298,7 @@ collect_done(GioPgConn *c, PyObject **waiters, bool direct)
             c->done_tail = &c->done;
         op->done = NULL;
         op->waiter = NULL;
-        if (waiter != NULL && direct && n < AT_ONCE && op->thread == c->loop_thread) {
+        if (waiter != NULL && w != NULL && n < AT_ONCE && op->loop == w->loop) {
             waiters[n++] = waiter;
         }
         else if (waiter != NULL) {
@@ -457,7 +314,7 @@ collect_done(GioPgConn *c, PyObject **waiters, bool direct)
 void
 gio_pg_wake(GioPgConn *c)
 {
-    collect_done(c, NULL, false);
+    collect_done(c, NULL, NULL);
 }
 
 /* ---- without a loop -------------------------------------------------------------------------- */
@@ -465,10 +322,11 @@ gio_pg_wake(GioPgConn *c)
 /* Wait for whatever is to be waited for, once, and take it. 0, 1 at the deadline, -1 interrupted.
  */
 static int
-pump_once(GioPgConn *c, int64_t deadline)
+pump_once(GioPgConn *c, GioPgOp *op, int64_t deadline)
 {
     const GioAPI *api = c->st->api;
     int fds[2], events[2], ready[2] = {0, 0}, n = 1, request_events;
+    int64_t limit = deadline;
     fds[0] = PQsocket(c->pg);
     events[0] = c->phase == GIO_PG_CONNECTING ? c->events : READ | (c->unflushed ? WRITE : 0);
     int fd = gio_pg_cancel_wants(c, &request_events);
@@ -478,36 +336,44 @@ pump_once(GioPgConn *c, int64_t deadline)
     }
     if (c->cancelling) {
         int64_t until = c->request == NULL ? c->cancel_next : c->cancel_deadline;
-        deadline = until < deadline ? until : deadline;
+        limit = until < limit ? until : limit;
+    }
+    if (c->first != op || op->next != NULL || c->advancing) { /* others may send, or give up */
+        int64_t look = api->now() + GIO_PG_LOOK_NS;
+        limit = look < limit ? look : limit;
     }
     c->pumping = true;
-    int rc = n == 1 ? api->wait_fd(fds[0], events[0], deadline)
-                    : api->wait_fds(fds, events, ready, n, deadline);
-    c->pumping = false;
+    int rc = n == 1 ? api->wait_fd(fds[0], events[0], limit)
+                    : api->wait_fds(fds, events, ready, n, limit);
+    c->pumping = false; /* what is called now may use the connection */
     if (rc < 0)
         return -1;
     if (c->phase == GIO_PG_CLOSED)
         return 0;
-    if (c->cancelling) {
+    if (c->cancelling)
         gio_pg_cancel_step(c, c->first == NULL || c->first->stage == GIO_PG_QUEUED);
-        gio_pg_step(c, ready[0] | (n == 1 ? rc : 0));
-        return 0;
-    }
-    if (rc == 0)
+    else if (rc == 0 && api->now() >= deadline)
         return 1;
     gio_pg_step(c, n == 1 ? rc : ready[0]);
     return 0;
 }
 
+/* Nobody has the role: the one who had it may have lost it while Python ran. */
+static bool
+is_vacant(GioPgConn *c)
+{
+    return c->watch == NULL && !c->pumping;
+}
+
 /* What was given up must be over before anybody goes on: nobody would end it in the background. */
 static void
-pump_cancel(GioPgConn *c)
+pump_cancel(GioPgConn *c, GioPgOp *op)
 {
     const GioAPI *api = c->st->api;
     PyObject *exc = gio_err_take();
     api->shield(1);
-    while (c->cancelling && c->phase == GIO_PG_READY && c->loop == NULL) {
-        if (pump_once(c, GIO_NEVER) < 0) {
+    while (c->cancelling && c->phase == GIO_PG_READY && is_vacant(c)) {
+        if (pump_once(c, op, GIO_NEVER) < 0) {
             PyErr_Clear(); /* this greenlet may not wait any more */
             gio_pg_conn_drop(c, NULL);
         }
@@ -522,26 +388,13 @@ pump_cancel(GioPgConn *c)
     gio_err_give(later);
 }
 
-/* Somebody else has to move the connection on. */
-static void
-pass_on(GioPgConn *c)
-{
-    GioPgOp *next = c->first;
-    if (next == NULL || c->loop != NULL || next->waiter == NULL)
-        return;
-    PyObject *waiter = next->waiter;
-    next->waiter = NULL;
-    c->st->api->waiter_set(waiter); /* it sees that it is not done, and engages */
-    Py_DECREF(waiter);
-}
-
 int
 gio_pg_pump(GioPgOp *op, int64_t deadline)
 {
     GioPgConn *c = op->conn;
     int rc = 0;
-    while (!op->answered && c->loop == NULL && c->phase != GIO_PG_CLOSED) {
-        rc = pump_once(c, deadline);
+    while (!op->answered && c->phase != GIO_PG_CLOSED && is_vacant(c)) {
+        rc = pump_once(c, op, deadline);
         if (rc < 0 && op->answered && c->phase == GIO_PG_CLOSED &&
             PyErr_ExceptionMatches(PyExc_OSError)) {
             PyErr_Clear(); /* closed by another thread: what the operation ended with says so */
@@ -550,13 +403,13 @@ gio_pg_pump(GioPgOp *op, int64_t deadline)
         }
         if (rc < 0) {
             gio_pg_op_give_up(op);
-            pump_cancel(c);
+            pump_cancel(c, op);
             break;
         }
         if (rc > 0) {
             gio_pg_op_give_up(op);
             PyErr_SetNone(PyExc_TimeoutError);
-            pump_cancel(c);
+            pump_cancel(c, op);
             rc = -1;
             break;
         }
@@ -564,17 +417,18 @@ gio_pg_pump(GioPgOp *op, int64_t deadline)
     }
     PyObject *exc = gio_err_take();
     gio_pg_wake(c);
-    pass_on(c);
+    if (is_vacant(c))
+        pass_on(c);
     if (exc != NULL)
         gio_err_give(exc);
     return rc;
 }
 
-/* ---- the watch
- * ------------------------------------------------------------------------------------ */
+/* ---- in a loop ---------------------------------------------------------------------------------
+ */
 
-static PyObject *
-watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+PyObject *
+gio_pg_watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     GioPgWatch *w = (GioPgWatch *)self;
     if (PyVectorcall_NARGS(nargsf) != 1 || kwnames != NULL || !PyLong_Check(args[0])) {
@@ -585,20 +439,23 @@ watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
     if (event == -1 && PyErr_Occurred())
         return NULL;
     GioPgConn *c = (GioPgConn *)Py_XNewRef((PyObject *)w->conn);
-    if (c == NULL)
+    if (c == NULL || c->watch != w) {
+        gio_pg_watch_retire(w);
+        Py_XDECREF(c);
         Py_RETURN_NONE;
+    }
     if (event == TIMER)
-        Py_CLEAR(c->cancel_timer);
-    if (event >= REQUEST && c->cancelling)
+        Py_CLEAR(w->timer);
+    if ((event >= REQUEST || event == 0) && c->cancelling)
         gio_pg_cancel_step(c, c->first == NULL || c->first->stage == GIO_PG_QUEUED);
     if (event != 0 || c->phase == GIO_PG_READY)
         gio_pg_step(c, event < REQUEST ? (int)event : 0);
     const GioAPI *api = c->st->api;
     PyObject *waiters[AT_ONCE];
-    /* A reader that is about to be removed, in the thread of a loop that has lost the connection,
-     * may fire once more: then whoever waits is in another one. */
-    bool direct = c->loop != NULL && c->loop_thread == PyThread_get_thread_ident();
-    int n = collect_done(c, waiters, direct), rc = 0;
+    int n = collect_done(c, waiters, w), rc = 0;
+    if (c->first != NULL && c->first->loop != w->loop && c->watch == w && !waits_in(c, w->loop) &&
+        pass_on(c) && c->watch == w)
+        gio_pg_watch_detach(c);
     Py_DECREF(c);
     for (int i = 0; i < n; i++) {
         if (rc == 0)
@@ -610,89 +467,4 @@ watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
     if (rc < 0)
         return NULL;
     Py_RETURN_NONE;
-}
-
-static PyObject *
-watch_repr(PyObject *self)
-{
-    GioPgWatch *w = (GioPgWatch *)self;
-    return PyUnicode_FromFormat("<what moves the connection at %p on>", w->conn);
-}
-
-static int
-watch_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    GioPgWatch *w = (GioPgWatch *)self;
-    Py_VISIT(Py_TYPE(self));
-    if (w->held)
-        Py_VISIT(w->conn);
-    return 0;
-}
-
-static int
-watch_clear(PyObject *self)
-{
-    GioPgWatch *w = (GioPgWatch *)self;
-    GioPgConn *c = w->held ? w->conn : NULL;
-    w->held = false;
-    Py_XDECREF(c);
-    return 0;
-}
-
-static void
-watch_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static PyMemberDef watch_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(GioPgWatch, vectorcall), READONLY, NULL},
-    {NULL},
-};
-
-static PyType_Slot watch_slots[] = {
-    {Py_tp_dealloc, watch_dealloc},
-    {Py_tp_traverse, watch_traverse},
-    {Py_tp_clear, watch_clear},
-    {Py_tp_repr, watch_repr},
-    {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_members, watch_members},
-    {0, NULL},
-};
-
-static PyType_Spec watch_spec = {
-    .name = "greenletio._pg.Watch",
-    .basicsize = sizeof(GioPgWatch),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
-             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = watch_slots,
-};
-
-GioPgWatch *
-gio_pg_watch_new(GioPgConn *c)
-{
-    GioPgWatch *w = (GioPgWatch *)c->st->watch_type->tp_alloc(c->st->watch_type, 0);
-    if (w != NULL) {
-        w->conn = c;
-        w->vectorcall = watch_call;
-    }
-    return w;
-}
-
-void
-gio_pg_watch_forget(GioPgWatch *w)
-{
-    w->conn = NULL;
-    w->held = false;
-}
-
-int
-gio_pg_watch_setup_types(PyObject *module)
-{
-    GioPgState *st = PyModule_GetState(module);
-    st->watch_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &watch_spec, NULL);
-    return st->watch_type == NULL ? -1 : 0;
 }

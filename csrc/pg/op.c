@@ -28,10 +28,10 @@ gio_pg_op_new(GioPgConn *c, GioPgKind kind, GioPgWant want, PyObject *sql, PyObj
 }
 
 static void
-stop_timer(GioPgOp *op)
+stop_timer(GioPgOp *op, PyObject **field)
 {
-    PyObject *timer = op->timer;
-    op->timer = NULL;
+    PyObject *timer = *field;
+    *field = NULL;
     if (timer == NULL)
         return;
     PyObject *exc = gio_err_take();
@@ -44,12 +44,22 @@ stop_timer(GioPgOp *op)
         gio_err_give(exc);
 }
 
+/* In the thread of their loop: else whoever awaits the operation does so when it comes back. */
+static inline void
+stop_timers(GioPgOp *op)
+{
+    if ((op->timer == NULL && op->look == NULL) || op->thread != PyThread_get_thread_ident())
+        return;
+    stop_timer(op, &op->timer);
+    stop_timer(op, &op->look);
+}
+
 void
 gio_pg_op_answer(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
     op->answered = true;
-    stop_timer(op);
+    stop_timers(op);
     if (op->waiter == NULL)
         return;
     Py_INCREF(op);
@@ -112,7 +122,7 @@ gio_pg_op_give_up(GioPgOp *op)
     GioPgConn *c = op->conn;
     PyObject *exc = gio_err_take();
     op->given_up = op->answered = true;
-    stop_timer(op);
+    stop_timers(op);
     Py_CLEAR(op->waiter);
     if (op->stage == GIO_PG_IDLE)
         op->stage = GIO_PG_DONE;
@@ -136,6 +146,7 @@ gio_pg_op_give_up(GioPgOp *op)
 static PyObject *
 outcome(GioPgOp *op)
 {
+    stop_timers(op);
     if (op->error != NULL) {
         gio_err_give(Py_NewRef(op->error));
         return NULL;
@@ -157,6 +168,19 @@ is_awaited(GioPgOp *op)
 
 /* ---- for tasks -------------------------------------------------------------------------- */
 
+static int
+call_later(GioPgOp *op, PyObject **field, double seconds, const char *method)
+{
+    PyObject *bound = PyObject_GetAttrString((PyObject *)op, method), *timer = NULL;
+    PyObject *loop = bound == NULL ? NULL : PyObject_CallNoArgs(op->conn->st->get_running_loop);
+    if (loop != NULL)
+        timer = PyObject_CallMethod(loop, "call_later", "dO", seconds, bound);
+    Py_XSETREF(*field, timer);
+    Py_XDECREF(bound);
+    Py_XDECREF(loop);
+    return timer == NULL ? -1 : 0;
+}
+
 static PySendResult
 op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
 {
@@ -166,38 +190,41 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
     if (is_awaited(op))
         return PYGEN_ERROR;
     if (!op->answered) {
-        int engaged = gio_pg_engage(op);
-        if (engaged > 0)
+        int role = gio_pg_engage(op);
+        if (role == GIO_PG_PUMP)
             PyErr_SetString(PyExc_RuntimeError,
                             "a query is awaited in asyncio's tasks: no loop runs here");
-        if (engaged != 0)
+        if (role < 0 || role == GIO_PG_PUMP)
             return PYGEN_ERROR;
         if (op->stage == GIO_PG_IDLE) {
             if (gio_pg_start(op) < 0)
                 return PYGEN_ERROR;
-            if (op->timeout >= 0 && !op->answered) {
-                PyObject *expire = PyObject_GetAttrString((PyObject *)op, "_expire");
-                PyObject *loop = PyObject_CallNoArgs(c->st->get_running_loop);
-                if (expire != NULL && loop != NULL)
-                    op->timer = PyObject_CallMethod(loop, "call_later", "dO", op->timeout, expire);
-                Py_XDECREF(expire);
-                Py_XDECREF(loop);
-                if (op->timer == NULL) {
-                    gio_pg_op_give_up(op);
-                    return PYGEN_ERROR;
-                }
+            if (op->timeout >= 0 && !op->answered &&
+                call_later(op, &op->timer, op->timeout, "_expire") < 0) {
+                gio_pg_op_give_up(op);
+                return PYGEN_ERROR;
             }
             gio_pg_wake(c);
         }
     }
-    if (op->answered) {
-        *result = outcome(op);
-        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    while (!op->answered) {
+        PyObject *waiter = api->waiter_new();
+        if (waiter == NULL)
+            return PYGEN_ERROR;
+        Py_XSETREF(op->waiter, Py_NewRef(waiter));
+        if (!gio_pg_is_mine(op) && op->look == NULL && !op->answered &&
+            call_later(op, &op->look, GIO_PG_LOOK_NS / 1e9, "_look") < 0) {
+            Py_DECREF(waiter);
+            return PYGEN_ERROR;
+        }
+        PySendResult r = PyIter_Send(waiter, Py_None, result); /* hands itself up */
+        Py_DECREF(waiter);
+        if (r != PYGEN_RETURN)
+            return r;
+        Py_CLEAR(*result); /* set meanwhile */
     }
-    Py_XSETREF(op->waiter, api->waiter_new());
-    if (op->waiter == NULL)
-        return PYGEN_ERROR;
-    return PyIter_Send(op->waiter, Py_None, result); /* hands itself up */
+    *result = outcome(op);
+    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
 static PyObject *
@@ -289,6 +316,20 @@ op_expire(GioPgOp *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* A timer's callback, while another thread moves the connection on: it may do so no more. */
+static PyObject *
+op_look(GioPgOp *op, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *waiter = op->answered ? NULL : op->waiter;
+    Py_CLEAR(op->look);
+    if (waiter != NULL) {
+        op->waiter = NULL;
+        op->conn->st->api->waiter_set(waiter);
+        Py_DECREF(waiter);
+    }
+    Py_RETURN_NONE;
+}
+
 /* ---- for sync code ----------------------------------------------------------------------------
  */
 
@@ -297,19 +338,22 @@ wait_for(GioPgOp *op, int64_t deadline)
 {
     const GioAPI *api = op->conn->st->api;
     while (!op->answered) {
-        int engaged = gio_pg_engage(op);
-        if (engaged > 0) {
+        int role = gio_pg_engage(op);
+        if (role == GIO_PG_PUMP) {
             if (gio_pg_pump(op, deadline) < 0)
                 return -1;
             continue;
         }
-        PyObject *waiter = engaged < 0 ? NULL : api->waiter_new();
+        PyObject *waiter = role < 0 ? NULL : api->waiter_new();
         int rc = -1;
         if (waiter != NULL) {
             Py_XSETREF(op->waiter, Py_NewRef(waiter));
-            rc = api->waiter_wait(waiter, deadline);
+            int64_t look = gio_pg_is_mine(op) ? GIO_NEVER : api->now() + GIO_PG_LOOK_NS;
+            rc = op->answered ? 1 : api->waiter_wait(waiter, look < deadline ? look : deadline);
             Py_DECREF(waiter);
         }
+        if (rc == 0 && (deadline == GIO_NEVER || api->now() < deadline))
+            continue;
         if (rc > 0 || op->answered)
             continue;
         gio_pg_op_give_up(op);
@@ -332,8 +376,8 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
     if (is_awaited(op))
         return NULL;
     if (op->stage == GIO_PG_IDLE && !op->answered) {
-        int engaged = gio_pg_engage(op); /* a loop's reader is there before anything is sent */
-        if (engaged < 0 || gio_pg_start(op) < 0)
+        int role = gio_pg_engage(op); /* a loop's reader is there before anything is sent */
+        if (role < 0 || gio_pg_start(op) < 0)
             return NULL;
     }
     int64_t deadline = GIO_NEVER;
@@ -367,6 +411,7 @@ op_traverse(GioPgOp *op, visitproc visit, void *arg)
     Py_VISIT(op->result);
     Py_VISIT(op->error);
     Py_VISIT(op->timer);
+    Py_VISIT(op->look);
     return 0;
 }
 
@@ -377,6 +422,7 @@ op_clear(GioPgOp *op)
     Py_CLEAR(op->result);
     Py_CLEAR(op->error);
     Py_CLEAR(op->timer);
+    Py_CLEAR(op->look);
     return 0;
 }
 
@@ -412,6 +458,7 @@ static PyMethodDef op_methods[] = {
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,
      "__class_getitem__($type, item, /)\n--\n\nFor annotations."},
     {"_expire", METHOD(op_expire), METH_NOARGS, NULL},
+    {"_look", METHOD(op_look), METH_NOARGS, NULL},
     {NULL},
 };
 

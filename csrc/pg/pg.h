@@ -100,11 +100,8 @@ struct GioPgConn {
     PyObject *on_event; /* callable(kind, value): notices, notifications, the end; or NULL */
 
     /* drive.c */
-    PyObject *loop;             /* the loop that has a reader of ours; or NULL */
-    unsigned long loop_thread;  /* its thread */
-    GioPgWatch *watch;          /* what the loop calls */
-    int fd;                     /* the socket that is registered, or -1 */
-    int armed;                  /* for which events */
+    GioPgWatch *watch;          /* of the loop that moves it on, or NULL; owned */
+    GioPgWatch *former;         /* of loops that did so, and have not looked since; each is owned */
     int events;                 /* while connecting: what libpq wants to wait for */
     bool pumping;               /* a thread without a loop waits for the socket */
     GioPgOp *done, **done_tail; /* ended, to be woken; each is owned */
@@ -114,12 +111,9 @@ struct GioPgConn {
     GioPqRequest *request; /* on its way, or NULL */
     int request_wait_fd;   /* what it waits for */
     int request_events;
-    int request_fd; /* registered with the loop, or -1 */
-    int request_armed;
     bool frozen; /* the server did not answer in time */
     int64_t cancel_deadline, cancel_next;
-    PyObject *cancel_timer; /* loop.call_later()'s */
-    int64_t cancel_time;    /* ns that it may take */
+    int64_t cancel_time; /* ns that it may take */
 };
 
 int gio_pg_conn_setup_types(PyObject *module);
@@ -182,7 +176,9 @@ struct GioPgOp {
     PyObject *waiter;
     PyObject *result, *error;
     PyObject *timer; /* loop.call_later()'s */
+    PyObject *look;  /* the same, to look whether somebody moves the connection on */
     double timeout;  /* seconds; < 0: none */
+    void *loop;      /* in which it is awaited, or NULL: only compared */
     unsigned long thread;
     GioPgKind kind;
     GioPgWant want;
@@ -210,28 +206,69 @@ void gio_pg_op_give_up(GioPgOp *op);
 /* Whoever waits for it may go on: with op->result or op->error. */
 void gio_pg_op_answer(GioPgOp *op);
 
-/* ---- moving on (drive.c) --------------------------------------------------- */
+/* ---- a loop's part (watch.c) ------------------------------------------------ */
+
+struct GioPgWatch {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    GioPgConn *conn; /* borrowed, or owned if held; NULL: it is of no use any more */
+    bool held;       /* while something is under way, since nobody else may have it */
+    GioPgWatch *next;
+    PyObject *loop;
+    unsigned long thread; /* the loop's */
+    int pid;              /* the process in which it was made */
+    int fd, armed;        /* the socket that is registered, or -1; for which events */
+    int request_fd, request_armed;
+    PyObject *timer; /* call_later()'s, for a cancel request */
+    PGconn *grave;   /* to be closed once its socket is registered no more */
+};
 
 int gio_pg_watch_setup_types(PyObject *module);
-GioPgWatch *gio_pg_watch_new(GioPgConn *c);
-/* The connection goes away. */
-void gio_pg_watch_forget(GioPgWatch *w);
-/* As gio_pg_rearm, for the cancel request alone. */
+bool gio_pg_watch_is_here(GioPgWatch *w);
+/* Its loop runs. Runs Python. */
+bool gio_pg_watch_is_alive(GioPgWatch *w);
+/* The loop, which runs in this thread, moves the connection on, unless another one came first. 0,
+ * or -1 with an exception. Runs Python, as all of these. */
+int gio_pg_watch_attach(GioPgConn *c, PyObject *loop);
+/* It does so no more. */
+void gio_pg_watch_detach(GioPgConn *c);
+/* The connection goes away: no loop is to call for it. True if the loop will close `pg`, in a
+ * moment, since its socket is registered with it. */
+bool gio_pg_watch_forget(GioPgConn *c, PGconn *pg);
+/* A loop has called a watch that is not, or no more, its connection's. */
+void gio_pg_watch_retire(GioPgWatch *w);
+/* Register with the loop what is to be waited for now. */
+void gio_pg_rearm(GioPgConn *c);
+/* The same, for the cancel request alone. */
 void gio_pg_rearm_request(GioPgConn *c);
+/* Nothing is registered any more; the socket may be about to be closed. */
+void gio_pg_disarm(GioPgConn *c);
+
+/* ---- moving on (drive.c) --------------------------------------------------- */
+
+/* Those who do not move the connection on look so often whether somebody does. */
+#define GIO_PG_LOOK_NS 50000000
+
+typedef enum {
+    GIO_PG_MINE,  /* the loop that runs here does: suspend */
+    GIO_PG_PUMP,  /* the caller must gio_pg_pump() */
+    GIO_PG_OTHERS /* another thread does: wait, but look again */
+} GioPgRole;
+
+/* What a loop calls. */
+PyObject *gio_pg_watch_call(PyObject *self, PyObject *const *args, size_t nargsf,
+                            PyObject *kwnames);
 /* Start a new operation from here. 0, or -1 with an exception (then it is done). */
 int gio_pg_start(GioPgOp *op);
-/* It has not ended and somebody waits: see that somebody moves the connection on. 1: the
- * caller must gio_pg_pump(); 0: it may suspend; -1 with an exception. */
+/* See that somebody moves the connection on: a GioPgRole, or -1 with an exception. */
 int gio_pg_engage(GioPgOp *op);
+/* The operation's own loop does. */
+bool gio_pg_is_mine(GioPgOp *op);
 /* Move the connection on from a thread without a loop until the operation has ended. 0, or -1 with
  * the exception that interrupted it. Switches. */
 int gio_pg_pump(GioPgOp *op, int64_t deadline);
 /* The socket is ready for `events`: read, write, go on. Runs Python. */
 void gio_pg_step(GioPgConn *c, int events);
-/* Register with the loop what is to be waited for now. */
-void gio_pg_rearm(GioPgConn *c);
-/* Nothing is registered any more; the socket is about to be closed. */
-void gio_pg_disarm(GioPgConn *c);
 /* Have their loops wake those that have ended. */
 void gio_pg_wake(GioPgConn *c);
 

@@ -41,8 +41,8 @@ class Connection(CopyMethods, _pg.Connection):
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
     made. A cancelled or timed-out query is ended on the server in the background, and the
-    connection stays usable. It may pass from one loop or thread to another, but not be used by
-    several at a time: a query of one may then wait until its timeout.
+    connection stays usable. Loops in several threads, and threads without one, may use it at the
+    same time: one of them moves it on for all, and another takes over when that one ends.
     """
 
     _transaction: Transaction | None

@@ -14,7 +14,7 @@ from greenletio.pg._query import is_script
 
 
 def test_the_module():
-    assert (pg.apilevel, pg.threadsafety, pg.paramstyle) == ("2.0", 1, "pyformat")
+    assert (pg.apilevel, pg.threadsafety, pg.paramstyle) == ("2.0", 2, "pyformat")
     assert pg.Connection.IntegrityError is pg.IntegrityError
     assert pg.Date(2024, 2, 29) == datetime.date(2024, 2, 29)
     assert pg.Binary(b"x") == b"x"

@@ -1,0 +1,444 @@
+/* Watch: what a loop calls for a connection, and what is registered with that loop.
+ *
+ * A connection has one for the loop that moves it on. Only that loop's own thread touches its fds
+ * and timers: another thread asks it, by call_soon_threadsafe(), to look by itself. So a loop that
+ * has lost the connection may have a reader of it for a moment; its watch is `former` then, does
+ * nothing but take that away, and is the connection's again should the loop be so first.
+ */
+#include "pg/pg.h"
+
+#include <structmember.h>
+#include <unistd.h>
+
+enum { READ = GIO_READ, WRITE = GIO_WRITE, REQUEST = 4, TIMER = 8 };
+
+bool
+gio_pg_watch_is_here(GioPgWatch *w)
+{
+    return w->thread == PyThread_get_thread_ident();
+}
+
+static bool
+ask_loop(PyObject *loop, PyObject *method)
+{
+    PyObject *answer = PyObject_CallMethodNoArgs(loop, method);
+    bool truth = answer == Py_True;
+    if (answer == NULL)
+        PyErr_Clear();
+    Py_XDECREF(answer);
+    return truth;
+}
+
+bool
+gio_pg_watch_is_alive(GioPgWatch *w)
+{
+    GioPgState *st = gio_pg_state(Py_TYPE(w));
+    return !ask_loop(w->loop, st->str_is_closed) && ask_loop(w->loop, st->str_is_running);
+}
+
+/* ---- registrations, in the loop's own thread ---------------------------------------------- */
+
+static int
+add_fd(GioPgWatch *w, PyObject *method, int fd, int event)
+{
+    PyObject *number = PyLong_FromLong(fd), *what = PyLong_FromLong(event), *answer = NULL;
+    if (number != NULL && what != NULL)
+        answer = PyObject_CallMethodObjArgs(w->loop, method, number, (PyObject *)w, what, NULL);
+    Py_XDECREF(number);
+    Py_XDECREF(what);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
+static void
+remove_fd(GioPgWatch *w, PyObject *method, int fd)
+{
+    PyObject *number = PyLong_FromLong(fd), *answer = NULL;
+    if (number != NULL)
+        answer = PyObject_CallMethodObjArgs(w->loop, method, number, NULL);
+    if (answer == NULL)
+        PyErr_Clear(); /* the loop is closed */
+    Py_XDECREF(answer);
+    Py_XDECREF(number);
+}
+
+static void
+watch_fd(GioPgWatch *w, int fd, int event, PyObject *add, PyObject *remove, int bit, int want,
+         int *armed)
+{
+    if ((want & bit) && !(*armed & bit)) {
+        if (add_fd(w, add, fd, event) < 0)
+            PyErr_WriteUnraisable((PyObject *)w);
+        *armed |= bit;
+    }
+    else if (!(want & bit) && (*armed & bit)) {
+        remove_fd(w, remove, fd);
+        *armed &= ~bit;
+    }
+}
+
+static void
+watch_socket(GioPgWatch *w, int want)
+{
+    GioPgState *st = gio_pg_state(Py_TYPE(w));
+    watch_fd(w, w->fd, READ, st->str_add_reader, st->str_remove_reader, READ, want, &w->armed);
+    watch_fd(w, w->fd, WRITE, st->str_add_writer, st->str_remove_writer, WRITE, want, &w->armed);
+}
+
+static void
+watch_request(GioPgWatch *w, int want)
+{
+    GioPgState *st = gio_pg_state(Py_TYPE(w));
+    watch_fd(w, w->request_fd, REQUEST, st->str_add_reader, st->str_remove_reader, READ, want,
+             &w->request_armed);
+    watch_fd(w, w->request_fd, REQUEST, st->str_add_writer, st->str_remove_writer, WRITE, want,
+             &w->request_armed);
+}
+
+static void
+stop_timer(GioPgWatch *w)
+{
+    PyObject *timer = w->timer;
+    w->timer = NULL;
+    if (timer == NULL)
+        return;
+    PyObject *answer = PyObject_CallMethodNoArgs(timer, gio_pg_state(Py_TYPE(w))->str_cancel);
+    if (answer == NULL)
+        PyErr_Clear();
+    Py_XDECREF(answer);
+    Py_DECREF(timer);
+}
+
+static void
+disarm(GioPgWatch *w)
+{
+    if (w->pid != (int)getpid()) { /* a child's: the loop's epoll is the parent's, too */
+        w->armed = w->request_armed = 0;
+        Py_CLEAR(w->timer);
+    }
+    if (w->armed != 0)
+        watch_socket(w, 0);
+    if (w->request_armed != 0)
+        watch_request(w, 0);
+    w->fd = w->request_fd = -1;
+    stop_timer(w);
+}
+
+/* From another thread. False if the loop is closed. */
+static bool
+poke(GioPgWatch *w)
+{
+    GioPgState *st = gio_pg_state(Py_TYPE(w));
+    PyObject *event = PyLong_FromLong(0), *answer = NULL;
+    if (event != NULL)
+        answer = PyObject_CallMethodObjArgs(w->loop, st->str_call_soon_threadsafe, (PyObject *)w,
+                                            event, NULL);
+    bool done = answer != NULL;
+    if (!done)
+        PyErr_Clear();
+    Py_XDECREF(answer);
+    Py_XDECREF(event);
+    return done;
+}
+
+/* ---- what is to be waited for --------------------------------------------------------------- */
+
+/* While something is under way and a loop moves it on, the connection stays. */
+static void
+hold(GioPgConn *c)
+{
+    GioPgWatch *w = c->watch;
+    if (w == NULL)
+        return;
+    bool needed = c->phase != GIO_PG_CLOSED && (c->first != NULL || c->cancelling);
+    if (needed && !w->held) {
+        w->held = true;
+        Py_INCREF(c);
+    }
+    else if (!needed && w->held) {
+        w->held = false;
+        Py_DECREF(c); /* the caller has a reference, too */
+    }
+}
+
+static void
+arm_request(GioPgConn *c, GioPgWatch *w)
+{
+    int events = 0, fd = gio_pg_cancel_wants(c, &events);
+    if (w->request_fd >= 0 && w->request_fd != fd)
+        watch_request(w, 0);
+    w->request_fd = fd;
+    if (fd >= 0)
+        watch_request(w, events);
+    if (!c->cancelling) {
+        stop_timer(w);
+    }
+    else if (w->timer == NULL) {
+        int64_t until = c->cancel_next < c->cancel_deadline && c->request == NULL
+                            ? c->cancel_next
+                            : c->cancel_deadline;
+        double seconds = (double)(until - c->st->api->now()) / 1e9;
+        w->timer = PyObject_CallMethod(w->loop, "call_later", "dOi", seconds < 0 ? 0.0 : seconds,
+                                       (PyObject *)w, TIMER);
+        if (w->timer == NULL)
+            PyErr_WriteUnraisable((PyObject *)w);
+    }
+}
+
+void
+gio_pg_rearm_request(GioPgConn *c)
+{
+    GioPgWatch *w = c->watch;
+    if (w == NULL || (!c->cancelling && w->request_fd < 0 && w->timer == NULL))
+        return;
+    PyObject *exc = gio_err_take();
+    Py_INCREF(w);
+    if (gio_pg_watch_is_here(w))
+        arm_request(c, w);
+    else if (c->cancelling)
+        poke(w);
+    Py_DECREF(w);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+void
+gio_pg_rearm(GioPgConn *c)
+{
+    GioPgWatch *w = c->watch;
+    if (w != NULL && c->pg != NULL) {
+        int fd = PQsocket(c->pg), want = READ | (c->unflushed ? WRITE : 0);
+        GioPgOp *first = c->first;
+        if (first != NULL && first->stage == GIO_PG_COPYING && !first->copy_in &&
+            first->sub == NULL && !first->given_up)
+            want &= ~READ; /* nobody takes the rows: the server shall wait */
+        if (c->phase == GIO_PG_CONNECTING)
+            want = c->events;
+        if (fd >= 0 && (w->armed != want || w->fd != fd)) {
+            Py_INCREF(w);
+            if (!gio_pg_watch_is_here(w)) {
+                poke(w);
+            }
+            else {
+                if (w->fd >= 0 && w->fd != fd)
+                    disarm(w);
+                w->fd = fd;
+                watch_socket(w, want);
+            }
+            Py_DECREF(w);
+        }
+        gio_pg_rearm_request(c);
+    }
+    hold(c);
+}
+
+void
+gio_pg_disarm(GioPgConn *c)
+{
+    GioPgWatch *w = c->watch;
+    if (w == NULL || !gio_pg_watch_is_here(w))
+        return;
+    PyObject *exc = gio_err_take();
+    Py_INCREF(w);
+    disarm(w);
+    Py_DECREF(w);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+/* ---- which loop it is --------------------------------------------------------------------------
+ */
+
+static void
+take_off(GioPgConn *c, GioPgWatch *w)
+{
+    for (GioPgWatch **at = &c->former; *at != NULL; at = &(*at)->next) {
+        if (*at == w) {
+            *at = w->next;
+            w->next = NULL;
+            Py_DECREF(w);
+            return;
+        }
+    }
+}
+
+int
+gio_pg_watch_attach(GioPgConn *c, PyObject *loop)
+{
+    GioPgState *st = c->st;
+    GioPgWatch *w = c->former;
+    while (w != NULL && w->loop != loop)
+        w = w->next;
+    if (w != NULL) {
+        Py_INCREF(w);
+        take_off(c, w);
+    }
+    else {
+        w = (GioPgWatch *)st->watch_type->tp_alloc(st->watch_type, 0);
+        if (w == NULL)
+            return -1;
+        w->vectorcall = gio_pg_watch_call;
+        w->conn = c;
+        w->loop = Py_NewRef(loop);
+        w->thread = PyThread_get_thread_ident();
+        w->pid = (int)getpid();
+        w->fd = w->request_fd = -1;
+    }
+    if (c->watch != NULL) { /* the collector ran, and with it somebody who was first */
+        Py_DECREF(w);
+        return 0;
+    }
+    c->watch = w;
+    gio_pg_rearm(c);
+    return 0;
+}
+
+void
+gio_pg_watch_detach(GioPgConn *c)
+{
+    GioPgWatch *w = c->watch;
+    if (w == NULL)
+        return;
+    PyObject *exc = gio_err_take();
+    Py_INCREF(c);
+    c->watch = NULL;
+    if (w->held) {
+        w->held = false;
+        Py_DECREF(c);
+    }
+    if (gio_pg_watch_is_here(w) || w->pid != (int)getpid()) {
+        disarm(w);
+        w->conn = NULL;
+        Py_DECREF(w);
+    }
+    else {
+        w->next = c->former;
+        c->former = w; /* which has our reference */
+        if (!poke(w)) {
+            w->conn = NULL;
+            take_off(c, w);
+        }
+    }
+    Py_DECREF(c);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+bool
+gio_pg_watch_forget(GioPgConn *c, PGconn *pg)
+{
+    PyObject *exc = gio_err_take();
+    GioPgWatch *w = c->watch;
+    bool taken = false;
+    if (w != NULL && pg != NULL && w->armed != 0 && !gio_pg_watch_is_here(w) &&
+        w->pid == (int)getpid() && gio_pg_watch_is_alive(w)) {
+        w->grave = pg;
+        taken = true;
+    }
+    gio_pg_watch_detach(c);
+    while ((w = c->former) != NULL) {
+        w->conn = NULL;
+        take_off(c, w);
+    }
+    if (exc != NULL)
+        gio_err_give(exc);
+    return taken;
+}
+
+/* What a former watch does when its loop calls. */
+void
+gio_pg_watch_retire(GioPgWatch *w)
+{
+    GioPgConn *c = w->conn;
+    PGconn *grave = w->grave;
+    Py_INCREF(w);
+    disarm(w);
+    w->conn = NULL;
+    w->grave = NULL;
+    if (c != NULL)
+        take_off(c, w);
+    if (grave != NULL) {
+        const GioAPI *api = gio_pg_state(Py_TYPE(w))->api;
+        api->fd_closing(PQsocket(grave));
+        PQfinish(grave);
+    }
+    Py_DECREF(w);
+}
+
+/* ---- the type
+ * ------------------------------------------------------------------------------------ */
+
+static PyObject *
+watch_repr(PyObject *self)
+{
+    GioPgWatch *w = (GioPgWatch *)self;
+    return PyUnicode_FromFormat("<what moves the connection at %p on>", w->conn);
+}
+
+static int
+watch_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    GioPgWatch *w = (GioPgWatch *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(w->loop);
+    Py_VISIT(w->timer);
+    if (w->held)
+        Py_VISIT(w->conn);
+    return 0;
+}
+
+static int
+watch_clear(PyObject *self)
+{
+    GioPgWatch *w = (GioPgWatch *)self;
+    GioPgConn *c = w->held ? w->conn : NULL;
+    w->held = false;
+    Py_CLEAR(w->timer);
+    Py_XDECREF(c);
+    return 0;
+}
+
+static void
+watch_dealloc(PyObject *self)
+{
+    GioPgWatch *w = (GioPgWatch *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (w->grave != NULL && w->pid == (int)getpid()) /* its loop is no more */
+        PQfinish(w->grave);
+    Py_CLEAR(w->timer);
+    Py_CLEAR(w->loop);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef watch_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(GioPgWatch, vectorcall), READONLY, NULL},
+    {NULL},
+};
+
+static PyType_Slot watch_slots[] = {
+    {Py_tp_dealloc, watch_dealloc},
+    {Py_tp_traverse, watch_traverse},
+    {Py_tp_clear, watch_clear},
+    {Py_tp_repr, watch_repr},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, watch_members},
+    {0, NULL},
+};
+
+static PyType_Spec watch_spec = {
+    .name = "greenletio._pg.Watch",
+    .basicsize = sizeof(GioPgWatch),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = watch_slots,
+};
+
+int
+gio_pg_watch_setup_types(PyObject *module)
+{
+    GioPgState *st = PyModule_GetState(module);
+    st->watch_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &watch_spec, NULL);
+    return st->watch_type == NULL ? -1 : 0;
+}

@@ -1,0 +1,187 @@
+"""One connection, used by threads and loops at the same time, whichever of them ends first."""
+
+import asyncio
+import contextlib
+import random
+import threading
+
+import pytest
+from fix_loops import Run
+
+from greenletio import async_, pg
+from greenletio.pg import aio
+
+
+def in_threads(functions, seconds=60):
+    """Run them side by side; what one of them raises is raised."""
+    errors = []
+
+    def guarded(function):
+        try:
+            function()
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=guarded, args=(one,), daemon=True) for one in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds)
+    assert not any(thread.is_alive() for thread in threads), "somebody waits for ever"
+    for error in errors:
+        raise error
+
+
+def test_a_loop_and_threads_share_a_connection(run, dsn):
+    async def main():
+        c = await aio.connect(dsn)
+        done = []
+
+        def thread(i):
+            for _ in range(20):
+                done.append(c.fetchval("SELECT $1::int", i, timeout=30).run())
+
+        threads = [threading.Thread(target=thread, args=(i,)) for i in range(3)]
+        for one in threads:
+            one.start()
+        for i in range(60):
+            assert await c.fetchval("SELECT $1::int FROM pg_sleep(0.0002)", i) == i
+        while any(one.is_alive() for one in threads):
+            await asyncio.sleep(0.001)  # the connection is theirs
+        assert sorted(done) == sorted([0, 1, 2] * 20)
+        assert await c.fetchval("SELECT 1") == 1
+        await c.close()
+
+    run(main())
+
+
+def test_loops_that_come_and_go_share_a_connection(loop_kind, dsn):
+    """A loop ends as soon as its own queries have: the others' go on."""
+    c = asyncio.run(aio.connect(dsn))
+    done = []
+
+    async def query(i, j):
+        done.append((i, j, await c.fetchval("SELECT $1::int", 100 * i + j, timeout=30)))
+
+    def loops(i):
+        for j in range(40):
+            Run(loop_kind)(query(i, j))
+
+    in_threads([lambda i=i: loops(i) for i in range(3)])
+    assert sorted(done) == [(i, j, 100 * i + j) for i in range(3) for j in range(40)]
+    assert c.fetchval("SELECT 1").run() == 1
+    c.terminate()
+
+
+def test_a_loop_that_stops_while_it_has_the_connection(make_loop, dsn):
+    """Nothing tells that a loop runs no more: who waits finds out, and takes the connection."""
+    c = asyncio.run(aio.connect(dsn))
+    loop = make_loop()
+    task = None
+
+    async def begin():
+        nonlocal task
+        task = loop.create_task(c.execute("SELECT pg_sleep(0.2)"))
+        await asyncio.sleep(0.01)
+
+    with contextlib.closing(loop):
+        loop.run_until_complete(begin())  # stops: the query is at the server
+        in_threads(
+            [
+                lambda: asyncio.run(asyncio.wait_for(c.fetchval("SELECT 1"), 30)),
+                lambda: c.fetchval("SELECT 2", timeout=30).run(),
+            ]
+        )
+        assert loop.run_until_complete(task) == "SELECT 1"
+        assert loop.run_until_complete(c.fetchval("SELECT 3")) == 3
+    assert c.fetchval("SELECT 4").run() == 4
+    c.terminate()
+
+
+def test_a_thread_that_gives_up_hands_the_connection_on(dsn):
+    c = asyncio.run(aio.connect(dsn))
+    began = threading.Event()
+
+    def impatient():
+        op = c.execute("SELECT pg_sleep(60)", timeout=0.1)
+        began.set()
+        with pytest.raises(TimeoutError):
+            op.run()
+
+    def patient():
+        began.wait()
+        assert c.fetchval("SELECT 1", timeout=30).run() == 1
+
+    in_threads([impatient, patient, patient])
+    c.terminate()
+
+
+def test_closed_by_one_while_others_wait(dsn):
+    c = asyncio.run(aio.connect(dsn))
+    waiting = threading.Barrier(4)
+
+    def thread():
+        waiting.wait()
+        with pytest.raises(pg.Error):
+            c.execute("SELECT pg_sleep(60)").run()
+
+    def loop():
+        async def main():
+            waiting.wait()
+            with pytest.raises(pg.Error):
+                await c.execute("SELECT pg_sleep(60)")
+            await asyncio.sleep(0)
+
+        asyncio.run(main())
+
+    def closer():
+        waiting.wait()
+        while not c._busy:
+            pass
+        c.terminate()
+
+    in_threads([thread, loop, loop, closer])
+    assert c.is_closed()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_everybody_at_once(dsn, seed):
+    """Threads, loops that come and go, greenlets, timeouts and cancellations: each query that is
+    not given up has its own answer."""
+    c = asyncio.run(aio.connect(dsn))
+    query = "SELECT $1::int FROM pg_sleep($2)"
+
+    def plain(i):
+        rng = random.Random(f"{seed} plain {i}")
+        for n in range(25):
+            if rng.random() < 0.1:
+                with pytest.raises(TimeoutError):
+                    c.fetchval(query, n, 5.0, timeout=rng.random() / 100).run()
+            else:
+                assert c.fetchval(query, n, rng.random() / 1000, timeout=30).run() == n
+
+    def loops(i):
+        rng = random.Random(f"{seed} loop {i}")
+
+        async def one(n):
+            if rng.random() < 0.2:
+                task = asyncio.ensure_future(c.fetchval(query, n, 5.0))
+                await asyncio.sleep(rng.random() / 100)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            elif rng.random() < 0.3:
+                op = async_(lambda: c.fetchval(query, n, 0.0, timeout=30).run())
+                assert await op() == n
+            else:
+                assert await c.fetchval(query, n, rng.random() / 1000, timeout=30) == n
+
+        async def main():
+            await asyncio.gather(*(one(rng.randrange(1000)) for _ in range(rng.randrange(1, 5))))
+
+        for _ in range(10):
+            asyncio.run(main())
+
+    in_threads([lambda i=i: plain(i) for i in range(3)] + [lambda i=i: loops(i) for i in range(3)])
+    assert c.fetchval("SELECT 1", timeout=10).run() == 1
+    c.terminate()
