@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 #include <structmember.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define CANCEL_NS INT64_C(5000000000)
@@ -65,6 +66,8 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
     int fd = PQsocket(pg);
     if (fd >= 0)
         c->st->api->fd_closing(fd);
+    if (fd >= 0 && c->pumping && c->pid == (int)getpid())
+        shutdown(fd, SHUT_RD); /* closing it does not wake a thread that polls it */
     if (c->pid == (int)getpid() && !taken)
         PQfinish(pg);
     /* else: the session is the parent's, and PQfinish() would end it for both: pg is leaked */

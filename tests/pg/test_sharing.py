@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import threading
+import time
 
 import pytest
 from fix_loops import Run
@@ -142,6 +143,22 @@ def test_closed_by_one_while_others_wait(dsn):
 
     in_threads([thread, loop, loop, closer])
     assert c.is_closed()
+
+
+def test_closed_while_the_only_one_who_waits_polls_its_socket(dsn):
+    c = asyncio.run(aio.connect(dsn))
+
+    def thread():
+        with pytest.raises(pg.Error):
+            c.execute("SELECT pg_sleep(60)").run()
+
+    def closer():
+        while c._transaction_status != 1:  # PQTRANS_ACTIVE
+            time.sleep(0.001)
+        time.sleep(0.02)  # it has nothing to do but poll
+        c.terminate()
+
+    in_threads([thread, closer], 30)
 
 
 @pytest.mark.parametrize("seed", range(3))
