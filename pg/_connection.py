@@ -18,8 +18,9 @@ from greenletio.pg._connect import connect_sync
 from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
+from greenletio.pg._pipeline import Pipeline
 from greenletio.pg._query import is_script, prepare
-from greenletio.pg.errors import InterfaceError, ProgrammingError
+from greenletio.pg.errors import InterfaceError, NotSupportedError, ProgrammingError
 
 if TYPE_CHECKING:
     from greenletio.pg.rows import Factory
@@ -68,23 +69,41 @@ class Connection(Generic[Row]):
         self._autocommit = autocommit
         self._savepoints = 0
         self._blocks = 0
+        self._pipeline: Pipeline | None = None
         self._notice_handlers: list[Callable[[_errors.Diagnostic], Any]] = []
         self.row_factory = row_factory
 
     # -- running
 
-    def _run(self, query: str, params: Any, timeout: float | None) -> list[Result]:
+    def _run(
+        self, query: str, params: Any, timeout: float | None, cursor: Cursor[Any] | None = None
+    ) -> list[Result] | _pg.Op[Result]:
+        """The results of a query; in a pipeline what will have its result."""
         if not isinstance(query, str):
             raise TypeError(f"a query is a str, not {type(query).__name__}")
         raw = self._raw
         sql, args, oids = prepare(query, params)
         with self._lock:
-            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", "BEGIN", timeout=timeout).run()
+            self._begin(timeout)
+            if self._pipeline is not None:
+                op = raw._op("query", "tuples", sql, args or (), oids=oids, timeout=timeout)
+                return self._pipeline._send(op, cursor)
             if not args and is_script(sql):
                 results = raw._op("script", "tuples", sql, timeout=timeout).run()
                 return [typed(result, raw._codecs) for result in results or ()]
             return [raw._op("query", "tuples", sql, args, oids=oids, timeout=timeout).run()]
+
+    def _begin(self, timeout: float | None = None) -> None:
+        """The first statement begins a transaction, if that is wanted."""
+        pipeline = self._pipeline
+        if self._autocommit or self._blocks:
+            return
+        if pipeline is None:
+            if self._raw._transaction_status == IDLE:
+                self._raw._op("script", "status", "BEGIN", timeout=timeout).run()
+        elif pipeline.idle:
+            pipeline.idle = False
+            pipeline._send(self._raw._op("query", "nothing", "BEGIN", ()))
 
     def _run_many(self, query: str, params_seq: Iterable[Any]) -> int:
         """Run a query for each of the parameters; the number of rows that were concerned.
@@ -95,8 +114,11 @@ class Connection(Generic[Row]):
         rows = (prepare(query, params) for params in params_seq)
         total = 0
         with self._lock:
-            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", "BEGIN").run()
+            self._begin()
+            if self._pipeline is not None:
+                for sql, args, oids in rows:
+                    self._pipeline._send(raw._op("query", "nothing", sql, args or (), oids=oids))
+                return -1
             for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2])):
                 values = [row[1] for row in group]
                 total += raw._op("many", "nothing", sql, values, oids=oids).run()
@@ -106,9 +128,10 @@ class Connection(Generic[Row]):
     def _copying(self, sql: str) -> Iterator[Copy]:
         """A COPY, which has the connection for itself until the block ends."""
         raw = self._raw
+        if self._pipeline is not None:
+            raise NotSupportedError("COPY cannot be part of a pipeline: do it outside")
         with self._lock:
-            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", "BEGIN").run()
+            self._begin()
             yield Copy(raw, sql)
 
     def _command(self, sql: str) -> None:
@@ -157,12 +180,49 @@ class Connection(Generic[Row]):
         if self.closed:
             raise InterfaceError("the connection is closed")
         with self._lock:
-            if self._raw._transaction_status != IDLE:
+            if self._pipeline is not None:
+                self._pipeline._end_transaction(sql)
+            elif self._raw._transaction_status != IDLE:
                 self._command(sql)
+
+    @contextmanager
+    def pipeline(self) -> Iterator[Pipeline]:
+        """A block whose queries are sent without waiting for the answers to those before them.
+
+        execute() returns at once; the cursor waits for its result when that is fetched. When a
+        query fails, nothing that follows it is done up to the next ``pipeline.sync()``: those raise
+        PipelineAborted. The first error that nobody was told of is raised by sync(), and at the
+        end of the block, which is a sync as well. A block that is left by an exception gives its
+        queries up. COPY, scripts and transaction() belong outside.
+        """
+        raw = self._raw
+        if self._pipeline is not None:
+            raise InterfaceError("a pipeline is open already on this connection")
+        idle = raw._transaction_status == IDLE
+        raw._op("pipeline", "nothing", "").run()
+        pipeline = self._pipeline = Pipeline(raw, idle)
+        try:
+            yield pipeline
+        except BaseException:
+            pipeline._give_up()
+            raise
+        finally:
+            self._pipeline = None
+            if not raw.is_closed():
+                try:
+                    raw._op("pipeline_end", "nothing", "").run()
+                except BaseException:
+                    pipeline._give_up()
+                    raise
+        pipeline._settle()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """A block that is done as a whole or not at all; inside a transaction: a savepoint."""
+        if self._pipeline is not None:
+            raise InterfaceError(
+                "a transaction() block belongs around a pipeline, not inside of it"
+            )
         with self._lock:
             outermost = self._raw._transaction_status == IDLE
             self._savepoints += 1

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from greenletio._pg import BUILTIN
+from greenletio._pg import BUILTIN, Op
 from greenletio.pg import _text
 from greenletio.pg._copy import Copy
-from greenletio.pg.errors import InterfaceError, ProgrammingError
+from greenletio.pg.errors import InterfaceError, NotSupportedError, ProgrammingError
 
 if TYPE_CHECKING:
     from greenletio.pg._connection import Connection
@@ -43,6 +43,7 @@ class Cursor(Generic[Row]):
         self.arraysize = 1
         self.closed = False
         self._results: list[Result] = []
+        self._pending: Op[Result] | None = None  # in a pipeline
         self._set(None)
 
     def _set(self, result: Result | None) -> None:
@@ -76,9 +77,27 @@ class Cursor(Generic[Row]):
         """
         self._check()
         self._set(None)
-        self._results = self.connection._run(query, params, timeout)
+        self._results = []
+        self._pending = None
+        results = self.connection._run(query, params, timeout, self)
+        if isinstance(results, Op):
+            self._pending = results
+            return self
+        self._results = results
         self._set(self._results.pop(0) if self._results else None)
         return self
+
+    def _settle(self) -> None:
+        """Take the result that a pipeline has brought, if it has."""
+        if self._pending is not None and self._pending._succeeded:
+            op, self._pending = self._pending, None
+            self._set(op.run())
+
+    def _arrive(self) -> None:
+        """Wait for the result in a pipeline."""
+        if self._pending is not None:
+            self._set(self._pending.run())
+            self._pending = None
 
     def executemany(
         self, query: str, params_seq: Iterable[Any], *, returning: bool = False
@@ -90,7 +109,11 @@ class Cursor(Generic[Row]):
         if not returning:
             self.rowcount = self.connection._run_many(query, params_seq)
             return
-        self._results = [self.connection._run(query, one, None)[0] for one in params_seq]
+        for one in params_seq:
+            result = self.connection._run(query, one, None)
+            if isinstance(result, Op):
+                raise NotSupportedError("executemany() cannot return rows inside a pipeline")
+            self._results += result
         if self._results:
             self._set(self._results.pop(0))
 
@@ -108,6 +131,7 @@ class Cursor(Generic[Row]):
     def nextset(self) -> bool | None:
         """Go on to the next result; None if there is none."""
         self._check()
+        self._arrive()
         if not self._results:
             return None
         self._set(self._results.pop(0))
@@ -117,6 +141,8 @@ class Cursor(Generic[Row]):
 
     def _fetched(self) -> tuple[list[Any], Maker[Row], int]:
         self._check()
+        if self._pending is not None:
+            self._arrive()
         if self._rows is None or self.rownumber is None:
             raise ProgrammingError("the last operation didn't produce a result")
         if self._make is None:
@@ -168,6 +194,7 @@ class Cursor(Generic[Row]):
         """Drop the result; the cursor is of no use afterwards."""
         self.closed = True
         self._results = []
+        self._pending = None
         self._set(None)
 
     def setinputsizes(self, sizes: Any) -> None:

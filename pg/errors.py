@@ -27,6 +27,7 @@ __all__ = (
     "ArgumentsMismatch",
     "CannotConnect",
     "ConnectionClosed",
+    "PipelineAborted",
     "StalePlan",
     "lookup",
 )
@@ -42,6 +43,13 @@ class CannotConnect(ConnectionException):
 
 class ArgumentsMismatch(ProgrammingError, InterfaceError):
     """A query was given more or fewer arguments than it has parameters."""
+
+
+class PipelineAborted(OperationalError):
+    """An operation before this one in its pipeline has failed, so that nothing of it was done.
+
+    The server goes on after the next ``sync()``.
+    """
 
 
 class StalePlan(FeatureNotSupported):

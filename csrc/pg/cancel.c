@@ -52,6 +52,14 @@ gio_pg_cancel_wants(GioPgConn *c, int *events)
 }
 
 bool
+gio_pg_cancel_is_over(GioPgConn *c)
+{
+    GioPgOp *first = c->first;
+    return first == NULL || first->stage == GIO_PG_QUEUED ||
+           (c->mode == GIO_PG_PIPELINE && !first->given_up);
+}
+
+bool
 gio_pg_cancel_step(GioPgConn *c, bool over)
 {
     int64_t now = c->st->api->now();

@@ -54,13 +54,16 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
     gio_pg_cancel_end(c);
     bool taken = gio_pg_watch_forget(c, pg);
     while (c->first != NULL) {
-        PyObject *end = end_of(c, error);
+        PyObject *end = c->first->error != NULL ? Py_NewRef(c->first->error) : end_of(c, error);
         gio_pg_copy_ended(c->first, end);
         gio_pg_op_finish(c->first, NULL, end);
     }
     c->phase = GIO_PG_CLOSED;
     c->dropping = false;
     c->lost = c->frozen = c->unflushed = c->discard_copy = false;
+    c->ending = c->awaited = c->unanswered = c->full = false;
+    if (c->mode == GIO_PG_PIPELINE)
+        c->mode = GIO_PG_SERIAL;
     c->pg = NULL;
     PyDict_Clear(c->cache);
     int fd = PQsocket(pg);
@@ -203,8 +206,9 @@ conn_fetchval(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     return make_query(c, "fetchval", GIO_PG_VALUE, args, nargs, kwnames);
 }
 
-static const char *const kinds[] = {"connect", "query",     "script",     "prepare",  "many",
-                                    "copy",    "copy_read", "copy_write", "copy_end", "finish"};
+static const char *const kinds[] = {"connect",  "query",     "script",      "prepare",  "many",
+                                    "copy",     "copy_read", "copy_write",  "copy_end", "finish",
+                                    "pipeline", "sync",      "pipeline_end"};
 static const char *const wants[] = {"status", "records",   "record", "value",
                                     "tuples", "statement", "nothing"};
 
@@ -232,7 +236,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
                                      &record_class, &column, &session))
         return NULL;
-    int kind = find_word(kinds, 10, kind_word), want = find_word(wants, 7, want_word);
+    int kind = find_word(kinds, 13, kind_word), want = find_word(wants, 7, want_word);
     double timeout = as_timeout(seconds);
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
@@ -374,6 +378,46 @@ conn_set_cancel_timeout(GioPgConn *c, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+static PyObject *
+conn_get_in_flight(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(c->in_flight);
+}
+
+static PyObject *
+conn_get_in_pipeline(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(c->mode == GIO_PG_PIPELINE);
+}
+
+static PyObject *
+conn_get_shared(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(c->mode == GIO_PG_SHARED);
+}
+
+static int
+conn_set_shared(GioPgConn *c, PyObject *value, void *Py_UNUSED(closure))
+{
+    int shared = value == NULL ? 0 : PyObject_IsTrue(value);
+    if (shared < 0 || shared == (c->mode == GIO_PG_SHARED))
+        return shared < 0 ? -1 : 0;
+    int status = c->pg == NULL ? PQTRANS_IDLE : PQtransactionStatus(c->pg);
+    if (c->first != NULL || c->cancelling || c->advancing || c->mode == GIO_PG_PIPELINE ||
+        status != PQTRANS_IDLE) {
+        gio_pg_error_set("InterfaceError",
+                         "`shared` is for a connection that nobody uses, outside a transaction");
+        return -1;
+    }
+    if (c->pg != NULL && !(shared ? PQenterPipelineMode(c->pg) : PQexitPipelineMode(c->pg))) {
+        gio_pg_error_set("InterfaceError", "libpq does not change its mode: %s",
+                         PQerrorMessage(c->pg));
+        return -1;
+    }
+    c->mode = shared ? GIO_PG_SHARED : GIO_PG_SERIAL;
+    return 0;
+}
+
 /* ---- lifetime -------------------------------------------------------------------------------- */
 
 static PyObject *
@@ -386,6 +430,7 @@ conn_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     c->request_wait_fd = -1;
     c->done_tail = &c->done;
     c->cancel_time = CANCEL_NS;
+    c->window = 32;
     c->cache_size = 100;
     c->cacheable_size = 15 * 1024;
     c->cache = PyDict_New();
@@ -494,6 +539,19 @@ static PyGetSetDef conn_getset[] = {
     {"_server_version", (getter)conn_get_server_version, NULL, NULL, NULL},
     {"_fd", (getter)conn_get_fd, NULL, NULL, NULL},
     {"_busy", (getter)conn_get_busy, NULL, NULL, NULL},
+    {"shared", (getter)conn_get_shared, (setter)conn_set_shared,
+     "Whether queries of many tasks are on their way at the same time, each one by itself.\n\n"
+     "Queries then go out without waiting for the answers to others. Each has its own errors, and is\n"
+     "a transaction by itself. One that is given up is dropped: before it is sent it leaves the\n"
+     "queue, later its answer is thrown away; the server goes on with it, since a cancel request\n"
+     "could hit a neighbour's. What concerns those who use the connection afterwards is refused with\n"
+     "NotSupportedError, by its first word: transactions, SET, LISTEN, cursors, temporary tables,\n"
+     "COPY; so are scripts and executemany(). (What a function does to the session is not seen.)\n"
+     "May be set while nothing is under way, outside a transaction, or before connecting; else\n"
+     "InterfaceError.",
+     NULL},
+    {"_in_flight", (getter)conn_get_in_flight, NULL, NULL, NULL},
+    {"_in_pipeline", (getter)conn_get_in_pipeline, NULL, NULL, NULL},
     {"cancel_timeout", (getter)conn_get_cancel_timeout, (setter)conn_set_cancel_timeout,
      "Seconds that the server has to end a query that was given up, before the connection is closed.",
      NULL},
@@ -501,6 +559,7 @@ static PyGetSetDef conn_getset[] = {
 };
 
 static PyMemberDef conn_members[] = {
+    {"_window", T_INT, offsetof(GioPgConn, window), 0, NULL},
     {"_codecs", T_OBJECT_EX, offsetof(GioPgConn, codecs), READONLY, NULL},
     {"_cache", T_OBJECT_EX, offsetof(GioPgConn, cache), READONLY, NULL},
     {"_cache_size", T_PYSSIZET, offsetof(GioPgConn, cache_size), 0, NULL},

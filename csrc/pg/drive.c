@@ -93,6 +93,8 @@ gio_pg_engage(GioPgOp *op)
         else if (w == NULL) {
             if (gio_pg_watch_attach(c, running) < 0)
                 break;
+            if (c->unsent != NULL && c->phase == GIO_PG_READY)
+                gio_pg_step(c, 0); /* somebody else may have meant to send it */
         }
         else if (w->loop == running) {
             role = GIO_PG_MINE;
@@ -274,14 +276,14 @@ gio_pg_start(GioPgOp *op)
     c->last = op;
     if (op->kind == GIO_PG_CONNECT)
         connect_begin(op);
-    else if (c->first == op)
+    else if (c->mode != GIO_PG_SERIAL ? !gio_pg_pipeline_defer(op) : c->first == op)
         gio_pg_advance(c);
     tell_news(c);
     gio_pg_rearm(c);
     return 0;
 }
 
-#define AT_ONCE 8
+#define AT_ONCE 64
 
 /* Take those that have ended off the list; the waiters of some that may be woken directly. What the
  * woken do must find nothing of ours on the stack that keeps the connection, or the operations. */
@@ -351,7 +353,7 @@ pump_once(GioPgConn *c, GioPgOp *op, int64_t deadline)
     if (c->phase == GIO_PG_CLOSED)
         return 0;
     if (c->cancelling)
-        gio_pg_cancel_step(c, c->first == NULL || c->first->stage == GIO_PG_QUEUED);
+        gio_pg_cancel_step(c, gio_pg_cancel_is_over(c));
     else if (rc == 0 && api->now() >= deadline)
         return 1;
     gio_pg_step(c, n == 1 ? rc : ready[0]);
@@ -393,6 +395,8 @@ gio_pg_pump(GioPgOp *op, int64_t deadline)
 {
     GioPgConn *c = op->conn;
     int rc = 0;
+    if (c->unsent != NULL && c->phase == GIO_PG_READY)
+        gio_pg_step(c, 0); /* somebody else may have meant to send it */
     while (!op->answered && c->phase != GIO_PG_CLOSED && is_vacant(c)) {
         rc = pump_once(c, op, deadline);
         if (rc < 0 && op->answered && c->phase == GIO_PG_CLOSED &&
@@ -424,8 +428,53 @@ gio_pg_pump(GioPgOp *op, int64_t deadline)
     return rc;
 }
 
+int
+gio_pg_pump_out(GioPgOp *op, int64_t deadline)
+{
+    GioPgConn *c = op->conn;
+    int rc = 0;
+    while (rc == 0 && c->unflushed && c->phase == GIO_PG_READY && is_vacant(c)) {
+        rc = pump_once(c, op, deadline);
+        gio_pg_wake(c);
+    }
+    if (rc != 0) {
+        gio_pg_op_give_up(op);
+        if (rc > 0)
+            PyErr_SetNone(PyExc_TimeoutError);
+        rc = -1;
+    }
+    PyObject *exc = gio_err_take();
+    if (is_vacant(c))
+        pass_on(c);
+    if (exc != NULL)
+        gio_err_give(exc);
+    return rc;
+}
+
 /* ---- in a loop ---------------------------------------------------------------------------------
  */
+
+/* Others wait, and nobody in this loop, which may be about to end. */
+static void
+hand_over(GioPgConn *c, GioPgWatch *w)
+{
+    if (c->first != NULL && c->first->loop != w->loop && c->watch == w && !waits_in(c, w->loop) &&
+        pass_on(c) && c->watch == w)
+        gio_pg_watch_detach(c);
+}
+
+/* What those who were woken have asked for. */
+static void
+send_batch(GioPgConn *c)
+{
+    PyObject *exc = gio_err_take();
+    c->batching = false;
+    if (c->unsent != NULL && c->phase == GIO_PG_READY)
+        gio_pg_step(c, 0);
+    gio_pg_wake(c);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
 
 PyObject *
 gio_pg_watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
@@ -446,17 +495,20 @@ gio_pg_watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject
     }
     if (event == TIMER)
         Py_CLEAR(w->timer);
+    if (event == 0)
+        c->soon = false;
     if ((event >= REQUEST || event == 0) && c->cancelling)
-        gio_pg_cancel_step(c, c->first == NULL || c->first->stage == GIO_PG_QUEUED);
+        gio_pg_cancel_step(c, gio_pg_cancel_is_over(c));
     if (event != 0 || c->phase == GIO_PG_READY)
         gio_pg_step(c, event < REQUEST ? (int)event : 0);
     const GioAPI *api = c->st->api;
     PyObject *waiters[AT_ONCE];
     int n = collect_done(c, waiters, w), rc = 0;
-    if (c->first != NULL && c->first->loop != w->loop && c->watch == w && !waits_in(c, w->loop) &&
-        pass_on(c) && c->watch == w)
-        gio_pg_watch_detach(c);
-    Py_DECREF(c);
+    hand_over(c, w);
+    bool batch = n > 0 && c->mode == GIO_PG_SHARED;
+    c->batching = batch;
+    if (!batch)
+        Py_CLEAR(c);
     for (int i = 0; i < n; i++) {
         if (rc == 0)
             rc = api->waiter_wake(waiters[i]);
@@ -464,6 +516,9 @@ gio_pg_watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject
             api->waiter_set(waiters[i]); /* keeps the exception */
         Py_DECREF(waiters[i]);
     }
+    if (batch)
+        send_batch(c);
+    Py_XDECREF(c);
     if (rc < 0)
         return NULL;
     Py_RETURN_NONE;

@@ -161,6 +161,7 @@ intern_names(GioPgState *st)
         {&st->str_remove_reader, "remove_reader"},
         {&st->str_remove_writer, "remove_writer"},
         {&st->str_call_soon_threadsafe, "call_soon_threadsafe"},
+        {&st->str_call_soon, "call_soon"},
         {&st->str_cancel, "cancel"},
         {&st->str_is_closed, "is_closed"},
         {&st->str_is_running, "is_running"},
@@ -213,6 +214,7 @@ module_exec(PyObject *module)
     X(str_remove_reader)                                                                           \
     X(str_remove_writer)                                                                           \
     X(str_call_soon_threadsafe)                                                                    \
+    X(str_call_soon)                                                                               \
     X(str_cancel)                                                                                  \
     X(str_is_closed)                                                                               \
     X(str_is_running)                                                                              \

@@ -73,6 +73,13 @@ unlink_op(GioPgConn *c, GioPgOp *op)
     GioPgOp *before = NULL;
     for (GioPgOp *at = c->first; at != NULL && at != op; at = at->next)
         before = at;
+    if (c->unsent == op)
+        c->unsent = op->next;
+    if (c->learner == op)
+        c->learner = NULL;
+    if (op->sent)
+        c->in_flight--;
+    op->sent = false;
     if (before == NULL)
         c->first = op->next;
     else
@@ -130,8 +137,14 @@ gio_pg_op_give_up(GioPgOp *op)
         gio_pg_conn_drop(c, NULL);
     else if (op->session != NULL)
         gio_pg_copy_abandon(op);
-    else if (op->stage == GIO_PG_QUEUED)
+    else if (op->stage == GIO_PG_QUEUED && op->kind != GIO_PG_PIPELINE_END) /* which must come */
         gio_pg_op_finish(op, NULL, NULL);
+    else if (c->mode != GIO_PG_SERIAL) {
+        /* SHARED: its answer is dropped, since a request could hit a neighbour. PIPELINE: what is
+         * before it is the same user's, who has not given that up. */
+        if (c->mode == GIO_PG_PIPELINE && c->first == op && op->stage != GIO_PG_DONE)
+            gio_pg_cancel_begin(c);
+    }
     else if (op->stage != GIO_PG_DONE) {
         gio_pg_cancel_begin(c);
         if (op->kind == GIO_PG_COPY)
@@ -147,6 +160,7 @@ static PyObject *
 outcome(GioPgOp *op)
 {
     stop_timers(op);
+    op->told = true;
     if (op->error != NULL) {
         gio_err_give(Py_NewRef(op->error));
         return NULL;
@@ -166,6 +180,14 @@ is_awaited(GioPgOp *op)
     return true;
 }
 
+static int64_t
+deadline_of(GioPgOp *op)
+{
+    return op->timeout >= 0 && op->timeout < 3.2e9
+               ? op->conn->st->api->now() + (int64_t)(op->timeout * 1e9)
+               : GIO_NEVER;
+}
+
 /* ---- for tasks -------------------------------------------------------------------------- */
 
 static int
@@ -179,6 +201,34 @@ call_later(GioPgOp *op, PyObject **field, double seconds, const char *method)
     Py_XDECREF(bound);
     Py_XDECREF(loop);
     return timer == NULL ? -1 : 0;
+}
+
+/* Into the queue, with its timer if a loop runs here. */
+static int
+begin(GioPgOp *op, int role)
+{
+    if (gio_pg_start(op) < 0)
+        return -1;
+    if (op->timeout >= 0 && !op->answered && role != GIO_PG_PUMP && op->loop != NULL &&
+        call_later(op, &op->timer, op->timeout, "_expire") < 0) {
+        gio_pg_op_give_up(op);
+        return -1;
+    }
+    gio_pg_wake(op->conn);
+    return 0;
+}
+
+static PyObject *
+op_start(GioPgOp *op, PyObject *Py_UNUSED(ignored))
+{
+    if (op->stage == GIO_PG_IDLE && !op->answered) {
+        int role = gio_pg_engage(op);
+        if (role < 0 || begin(op, role) < 0)
+            return NULL;
+        if (role == GIO_PG_PUMP && gio_pg_pump_out(op, deadline_of(op)) < 0)
+            return NULL;
+    }
+    return Py_NewRef((PyObject *)op);
 }
 
 static PySendResult
@@ -196,17 +246,11 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
                             "a query is awaited in asyncio's tasks: no loop runs here");
         if (role < 0 || role == GIO_PG_PUMP)
             return PYGEN_ERROR;
-        if (op->stage == GIO_PG_IDLE) {
-            if (gio_pg_start(op) < 0)
-                return PYGEN_ERROR;
-            if (op->timeout >= 0 && !op->answered &&
-                call_later(op, &op->timer, op->timeout, "_expire") < 0) {
-                gio_pg_op_give_up(op);
-                return PYGEN_ERROR;
-            }
-            gio_pg_wake(c);
-        }
+        if (op->stage == GIO_PG_IDLE && begin(op, role) < 0)
+            return PYGEN_ERROR;
     }
+    if (c->mode == GIO_PG_PIPELINE && !op->answered)
+        gio_pg_pipeline_await(c);
     while (!op->answered) {
         PyObject *waiter = api->waiter_new();
         if (waiter == NULL)
@@ -337,6 +381,8 @@ static int
 wait_for(GioPgOp *op, int64_t deadline)
 {
     const GioAPI *api = op->conn->st->api;
+    if (op->conn->mode == GIO_PG_PIPELINE && !op->answered)
+        gio_pg_pipeline_await(op->conn);
     while (!op->answered) {
         int role = gio_pg_engage(op);
         if (role == GIO_PG_PUMP) {
@@ -380,10 +426,7 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
         if (role < 0 || gio_pg_start(op) < 0)
             return NULL;
     }
-    int64_t deadline = GIO_NEVER;
-    if (op->timeout >= 0 && op->timeout < 3.2e9)
-        deadline = api->now() + (int64_t)(op->timeout * 1e9);
-    int rc = wait_for(op, deadline);
+    int rc = wait_for(op, deadline_of(op));
     PyObject *exc = rc < 0 ? gio_err_take() : NULL;
     gio_pg_wake(c);
     if (exc != NULL) {
@@ -450,6 +493,10 @@ op_dealloc(GioPgOp *op)
 static PyMethodDef op_methods[] = {
     {"run", METHOD(op_run), METH_NOARGS,
      "run($self, /)\n--\n\nWait for it in sync code, and return what came of it."},
+    {"start", METHOD(op_start), METH_NOARGS,
+     "start($self, /)\n--\n\n"
+     "Begin it without waiting for it, and return it: await or run() it later. Without a loop this\n"
+     "waits until the server has taken what was sent."},
     {"send", METHOD(op_send), METH_O, "send($self, value, /)\n--\n\nAs a coroutine's."},
     {"throw", METHOD(op_throw), METH_FASTCALL,
      "throw($self, typ, val=None, tb=None, /)\n--\n\nAs a coroutine's: it is given up."},
@@ -462,12 +509,31 @@ static PyMethodDef op_methods[] = {
     {NULL},
 };
 
+static PyObject *
+op_get_untold(GioPgOp *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(op->answered && !op->told && op->error != NULL ? op->error : Py_None);
+}
+
+static PyObject *
+op_get_succeeded(GioPgOp *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(op->answered && !op->given_up && op->error == NULL);
+}
+
+static PyGetSetDef op_getset[] = {
+    {"_succeeded", (getter)op_get_succeeded, NULL, "Whether it has ended, and well.", NULL},
+    {"_untold", (getter)op_get_untold, NULL, "What it failed with, if nobody was told yet.", NULL},
+    {NULL},
+};
+
 static PyType_Slot op_slots[] = {
     {Py_tp_doc, "An operation of a connection: await it, or run() it."},
     {Py_tp_dealloc, op_dealloc},
     {Py_tp_traverse, op_traverse},
     {Py_tp_clear, op_clear},
     {Py_tp_methods, op_methods},
+    {Py_tp_getset, op_getset},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, op_iternext},
     {Py_am_await, PyObject_SelfIter},

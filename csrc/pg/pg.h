@@ -49,7 +49,7 @@ struct GioPgState {
     PyObject *uuid_safe; /* uuid.SafeUUID.unknown */
     PyObject *empty_tuple;
     PyObject *str_add_reader, *str_add_writer, *str_remove_reader, *str_remove_writer;
-    PyObject *str_call_soon_threadsafe, *str_cancel;
+    PyObject *str_call_soon, *str_call_soon_threadsafe, *str_cancel;
     PyObject *str_is_closed, *str_is_running, *str_int, *str_is_safe, *str_bytes;
 };
 
@@ -71,6 +71,12 @@ typedef enum {
     GIO_PG_CLOSED
 } GioPgPhase;
 
+typedef enum {
+    GIO_PG_SERIAL,   /* one operation at a time is at the server */
+    GIO_PG_PIPELINE, /* what one user sends without waiting; what follows an error is skipped */
+    GIO_PG_SHARED    /* queries of many, each one by itself, on their way at the same time */
+} GioPgMode;
+
 struct GioPgConn {
     PyObject_HEAD
     PyObject *weakrefs;
@@ -78,13 +84,14 @@ struct GioPgConn {
     PGconn *pg;
     GioPgPhase phase;
     GioPgOp *first, *last; /* the queue; each entry is owned */
-    bool advancing;        /* in gio_pg_advance(): it is not entered again */
-    bool unflushed;        /* libpq has more to send than the socket took */
-    bool lost;             /* the server went away: to be closed when nothing is being moved */
-    bool dropping;         /* in gio_pg_conn_drop(): it is not entered again */
-    int pid;               /* the process that opened it */
-    bool discard_copy;     /* rows of a COPY come in that nobody wants */
-    unsigned long mover;   /* the thread that does so */
+    GioPgMode mode;
+    bool advancing;      /* in gio_pg_advance(): it is not entered again */
+    bool unflushed;      /* libpq has more to send than the socket took */
+    bool lost;           /* the server went away: to be closed when nothing is being moved */
+    bool dropping;       /* in gio_pg_conn_drop(): it is not entered again */
+    int pid;             /* the process that opened it */
+    bool discard_copy;   /* rows of a COPY come in that nobody wants */
+    unsigned long mover; /* the thread that does so */
 
     PyObject *cache; /* {key: GioPgStatement} */
     Py_ssize_t cache_size, cacheable_size;
@@ -105,6 +112,17 @@ struct GioPgConn {
     int events;                 /* while connecting: what libpq wants to wait for */
     bool pumping;               /* a thread without a loop waits for the socket */
     GioPgOp *done, **done_tail; /* ended, to be woken; each is owned */
+
+    /* pipeline.c: what is before `unsent` in the queue is at the server */
+    GioPgOp *unsent;       /* in the queue, or NULL */
+    GioPgOp *learner;      /* PIPELINE: what it answers is needed before more is sent; or NULL */
+    int in_flight, window; /* how many are at the server, and may be */
+    bool full;             /* the window has kept some from being sent */
+    bool ending;           /* PIPELINE: its end is at the server */
+    bool awaited;          /* PIPELINE: somebody waits before a sync */
+    bool unanswered;       /* PIPELINE: the server may keep answers to itself */
+    bool soon;             /* the loop will call for what was not sent yet */
+    bool batching;         /* whoever is woken adds to what is sent then */
 
     /* cancel.c */
     bool cancelling;       /* the first operation was given up: it is being ended */
@@ -135,7 +153,10 @@ typedef enum {
     GIO_PG_COPY_READ,
     GIO_PG_COPY_WRITE,
     GIO_PG_COPY_END,
-    GIO_PG_FINISH /* closes the connection in its turn */
+    GIO_PG_FINISH, /* closes the connection in its turn */
+    GIO_PG_PIPELINE_BEGIN,
+    GIO_PG_PIPELINE_SYNC,
+    GIO_PG_PIPELINE_END
 } GioPgKind;
 
 typedef enum {
@@ -183,11 +204,13 @@ struct GioPgOp {
     GioPgKind kind;
     GioPgWant want;
     GioPgStage stage;
-    int pending;   /* PARSING: syncs to come; MANY: executions that have not ended */
+    int pending;   /* ends of results, and syncs, to come; MANY: executions that have not ended */
     bool queued;   /* in the queue, which owns it */
+    bool sent;     /* not SERIAL: it is among those at the server */
     bool given_up; /* nobody waits for it any more */
     bool copy_in;  /* COPY: the server takes data */
     bool all_sent; /* MANY: and the sync, too */
+    bool told;     /* somebody was given what came of it */
     bool answered; /* whoever waits has the result, or the error */
     bool retry;    /* its plan is stale: once more when the error has ended */
     bool retried;  /* that was so once */
@@ -220,7 +243,8 @@ struct GioPgWatch {
     int fd, armed;        /* the socket that is registered, or -1; for which events */
     int request_fd, request_armed;
     PyObject *timer; /* call_later()'s, for a cancel request */
-    PGconn *grave;   /* to be closed once its socket is registered no more */
+    int64_t timer_at;
+    PGconn *grave; /* to be closed once its socket is registered no more */
 };
 
 int gio_pg_watch_setup_types(PyObject *module);
@@ -267,15 +291,38 @@ bool gio_pg_is_mine(GioPgOp *op);
 /* Move the connection on from a thread without a loop until the operation has ended. 0, or -1 with
  * the exception that interrupted it. Switches. */
 int gio_pg_pump(GioPgOp *op, int64_t deadline);
+/* The same until what it sends has been taken by the socket. */
+int gio_pg_pump_out(GioPgOp *op, int64_t deadline);
 /* The socket is ready for `events`: read, write, go on. Runs Python. */
 void gio_pg_step(GioPgConn *c, int events);
 /* Have their loops wake those that have ended. */
 void gio_pg_wake(GioPgConn *c);
 
+/* ---- several operations at the server (pipeline.c) --------------------------- */
+
+/* Send what may be, feed those at the server with what has come. Part of gio_pg_advance(). */
+void gio_pg_pipeline_advance(GioPgConn *c);
+/* It is in the queue: true if it is to be sent in a moment, together with others. Runs Python. */
+bool gio_pg_pipeline_defer(GioPgOp *op);
+/* The first operation has something else to send before others that were not sent. */
+void gio_pg_pipeline_again(GioPgOp *op);
+/* It may not be sent in this mode: -1 with an exception; else 0. */
+int gio_pg_pipeline_admit(GioPgOp *op);
+/* Send what begins, divides or ends a pipeline: false when that was all of it. */
+bool gio_pg_pipeline_command(GioPgOp *op);
+/* The end of a pipeline has come. */
+void gio_pg_pipeline_ended(GioPgConn *c);
+/* After what was sent last: the server's answers shall come. 1, or 0 on failure, as libpq's. */
+int gio_pg_pipeline_sync(GioPgConn *c);
+/* Somebody waits for an operation: its answer shall come without a sync. */
+void gio_pg_pipeline_await(GioPgConn *c);
+
 /* ---- what an operation does (query.c, result.c) ----------------------------- */
 
 /* Send the first thing of it. False when that ended it. */
 bool gio_pg_query_begin(GioPgOp *op);
+/* A result of it (stolen), or NULL for the end of those of one thing that was sent. Runs Python. */
+void gio_pg_query_feed(GioPgOp *op, PGresult *res);
 /* The error is that of a plan that a change of the schema has made useless, or of a statement that
  * somebody has dropped: it leaves the cache. True if it is worth another try. */
 bool gio_pg_query_is_stale(GioPgOp *op, const PGresult *res);
@@ -312,6 +359,12 @@ PyObject *gio_pg_error_fields(const PGresult *res);
 
 /* ---- statements (statement.c) ------------------------------------------------ */
 
+typedef enum {
+    GIO_PG_PLAIN,
+    GIO_PG_OF_SESSION, /* it concerns those who use the connection after it */
+    GIO_PG_OF_COPY
+} GioPgCommand;
+
 struct GioPgStatement {
     PyObject_HEAD
     GioPgConn *conn; /* borrowed: only compared */
@@ -327,6 +380,8 @@ struct GioPgStatement {
     bool text;      /* its results are asked for as text */
     bool atomic;    /* its rows cannot be part of a cycle */
     bool cached;
+    bool preparing; /* SHARED: that is on its way, for one of those who want it */
+    GioPgCommand command;
     bool outdated; /* its codecs are to be looked for anew before it is sent again */
 };
 
@@ -353,6 +408,8 @@ int gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool 
 void gio_pg_cancel_begin(GioPgConn *c);
 /* Move the request on. `over`: the operation has ended. True when nothing is left to wait for. */
 bool gio_pg_cancel_step(GioPgConn *c, bool over);
+/* What was given up is at the server no more. */
+bool gio_pg_cancel_is_over(GioPgConn *c);
 /* Forget it all. */
 void gio_pg_cancel_end(GioPgConn *c);
 /* The fd and events of the request under way; -1 if there is none. */

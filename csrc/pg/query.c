@@ -44,21 +44,30 @@ sent(GioPgOp *op, int ok)
 
 /* ---- PREPARE and DESCRIBE ------------------------------------------------------------- */
 
-/* Inside a transaction that failed, nothing but its end is heard: leave the cache as it is. */
+/* Inside a transaction that failed, nothing but its end is heard: leave the cache as it is. In a
+ * pipeline, an error of it would be everybody's. */
 static int
 send_deallocate(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
     char sql[64];
     GioPgStatement *oldest = NULL;
-    if (op->stmt->cached && PQtransactionStatus(c->pg) != PQTRANS_INERROR)
+    if (op->stmt->cached && c->mode != GIO_PG_PIPELINE &&
+        PQtransactionStatus(c->pg) != PQTRANS_INERROR)
         oldest = gio_pg_statement_oldest(c);
     if (oldest == NULL)
         return 1;
     PyOS_snprintf(sql, sizeof sql, "DEALLOCATE \"%s\"", oldest->name);
     gio_pg_statement_forget(c, oldest);
-    op->pending++;
-    return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0) && PQpipelineSync(c->pg);
+    op->pending += 2;
+    return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0) && gio_pg_pipeline_sync(c);
+}
+
+/* How many ends there are to the answers of PREPARE and DESCRIBE. */
+static int
+parsing_ends(GioPgConn *c)
+{
+    return c->mode == GIO_PG_PIPELINE ? 2 : 3;
 }
 
 static bool
@@ -74,15 +83,21 @@ send_prepare(GioPgOp *op)
         return false;
     }
     op->stage = GIO_PG_PARSING;
-    op->pending = 1;
-    return sent(op, PQenterPipelineMode(c->pg) && send_deallocate(op) &&
-                        PQsendPrepare(c->pg, s->name, sql, noids, oids) &&
-                        PQsendDescribePrepared(c->pg, s->name) && PQpipelineSync(c->pg));
+    op->pending = parsing_ends(c);
+    s->preparing = true;
+    bool ok = sent(op, (c->mode != GIO_PG_SERIAL || PQenterPipelineMode(c->pg)) &&
+                           send_deallocate(op) && PQsendPrepare(c->pg, s->name, sql, noids, oids) &&
+                           PQsendDescribePrepared(c->pg, s->name) && gio_pg_pipeline_sync(c));
+    if (ok && c->mode == GIO_PG_SHARED && s->cached && /* for those who want it meanwhile */
+        PyDict_SetItem(c->cache, s->key, (PyObject *)s) < 0)
+        PyErr_Clear(); /* they prepare their own */
+    return ok;
 }
 
 static bool
 send_catalogue(GioPgOp *op, PyObject *unknown)
 {
+    GioPgConn *c = op->conn;
     PyObject *text = PyObject_Str(unknown); /* [1, 2] */
     char *array = NULL;
     bool ok = false;
@@ -92,7 +107,9 @@ send_catalogue(GioPgOp *op, PyObject *unknown)
         array[PyUnicode_GET_LENGTH(text) - 1] = '}';
         const char *const values[] = {array};
         op->stage = GIO_PG_LEARNING;
-        ok = sent(op, PQsendQueryParams(op->conn->pg, catalogue, 1, NULL, values, NULL, NULL, 0));
+        op->pending = c->mode == GIO_PG_SHARED ? 2 : 1;
+        ok = sent(op, PQsendQueryParams(c->pg, catalogue, 1, NULL, values, NULL, NULL, 0) &&
+                          (c->mode == GIO_PG_SERIAL || gio_pg_pipeline_sync(c)));
     }
     else {
         gio_pg_op_finish(op, NULL, NULL);
@@ -114,6 +131,8 @@ go_on(GioPgOp *op)
         gio_pg_op_finish(op, NULL, NULL);
         return false;
     }
+    if (c->mode == GIO_PG_PIPELINE)
+        c->learner = op; /* unless this is the last of it */
     if (!s->described || !s->prepared)
         return send_prepare(op);
     PyObject *unknown = PyList_New(0);
@@ -135,21 +154,32 @@ go_on(GioPgOp *op)
     if (op->kind == GIO_PG_MANY)
         return gio_pg_many_begin(op);
     op->stage = GIO_PG_EXECUTING;
+    op->pending = c->mode == GIO_PG_SHARED ? 2 : 1;
+    c->learner = NULL;
     if (gio_pg_statement_send(s, c, op->args, op->oids != NULL) < 0) {
         gio_pg_op_finish(op, NULL, NULL);
         return false;
     }
-    return true;
+    c->unanswered = true;
+    return c->mode != GIO_PG_SHARED || sent(op, gio_pg_pipeline_sync(c));
 }
 
 bool
 gio_pg_query_begin(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
-    op->in_tx = PQtransactionStatus(c->pg) != PQTRANS_IDLE;
+    op->in_tx = c->mode == GIO_PG_SERIAL ? PQtransactionStatus(c->pg) != PQTRANS_IDLE
+                                         : c->mode == GIO_PG_PIPELINE;
+    op->pending = 1;
     if (op->kind == GIO_PG_FINISH) {
         gio_pg_op_finish(op, Py_NewRef(Py_None), NULL);
         gio_pg_conn_drop(c, NULL);
+        return false;
+    }
+    if (op->kind >= GIO_PG_PIPELINE_BEGIN)
+        return gio_pg_pipeline_command(op);
+    if (c->mode != GIO_PG_SERIAL && gio_pg_pipeline_admit(op) < 0) {
+        gio_pg_op_finish(op, NULL, NULL);
         return false;
     }
     if (op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY) {
@@ -200,34 +230,43 @@ fail_with(GioPgOp *op, const PGresult *res)
 static void
 feed_parsing(GioPgOp *op, PGresult *res)
 {
+    GioPgStatement *s = op->stmt;
+    int ends = parsing_ends(op->conn);
+    if (op->pending > ends) /* DEALLOCATE */
+        return;
+    if (PQresultStatus(res) != PGRES_COMMAND_OK)
+        fail_with(op, res);
+    else if (op->pending == ends)
+        s->prepared = true;
+    else if (gio_pg_statement_described(s, res) < 0)
+        fail(op);
+}
+
+/* There is more to send, now or when those before it have been. */
+static void
+next_leg(GioPgOp *op)
+{
+    if (op->conn->mode == GIO_PG_SERIAL)
+        go_on(op);
+    else
+        gio_pg_pipeline_again(op);
+}
+
+static void
+end_parsing(GioPgOp *op)
+{
     GioPgConn *c = op->conn;
     GioPgStatement *s = op->stmt;
-    switch (PQresultStatus(res)) {
-    case PGRES_PIPELINE_SYNC:
-        if (--op->pending > 0)
-            return;
-        if (!PQexitPipelineMode(c->pg)) {
-            c->lost = true;
-            return;
-        }
-        if (op->error == NULL && s->cached && PyDict_SetItem(c->cache, s->key, (PyObject *)s) < 0)
-            fail(op);
-        go_on(op);
+    s->preparing = false;
+    if (c->mode == GIO_PG_SERIAL && !PQexitPipelineMode(c->pg)) {
+        c->lost = true;
         return;
-    case PGRES_COMMAND_OK:
-        if (op->pending > 1) /* DEALLOCATE */
-            return;
-        if (!s->prepared)
-            s->prepared = true;
-        else if (gio_pg_statement_described(s, res) < 0)
-            fail(op);
-        return;
-    case PGRES_PIPELINE_ABORTED:
-        return;
-    default:
-        if (op->pending == 1)
-            fail_with(op, res);
     }
+    if (!s->described || !s->prepared)
+        gio_pg_statement_forget(c, s);
+    else if (s->cached && PyDict_SetItem(c->cache, s->key, (PyObject *)s) < 0)
+        fail(op);
+    next_leg(op);
 }
 
 /* What the catalogue says of types: the codecs are made in Python. */
@@ -276,6 +315,12 @@ feed_executing(GioPgOp *op, const PGresult *res)
         break;
     case PGRES_COPY_IN:
     case PGRES_COPY_OUT:
+        if (c->mode != GIO_PG_SERIAL) { /* of a function, or what not: libpq has no way on */
+            gio_pg_error_set("NotSupportedError", "a COPY cannot be part of a pipeline");
+            fail(op);
+            c->lost = true;
+            return;
+        }
         if (op->kind == GIO_PG_COPY) {
             op->copy_in = PQresultStatus(res) == PGRES_COPY_IN;
             op->stage = GIO_PG_COPYING;
@@ -335,19 +380,24 @@ feed_executing(GioPgOp *op, const PGresult *res)
 static void
 feed_end(GioPgOp *op)
 {
+    if (op->stage == GIO_PG_PARSING) {
+        end_parsing(op);
+        return;
+    }
     if (op->stage == GIO_PG_LEARNING) {
-        go_on(op);
+        next_leg(op);
         return;
     }
     if (op->retry) {
         op->retry = false;
         op->retried = true;
-        op->stmt->described = false;
-        if (op->stmt->name[0] != '\0') /* the old one may be there still */
-            PyOS_snprintf(op->stmt->name, sizeof op->stmt->name, "_gio_%lx", ++op->conn->serial);
-        go_on(op);
+        if (op->conn->mode != GIO_PG_SERIAL) /* answers may come for others that use it */
+            Py_CLEAR(op->stmt);
+        next_leg(op);
         return;
     }
+    if (op->kind == GIO_PG_PIPELINE_END)
+        gio_pg_pipeline_ended(op->conn);
     gio_pg_copy_ended(op, NULL);
     PyObject *result = op->result;
     op->result = NULL;
@@ -358,29 +408,55 @@ feed_end(GioPgOp *op)
     gio_pg_op_finish(op, result, NULL);
 }
 
+/* An operation before it in its pipeline has failed. */
 static void
-feed(GioPgOp *op, PGresult *res)
+feed_aborted(GioPgOp *op)
 {
+    if (op->error != NULL || op->given_up || op->conn->mode != GIO_PG_PIPELINE)
+        return;
+    gio_pg_error_set("PipelineAborted",
+                     "an operation before this one in its pipeline has failed: nothing is done "
+                     "until the next sync()");
+    fail(op);
+}
+
+/* The server has ended the session: some loops tell no more of a socket that was reset. */
+static bool
+is_last_word(const PGresult *res)
+{
+    const char *severity = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED);
+    return severity != NULL && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0);
+}
+
+void
+gio_pg_query_feed(GioPgOp *op, PGresult *res)
+{
+    ExecStatusType status = res == NULL ? PGRES_COMMAND_OK : PQresultStatus(res);
     Py_INCREF(op);
-    if (op->stage == GIO_PG_PARSING) {
-        if (res != NULL)
-            feed_parsing(op, res);
-    }
-    else if (op->kind == GIO_PG_MANY && op->stage == GIO_PG_EXECUTING) {
+    if (op->kind == GIO_PG_MANY && op->stage == GIO_PG_EXECUTING) {
         gio_pg_many_feed(op, res);
     }
-    else if (res == NULL) {
-        feed_end(op);
+    else if (res == NULL || status == PGRES_PIPELINE_SYNC) {
+        if (--op->pending <= 0)
+            feed_end(op);
+    }
+    else if (status == PGRES_PIPELINE_ABORTED) {
+        feed_aborted(op);
+    }
+    else if (op->stage == GIO_PG_PARSING) {
+        feed_parsing(op, res);
     }
     else if (op->stage == GIO_PG_EXECUTING) {
         feed_executing(op, res);
     }
-    else if (PQresultStatus(res) == PGRES_TUPLES_OK) {
+    else if (status == PGRES_TUPLES_OK) {
         learn(op, res);
     }
     else {
         fail_with(op, res);
     }
+    if (status == PGRES_FATAL_ERROR && is_last_word(res))
+        op->conn->lost = true;
     PQclear(res);
     Py_DECREF(op);
 }
@@ -425,6 +501,12 @@ gio_pg_advance(GioPgConn *c)
     c->mover = PyThread_get_thread_ident();
     while (c->phase == GIO_PG_READY && !c->lost && c->first != NULL) {
         GioPgOp *op = c->first;
+        if (c->mode != GIO_PG_SERIAL) {
+            gio_pg_pipeline_advance(c);
+            if (c->mode != GIO_PG_SERIAL)
+                break;
+            continue;
+        }
         if (op->stage == GIO_PG_QUEUED) {
             if (c->cancelling && !gio_pg_cancel_step(c, true))
                 break; /* the request could hit this one */
@@ -456,7 +538,7 @@ gio_pg_advance(GioPgConn *c)
                 break;
             PGresult *res = PQgetResult(c->pg);
             bool last = res == NULL;
-            feed(op, res);
+            gio_pg_query_feed(op, res);
             c->lost = c->lost || (lost && last);
         }
         if (c->phase == GIO_PG_READY && PQstatus(c->pg) == CONNECTION_BAD &&
@@ -467,7 +549,8 @@ gio_pg_advance(GioPgConn *c)
         gio_pg_cancel_step(c, true);
     if (c->phase == GIO_PG_READY && !c->lost) {
         int more = PQflush(c->pg);
-        c->unflushed = more > 0 || (c->first != NULL && wants_to_write(c->first));
+        c->unflushed =
+            more > 0 || (c->first != NULL && c->mode == GIO_PG_SERIAL && wants_to_write(c->first));
         c->lost = more < 0;
     }
     c->advancing = false;

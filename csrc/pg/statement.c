@@ -15,6 +15,63 @@ key_of(GioPgOp *op)
     return op->oids == NULL ? Py_NewRef(op->sql) : PyTuple_Pack(2, op->sql, op->oids);
 }
 
+static bool
+is_word(const char *text, size_t n, const char *const *words)
+{
+    for (; *words != NULL; words++)
+        if (strlen(*words) == n && PyOS_strnicmp(text, *words, (Py_ssize_t)n) == 0)
+            return true;
+    return false;
+}
+
+/* By its first word. What a function does to the session cannot be seen. */
+static GioPgCommand
+command_of(PyObject *sql)
+{
+    static const char *const session[] = {
+        "abort",     "begin", "close",   "commit",   "deallocate", "declare",
+        "discard",   "end",   "execute", "fetch",    "listen",     "load",
+        "lock",      "move",  "prepare", "release",  "reset",      "rollback",
+        "savepoint", "set",   "start",   "unlisten", NULL};
+    static const char *const copy[] = {"copy", NULL};
+    static const char *const temporary[] = {"temp", "temporary", "local", "global", NULL};
+    const char *text = PyUnicode_AsUTF8(sql), *word;
+    if (text == NULL) {
+        PyErr_Clear(); /* it will be raised when it is sent */
+        return GIO_PG_PLAIN;
+    }
+    for (;;) {
+        text += strspn(text, " \t\r\n\f(;");
+        if (strncmp(text, "--", 2) == 0) {
+            text += strcspn(text, "\n");
+        }
+        else if (strncmp(text, "/*", 2) == 0) {
+            int depth = 0;
+            do { /* they nest */
+                if (strncmp(text, "/*", 2) == 0 || strncmp(text, "*/", 2) == 0) {
+                    depth += *text == '/' ? 1 : -1;
+                    text++;
+                }
+                text++;
+            } while (depth > 0 && *text != '\0');
+        }
+        else {
+            break;
+        }
+    }
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    if (is_word(text, n, copy))
+        return GIO_PG_OF_COPY;
+    if (n == 6 && PyOS_strnicmp(text, "create", 6) == 0) {
+        word = text + n + strspn(text + n, " \t\r\n\f");
+        return is_word(word, strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+                       temporary)
+                   ? GIO_PG_OF_SESSION
+                   : GIO_PG_PLAIN;
+    }
+    return is_word(text, n, session) ? GIO_PG_OF_SESSION : GIO_PG_PLAIN;
+}
+
 GioPgStatement *
 gio_pg_statement_get(GioPgOp *op)
 {
@@ -41,6 +98,7 @@ gio_pg_statement_get(GioPgOp *op)
     s->key = key;
     s->sql = Py_NewRef(op->sql);
     s->conn = c;
+    s->command = command_of(op->sql);
     s->used = ++c->clock;
     s->cached = c->cache_size > 0 &&
                 (c->cacheable_size == 0 || PyUnicode_GET_LENGTH(s->sql) <= c->cacheable_size);
@@ -53,6 +111,8 @@ void
 gio_pg_statement_forget(GioPgConn *c, GioPgStatement *s)
 {
     s->prepared = s->described = false;
+    if (s->name[0] != '\0') /* the server may have one of that name still */
+        PyOS_snprintf(s->name, sizeof s->name, "_gio_%lx", ++c->serial);
     if (PyDict_GetItemWithError(c->cache, s->key) == (PyObject *)s &&
         PyDict_DelItem(c->cache, s->key) < 0)
         PyErr_Clear();
@@ -295,13 +355,20 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
         gio_pg_error_set("InterfaceError", "the connection was closed meanwhile");
         goto done;
     }
-    const char *at = c->out.data;
+    const char *at = c->out.data, *sql = gio_pg_statement_text(s->sql);
+    if (sql == NULL)
+        goto done;
     for (Py_ssize_t i = 0; i < n; i++) {
         values[i] = lens[i] < 0 ? NULL : at;
         if (lens[i] >= 0)
             at += lens[i] + 1;
     }
-    if (!PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !s->text)) {
+    /* What has no name may be another statement by now, where many share the connection. */
+    int ok =
+        s->name[0] == '\0' && c->mode == GIO_PG_SHARED
+            ? PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !s->text)
+            : PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !s->text);
+    if (!ok) {
         PyObject *error = gio_pg_error_lost(c);
         if (error != NULL)
             gio_err_give(error);

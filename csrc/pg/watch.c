@@ -170,14 +170,15 @@ arm_request(GioPgConn *c, GioPgWatch *w)
     w->request_fd = fd;
     if (fd >= 0)
         watch_request(w, events);
-    if (!c->cancelling) {
+    int64_t until = !c->cancelling ? GIO_NEVER
+                    : c->cancel_next < c->cancel_deadline && c->request == NULL
+                        ? c->cancel_next
+                        : c->cancel_deadline;
+    if (w->timer != NULL && w->timer_at != until)
         stop_timer(w);
-    }
-    else if (w->timer == NULL) {
-        int64_t until = c->cancel_next < c->cancel_deadline && c->request == NULL
-                            ? c->cancel_next
-                            : c->cancel_deadline;
+    if (w->timer == NULL && until != GIO_NEVER) {
         double seconds = (double)(until - c->st->api->now()) / 1e9;
+        w->timer_at = until;
         w->timer = PyObject_CallMethod(w->loop, "call_later", "dOi", seconds < 0 ? 0.0 : seconds,
                                        (PyObject *)w, TIMER);
         if (w->timer == NULL)
@@ -302,6 +303,7 @@ gio_pg_watch_detach(GioPgConn *c)
     PyObject *exc = gio_err_take();
     Py_INCREF(c);
     c->watch = NULL;
+    c->soon = false;
     if (w->held) {
         w->held = false;
         Py_DECREF(c);

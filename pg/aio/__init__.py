@@ -24,6 +24,7 @@ from greenletio.pg.aio import exceptions
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
+from greenletio.pg.aio._pipeline import Pipeline
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
@@ -40,6 +41,7 @@ __all__ = (
     "Line",
     "LineSegment",
     "Path",
+    "Pipeline",
     "Point",
     "Polygon",
     "PreparedStatement",

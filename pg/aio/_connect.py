@@ -47,6 +47,7 @@ async def connect(
     record_class: type[_pg.Record] = _pg.Record,
     server_settings: dict[str, str] | None = None,
     target_session_attrs: str | None = None,
+    shared: bool = False,
     **options: Any,
 ) -> Connection:
     """Connect to a server: asyncpg's arguments, and any option of libpq by its name.
@@ -58,6 +59,9 @@ async def connect(
 
     ``max_cached_statement_lifetime`` is accepted and has no effect: a statement leaves the cache
     when newer ones need its place. ``loop`` is ignored.
+
+    With ``shared`` the queries of many tasks are on their way at the same time, each one by itself:
+    see ``Connection.shared``.
     """
     if not issubclass(connection_class, Connection):
         raise InterfaceError(
@@ -94,4 +98,5 @@ async def connect(
     connection._record_class = record_class
     await connect_async(connection, options_of(dsn, given), timeout)
     connection._connected()
+    connection.shared = shared
     return connection

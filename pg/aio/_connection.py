@@ -14,6 +14,7 @@ from greenletio.pg._connect import forget_types
 from greenletio.pg._types import custom
 from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._cursor import CursorFactory
+from greenletio.pg.aio._pipeline import Pipeline
 from greenletio.pg.aio._prepared import PreparedStatement
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import NotSupportedError
@@ -121,6 +122,11 @@ class Connection(CopyMethods, _pg.Connection):
     ) -> Transaction:
         """A block of work that is done as a whole or not at all; nested: a savepoint."""
         return Transaction(self, isolation, readonly, deferrable)
+
+    def pipeline(self) -> Pipeline:
+        """A block whose queries are sent without waiting for the answers to those before them:
+        ``async with connection.pipeline() as p: row = p.fetchrow(…); …; await row``."""
+        return Pipeline(self)
 
     def is_in_transaction(self) -> bool:
         """Whether a transaction is open, failed or not."""

@@ -68,6 +68,10 @@ class Transaction:
         if self._state != "new":
             raise InterfaceError(f"a transaction that is {self._state} cannot be started")
         connection = self._connection
+        if connection._in_pipeline:
+            raise InterfaceError(
+                "a transaction cannot begin inside a pipeline: open the pipeline inside of it"
+            )
         if connection._transaction is None and connection.is_in_transaction():
             raise InterfaceError(
                 "cannot use Connection.transaction() in a manually started transaction"
