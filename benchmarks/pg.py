@@ -16,6 +16,13 @@ CONTENDERS = {
     "asyncpg": Contender(
         "asyncpg", "drivers", ("asyncpg>=0.30",), module="pg_asyncpg", loop="uvloop"
     ),
+    "asyncpg-ten": Contender(
+        "asyncpg, ten connections",
+        "drivers",
+        ("asyncpg>=0.30",),
+        module="pg_asyncpg_ten",
+        loop="uvloop",
+    ),
 }
 
 TITLES = {
@@ -41,6 +48,19 @@ FETCHES = [
     for query in QUERIES
     for tasks in (1, 10)
 ]
+TOGETHER = [
+    Bench(
+        f"shared-{query}-{tasks}",
+        f"{TITLES[query]}, {tasks} tasks that share one connection",
+        "together",
+        "us",
+        postgres=True,
+        multiple=tasks,
+        args={"query": query, "tasks": tasks},
+    )
+    for query in ("select1", "by_key")
+    for tasks in (10, 50)
+]
 OTHERS = [
     Bench("executemany", "executemany of 1000 rows", "executemany", "us", postgres=True),
     Bench("copy-in", "COPY of 10,000 records in", "copy_in", "us", postgres=True),
@@ -61,13 +81,23 @@ GOALS = [
     ),
     Goal("executemany", "asyncpg", "ours", ">=", 1.1),
     Goal("copy-in", "asyncpg", "ours", ">=", 1.1),
+    *(
+        Goal(f"shared-{query}-{tasks}", peer, "ours", ">=", limit, wall)
+        for query in ("select1", "by_key")
+        for tasks, one, ten in ((10, 2.0, 1.5), (50, 3.5, 2.5))
+        for peer, limit, wall in (
+            ("asyncpg", one, True),
+            ("asyncpg-ten", ten, True),
+            ("asyncpg-ten", 2.0, False),
+        )
+    ),
 ]
 
 PLAN = Plan(
     "python -m benchmarks.pg",
     __doc__,
     CONTENDERS,
-    [*FETCHES, *OTHERS],
+    [*FETCHES, *TOGETHER, *OTHERS],
     GOALS,
     sample_ms=50,
     wall=True,

@@ -46,6 +46,7 @@ class Goal:
     under: str | None
     sign: Literal[">=", "<="]
     limit: float
+    wall: bool = False  # of the wall times, not of what the bench measures
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Plan:
     mean_against: str | None = None  # whose ratios to ours are summed up in one geometric mean
 
     def text(self, goal: Goal) -> str:
-        over = self.contenders[goal.over].title
+        over = ("wall time: " if goal.wall else "") + self.contenders[goal.over].title
         if goal.under is None:
             return f"{over} {goal.sign} {goal.limit:,.0f}"
         return f"{over} / {self.contenders[goal.under].title} {goal.sign} {goal.limit:g}"

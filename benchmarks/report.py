@@ -57,10 +57,10 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
     }
 
 
-def goals(plan: Plan, results: Results) -> list[dict[str, Any]]:
+def goals(plan: Plan, results: Results, walls: Results) -> list[dict[str, Any]]:
     found = []
     for goal in plan.goals:
-        by = results.get(goal.bench, {})
+        by = (walls if goal.wall else results).get(goal.bench, {})
         if goal.over not in by or (goal.under is not None and goal.under not in by):
             continue
         if goal.under is None:
@@ -106,7 +106,7 @@ def as_json(
             if ours is not None:
                 rows[contender]["vs_ours"] = ratio(values, ours)
         out[bench.name] = {"title": bench.title, "unit": bench.unit, "contenders": rows}
-    return {"benches": out, "goals": goals(plan, results), "mean": mean(plan, results)}
+    return {"benches": out, "goals": goals(plan, results, walls), "mean": mean(plan, results)}
 
 
 def _number(value: float, unit: str) -> str:
@@ -138,14 +138,14 @@ def print_bench(
     console.print(table)
 
 
-def print_goals(console: Console, plan: Plan, results: Results) -> None:
+def print_goals(console: Console, plan: Plan, results: Results, walls: Results) -> None:
     table = Table(title="Goals", title_justify="left", title_style="bold")
     for heading in ("bench", "goal"):
         table.add_column(heading)
     table.add_column("measured", justify="right")
     table.add_column("quartiles by round", justify="right")
     table.add_column("")
-    for goal in goals(plan, results):
+    for goal in goals(plan, results, walls):
         table.add_row(
             goal["bench"],
             goal["goal"],

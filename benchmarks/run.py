@@ -247,7 +247,7 @@ def measure(console: Console, plan: Plan, benches: list[Bench], args: argparse.N
         for bench in benches:
             if run.results[bench.name]:
                 report.print_bench(console, plan, bench, run.results, run.walls)
-        report.print_goals(console, plan, run.results)
+        report.print_goals(console, plan, run.results, run.walls)
         report.print_mean(console, plan, run.results)
         for name, why in run.left_out.items():
             console.print(f"[yellow]left out: {name}: {why}[/]", highlight=False)

@@ -5,13 +5,66 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+from collections import deque
 from typing import Any
 
 from benchmarks.contenders._queries import QUERIES, SETUP, check_rows
 from benchmarks.meter import Meter
 
 
-class Contender:
+class Free:
+    """Connections that are handed from task to task, with nothing in between."""
+
+    def __init__(self, connections: list[Any]) -> None:
+        self.free = deque(connections)
+        self.waiting: deque[asyncio.Future[Any]] = deque()
+
+    async def take(self) -> Any:
+        if self.free:
+            return self.free.pop()
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.append(future)
+        return await future
+
+    def give(self, connection: Any) -> None:
+        if self.waiting:
+            self.waiting.popleft().set_result(connection)
+        else:
+            self.free.append(connection)
+
+
+class Together:
+    """More tasks than connections."""
+
+    connections = 1
+
+    async def _connect(self) -> Any:
+        raise NotImplementedError
+
+    async def together(self, meter: Meter, n: int, query: str, tasks: int) -> None:
+        sql, args, _ = QUERIES[query]
+        connections = [await self._connect() for _ in range(self.connections)]
+        for connection in connections if query == "by_key" else ():
+            for statement in SETUP:
+                await connection.execute(statement)
+        free = Free(connections)
+        rows: Any = None
+
+        async def work(count: int) -> None:
+            nonlocal rows
+            for _ in range(count):
+                connection = await free.take()
+                rows = await connection.fetch(sql, *args)
+                free.give(connection)
+
+        for count in meter.phases(n):
+            await asyncio.gather(*(work(max(count // tasks, 1)) for _ in range(tasks)))
+        check_rows(query, rows)
+        for connection in connections:
+            await connection.close()
+
+
+class Contender(Together):
     packages: tuple[str, ...] = ("asyncpg", "uvloop")
     module = "asyncpg"
 
