@@ -331,11 +331,16 @@ op_throw(GioPgOp *op, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 op_close(GioPgOp *op, PyObject *Py_UNUSED(ignored))
 {
+    GioPgConn *c = op->conn;
+    PyObject *waiter = op->answered ? NULL : Py_XNewRef(op->waiter);
     /* A COPY has its answer when it begins. */
     if (!op->answered || (op->kind == GIO_PG_COPY && op->stage != GIO_PG_DONE && !op->given_up)) {
         gio_pg_op_give_up(op);
-        gio_pg_wake(op->conn);
+        if (waiter != NULL) /* of another task, maybe, which is told */
+            c->st->api->waiter_set(waiter);
+        gio_pg_wake(c);
     }
+    Py_XDECREF(waiter);
     Py_RETURN_NONE;
 }
 

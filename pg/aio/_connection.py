@@ -41,7 +41,8 @@ class Connection(CopyMethods, _pg.Connection):
     """A session with a server, for tasks: asyncpg's names and semantics.
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
-    made. A cancelled or timed-out query is ended on the server in the background, and the
+    made, unless it is ``shared``: then they are at the server together, and what concerns the whole
+    session is refused. pipeline() is for one user who need not wait for each answer. A cancelled or timed-out query is ended on the server in the background, and the
     connection stays usable. Loops in several threads, and threads without one, may use it at the
     same time: one of them moves it on for all, and another takes over when that one ends.
     """

@@ -61,6 +61,65 @@ def copy_with_another_query_behind_it(dsn):
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
+def codecs_at_odds_with_what_is_on_its_way(dsn):
+    """Shared, and in a pipeline: codecs that close, change codecs, give others up, or come back."""
+    deeds = {
+        "close": lambda c, ops: c.terminate(),
+        "forget": lambda c, ops: c._forget_codecs() if not c._busy else gc.collect(),
+        "give up": lambda c, ops: [op.close() for op in list(ops)],
+        "query": lambda c, ops: c.fetchval("SELECT 5").start(),
+        "clear": lambda c, ops: (c._cache.clear(), gc.collect()),
+        "raise": lambda c, ops: 1 / 0,
+        "share": lambda c, ops: setattr(c, "shared", not c.shared),
+        "drop": lambda c, ops: (ops.clear(), gc.collect()),
+    }
+
+    async def round(deed, side, shared):
+        c = await aio.connect(dsn, shared=shared)
+        ops = []
+        calls = 0
+
+        def function(value):
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                deeds[deed](c, ops)
+            return value
+
+        set_codec(c, TEXT, **{side: function})
+        try:
+            if not shared:
+                await c._op("pipeline", "nothing", "")
+            ops += [c.fetchval("SELECT $1::text", "a").start() for _ in range(6)]
+            ops += [c.fetch("SELECT 'a' FROM generate_series(1, 5)").start() for _ in range(3)]
+            for op in list(ops):
+                try:
+                    await asyncio.wait_for(asyncio.ensure_future(_await(op)), 10)
+                except (errors.Error, ZeroDivisionError, asyncio.CancelledError):
+                    pass
+            if not shared and not c.is_closed():
+                await c._op("pipeline_end", "nothing", "")
+            c._codecs.clear()
+            c._codecs[TEXT] = _pg.BUILTIN[TEXT]
+            c._forget_codecs()
+            assert c.is_closed() or await c.fetchval("SELECT 'x'") == "x"
+        except errors.Error:
+            assert deed in ("close", "share")
+        c.terminate()
+
+    async def main():
+        for deed in deeds:
+            for side in ("encoder", "decoder"):
+                for shared in (True, False):
+                    await asyncio.wait_for(round(deed, side, shared), 20)
+
+    asyncio.run(main())
+
+
+async def _await(op):
+    return await op
+
+
 def encoder_that_closes(dsn):
     async def main():
         for _ in range(50):

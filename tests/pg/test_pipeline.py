@@ -120,8 +120,11 @@ def test_given_up(run, connect):
                 assert await c.fetchval("SELECT 3") == 3
             with pytest.raises(ZeroDivisionError):
                 async with c.pipeline() as p:
-                    p.execute("SELECT pg_sleep(60)")
+                    other = asyncio.create_task(_await(p.execute("SELECT pg_sleep(60)")))
+                    await asyncio.sleep(0)
                     raise ZeroDivisionError
+            with pytest.raises(pg.InterfaceError, match="given up"):
+                await other  # another task that waited for it is told
             assert await c.fetchval("SELECT 4") == 4
 
     run(main())
