@@ -308,6 +308,8 @@ bool gio_pg_pipeline_defer(GioPgOp *op);
 void gio_pg_pipeline_again(GioPgOp *op);
 /* It may not be sent in this mode: -1 with an exception; else 0. */
 int gio_pg_pipeline_admit(GioPgOp *op);
+/* Set the exception for it. */
+void gio_pg_pipeline_refuse(GioPgConn *c, const char *what);
 /* Send what begins, divides or ends a pipeline: false when that was all of it. */
 bool gio_pg_pipeline_command(GioPgOp *op);
 /* The end of a pipeline has come. */

@@ -32,7 +32,7 @@ gio_pg_pipeline_admit(GioPgOp *op)
     const char *what = NULL;
     switch (op->kind) {
     case GIO_PG_SCRIPT:
-        what = "a script";
+        what = "a script of several statements";
         break;
     case GIO_PG_MANY:
         what = "executemany()";
@@ -49,7 +49,14 @@ gio_pg_pipeline_admit(GioPgOp *op)
     }
     if (what == NULL)
         return 0;
-    if (shared)
+    gio_pg_pipeline_refuse(c, what);
+    return -1;
+}
+
+void
+gio_pg_pipeline_refuse(GioPgConn *c, const char *what)
+{
+    if (c->mode == GIO_PG_SHARED)
         gio_pg_error_set("NotSupportedError",
                          "%s needs a connection of its own, not a shared one: take one from the "
                          "pool, or connect()",
@@ -57,7 +64,6 @@ gio_pg_pipeline_admit(GioPgOp *op)
     else
         gio_pg_error_set("NotSupportedError", "%s cannot be part of a pipeline: do it outside",
                          what);
-    return -1;
 }
 
 /* ---- a pipeline's own commands --------------------------------------------------------------- */

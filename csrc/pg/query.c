@@ -227,14 +227,29 @@ fail_with(GioPgOp *op, const PGresult *res)
         fail(op);
 }
 
+/* There are several statements where one may be prepared. */
+static bool
+is_of_script(const PGresult *res)
+{
+    const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    const char *function = PQresultErrorField(res, PG_DIAG_SOURCE_FUNCTION);
+    return state != NULL && strcmp(state, "42601") == 0 && function != NULL &&
+           strcmp(function, "exec_parse_message") == 0;
+}
+
 static void
 feed_parsing(GioPgOp *op, PGresult *res)
 {
+    GioPgConn *c = op->conn;
     GioPgStatement *s = op->stmt;
-    int ends = parsing_ends(op->conn);
+    int ends = parsing_ends(c);
     if (op->pending > ends) /* DEALLOCATE */
         return;
-    if (PQresultStatus(res) != PGRES_COMMAND_OK)
+    if (c->mode != GIO_PG_SERIAL && op->args == NULL && is_of_script(res)) {
+        gio_pg_pipeline_refuse(c, "a script of several statements");
+        fail(op);
+    }
+    else if (PQresultStatus(res) != PGRES_COMMAND_OK)
         fail_with(op, res);
     else if (op->pending == ends)
         s->prepared = true;

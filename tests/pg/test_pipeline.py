@@ -150,6 +150,9 @@ def test_what_does_not_belong_into_one(run, connect):
                 with pytest.raises(pg.InterfaceError, match="nobody uses"):
                     c.shared = True
                 assert await p.fetchval("SELECT 1") == 1
+                with pytest.raises(pg.NotSupportedError, match="script.*outside"):
+                    await p.execute("SELECT 1; SELECT 2")
+                await p.sync()
             async with c.transaction():
                 async with c.pipeline() as p:
                     value = p.fetchval("SELECT 2")
