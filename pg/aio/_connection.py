@@ -42,9 +42,12 @@ class Connection(CopyMethods, _pg.Connection):
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
     made, unless it is ``shared``: then they are at the server together, and what concerns the whole
-    session is refused. pipeline() is for one user who need not wait for each answer. A cancelled or timed-out query is ended on the server in the background, and the
-    connection stays usable. Loops in several threads, and threads without one, may use it at the
-    same time: one of them moves it on for all, and another takes over when that one ends.
+    session is refused. pipeline() is for one user who need not wait for each answer.
+
+    A cancelled or timed-out query is ended on the server in the background (of a shared one, only
+    the answer is thrown away), and the connection stays usable. Loops in several threads, and
+    threads without one, may use it at the same time: one of them moves it on for all, and another
+    takes over when that one ends.
     """
 
     _transaction: Transaction | None
