@@ -96,6 +96,8 @@ struct GioPgConn {
     PyObject *cache; /* {key: GioPgStatement} */
     Py_ssize_t cache_size, cacheable_size;
     uint64_t clock; /* grows with every use of a statement */
+    uint64_t changes;   /* of the schema, made by this connection or undone */
+    bool changed_in_tx; /* by the transaction that is open */
     unsigned long serial;
     PyObject *codecs;       /* {oid: Codec}: what differs from the built-in ones */
     PyObject *introspect;   /* callable: rows of the catalogue -> {oid: Codec} */
@@ -385,6 +387,8 @@ struct GioPgStatement {
     bool preparing; /* SHARED: that is on its way, for one of those who want it */
     GioPgCommand command;
     bool outdated; /* its codecs are to be looked for anew before it is sent again */
+    uint64_t changes;  /* the connection's, when its plan was right last */
+    char replaces[24]; /* one that leaves the server when this comes there, or "" */
 };
 
 int gio_pg_statement_setup_types(PyObject *module);
@@ -393,6 +397,8 @@ GioPgStatement *gio_pg_statement_get(GioPgOp *op);
 /* A str as the server can have it, UTF-8 that ends with NUL: borrowed; NULL with an exception. */
 const char *gio_pg_statement_text(PyObject *sql);
 void gio_pg_statement_forget(GioPgConn *c, GioPgStatement *s);
+/* The server has none of them any more. */
+void gio_pg_statements_gone(GioPgConn *c);
 /* One that should leave the cache for a new one, or NULL. Borrowed. */
 GioPgStatement *gio_pg_statement_oldest(GioPgConn *c);
 /* Read what DESCRIBE said: 0, or -1 with an exception. */

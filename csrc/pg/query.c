@@ -50,15 +50,21 @@ static int
 send_deallocate(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
+    GioPgStatement *s = op->stmt, *oldest = NULL;
     char sql[64];
-    GioPgStatement *oldest = NULL;
-    if (op->stmt->cached && c->mode != GIO_PG_PIPELINE &&
-        PQtransactionStatus(c->pg) != PQTRANS_INERROR)
-        oldest = gio_pg_statement_oldest(c);
-    if (oldest == NULL)
-        return 1;
-    PyOS_snprintf(sql, sizeof sql, "DEALLOCATE \"%s\"", oldest->name);
-    gio_pg_statement_forget(c, oldest);
+    if (s->replaces[0] != '\0') {
+        PyOS_snprintf(sql, sizeof sql, "DEALLOCATE \"%s\"", s->replaces);
+        s->replaces[0] = '\0';
+    }
+    else {
+        if (s->cached && c->mode != GIO_PG_PIPELINE &&
+            PQtransactionStatus(c->pg) != PQTRANS_INERROR)
+            oldest = gio_pg_statement_oldest(c);
+        if (oldest == NULL)
+            return 1;
+        PyOS_snprintf(sql, sizeof sql, "DEALLOCATE \"%s\"", oldest->name);
+        gio_pg_statement_forget(c, oldest);
+    }
     op->pending += 2;
     return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0) && gio_pg_pipeline_sync(c);
 }
@@ -319,6 +325,24 @@ gio_pg_query_is_stale(GioPgOp *op, const PGresult *res)
     return !op->in_tx && !op->retried && !op->given_up;
 }
 
+/* Whether what was done may leave prepared statements with plans that are of no use. */
+static void
+note_change(GioPgConn *c, const PGresult *res)
+{
+    const char *tag = PQcmdStatus((PGresult *)res);
+    if (strncmp(tag, "ALTER", 5) == 0 || strncmp(tag, "DROP", 4) == 0 ||
+        strcmp(tag, "CREATE VIEW") == 0) {
+        c->changes++;
+        c->changed_in_tx = true;
+    }
+    else if (c->changed_in_tx && strcmp(tag, "ROLLBACK") == 0) /* perhaps to a savepoint */
+        c->changes++;
+    else if (strcmp(tag, "COMMIT") == 0 || strcmp(tag, "BEGIN") == 0)
+        c->changed_in_tx = false;
+    else if (strcmp(tag, "DEALLOCATE ALL") == 0 || strcmp(tag, "DISCARD ALL") == 0)
+        gio_pg_statements_gone(c);
+}
+
 static void
 feed_executing(GioPgOp *op, const PGresult *res)
 {
@@ -365,6 +389,9 @@ feed_executing(GioPgOp *op, const PGresult *res)
             fail_with(op, res);
         return;
     }
+    note_change(c, res);
+    if (op->stmt != NULL)
+        op->stmt->changes = c->changes;
     if (op->given_up || op->error != NULL)
         return;
     if (op->kind == GIO_PG_SCRIPT && op->want == GIO_PG_TUPLES) {

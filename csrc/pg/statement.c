@@ -72,6 +72,15 @@ command_of(PyObject *sql)
     return is_word(text, n, session) ? GIO_PG_OF_SESSION : GIO_PG_PLAIN;
 }
 
+/* A plan that this connection has made useless would be prepared again when the server says so. Not
+ * inside a transaction: that would have failed by then. */
+static bool
+is_doubtful(GioPgStatement *s, GioPgConn *c)
+{
+    return s->changes != c->changes && s->prepared && c->mode == GIO_PG_SERIAL &&
+           PQtransactionStatus(c->pg) == PQTRANS_INTRANS;
+}
+
 GioPgStatement *
 gio_pg_statement_get(GioPgOp *op)
 {
@@ -82,6 +91,13 @@ gio_pg_statement_get(GioPgOp *op)
     GioPgStatement *s = (GioPgStatement *)PyDict_GetItemWithError(c->cache, key);
     if (s != NULL && !Py_IS_TYPE(s, c->st->statement_type)) {
         PyErr_SetString(PyExc_TypeError, "a connection's cache has Statement objects");
+        s = NULL;
+    }
+    char replaces[sizeof s->name] = "";
+    if (s != NULL && is_doubtful(s, c)) {
+        if (Py_REFCNT(s) == 1) /* nobody else's */
+            memcpy(replaces, s->name, sizeof replaces);
+        gio_pg_statement_forget(c, s);
         s = NULL;
     }
     if (s != NULL || PyErr_Occurred()) {
@@ -98,6 +114,8 @@ gio_pg_statement_get(GioPgOp *op)
     s->key = key;
     s->sql = Py_NewRef(op->sql);
     s->conn = c;
+    s->changes = c->changes;
+    memcpy(s->replaces, replaces, sizeof replaces);
     s->command = command_of(op->sql);
     s->used = ++c->clock;
     s->cached = c->cache_size > 0 &&
@@ -116,6 +134,16 @@ gio_pg_statement_forget(GioPgConn *c, GioPgStatement *s)
     if (PyDict_GetItemWithError(c->cache, s->key) == (PyObject *)s &&
         PyDict_DelItem(c->cache, s->key) < 0)
         PyErr_Clear();
+}
+
+void
+gio_pg_statements_gone(GioPgConn *c)
+{
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(c->cache, &at, &key, &value))
+        if (Py_IS_TYPE(value, c->st->statement_type))
+            ((GioPgStatement *)value)->prepared = false;
 }
 
 GioPgStatement *

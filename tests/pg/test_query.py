@@ -94,14 +94,54 @@ def test_a_plan_that_a_change_of_the_schema_made_useless(run, connect):
             assert await c.fetch("SELECT * FROM t") == [(1,)]
             await c.execute("ALTER TABLE t ADD COLUMN b numeric DEFAULT 2")
             assert await c.fetch("SELECT * FROM t") == [(1, Decimal(2))]
-            await c.execute("ALTER TABLE t DROP COLUMN a")
-            async with c.transaction():
-                with pytest.raises(errors.StalePlan):
-                    async with c.transaction():
-                        await c.fetch("SELECT * FROM t")
-                assert await c.fetch("SELECT * FROM t") == [(Decimal(2),)]
             await c.execute("DEALLOCATE ALL")
-            assert await c.fetch("SELECT * FROM t") == [(Decimal(2),)]
+            assert await c.fetch("SELECT * FROM t") == [(1, Decimal(2))]
+
+    run(main())
+
+
+def test_a_change_of_its_own_inside_a_transaction(run, connect):
+    """Where the server's word for it would end the transaction."""
+
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t AS SELECT 1 AS a")
+            assert await c.fetch("SELECT * FROM t") == [(1,)]
+            async with c.transaction():
+                await c.execute("ALTER TABLE t ADD COLUMN b int DEFAULT 2")
+                assert await c.fetch("SELECT * FROM t") == [(1, 2)]
+                with pytest.raises(LookupError):
+                    async with c.transaction():
+                        await c.execute("DROP TABLE t")
+                        await c.execute("CREATE TEMP TABLE t AS SELECT 'x' AS a")
+                        assert await c.fetch("SELECT * FROM t") == [("x",)]
+                        raise LookupError
+                assert await c.fetch("SELECT * FROM t") == [(1, 2)]
+                await c.execute("DEALLOCATE ALL")
+                assert await c.fetch("SELECT * FROM t") == [(1, 2)]
+            await c.execute("DISCARD ALL")
+            async with c.transaction():
+                assert await c.fetchval("SELECT to_regclass('t')") is None
+            count = "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'FROM t$'"
+            assert await c.fetchval(count) == 0  # each has left as another came
+
+    run(main())
+
+
+def test_a_change_by_another_inside_a_transaction(run, connect):
+    async def main():
+        async with connect() as c, connect() as other:
+            await c.execute("CREATE TABLE changing AS SELECT 1 AS a")
+            try:
+                assert await c.fetch("SELECT * FROM changing") == [(1,)]
+                await other.execute("ALTER TABLE changing ADD COLUMN b int DEFAULT 2")
+                async with c.transaction():
+                    with pytest.raises(errors.StalePlan):
+                        async with c.transaction():
+                            await c.fetch("SELECT * FROM changing")
+                    assert await c.fetch("SELECT * FROM changing") == [(1, 2)]
+            finally:
+                await c.execute("DROP TABLE changing")
 
     run(main())
 
