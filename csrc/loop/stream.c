@@ -168,6 +168,21 @@ gio_stream_describe(GioTransport *t)
     return t->address == NULL ? 0 : add_extra(t, "peername", Py_NewRef(t->address));
 }
 
+PyObject *
+gio_transport_extra(GioTransport *t)
+{
+    if (t->extra == NULL && (t->extra = PyDict_New()) == NULL) {
+        return NULL;
+    }
+    if (t->undescribed && t->file != NULL) {
+        t->undescribed = false;
+        if (gio_stream_describe(t) < 0) {
+            return NULL;
+        }
+    }
+    return t->extra;
+}
+
 /* Count as a user of the socket, as a file made from it does: whoever closes the socket, its fd
  * stays ours until we are done with it. Without that its number could come to mean another
  * connection, and our data go there. */

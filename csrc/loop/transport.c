@@ -91,21 +91,6 @@ gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file, PyObject *p
     return t;
 }
 
-PyObject *
-gio_transport_extra(GioTransport *t)
-{
-    if (t->extra == NULL && (t->extra = PyDict_New()) == NULL) {
-        return NULL;
-    }
-    if (t->undescribed && t->file != NULL) {
-        t->undescribed = false;
-        if (gio_stream_describe(t) < 0) {
-            return NULL;
-        }
-    }
-    return t->extra;
-}
-
 static int
 start_reading(GioLoop *Py_UNUSED(loop), PyObject *self)
 {

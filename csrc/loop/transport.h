@@ -76,9 +76,6 @@ typedef struct {
 GioTransport *gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file,
                                 PyObject *protocol, PyObject *extra, GioRun readable,
                                 GioRun writable);
-/* What get_extra_info() knows, a borrowed dict. A stream's is made when it is first asked for, or
- * at the end: an idle connection has none. */
-PyObject *gio_transport_extra(GioTransport *t);
 /* Have connection_made called, then reading started, then `waiter` (may be NULL) told. */
 int gio_transport_begin(GioTransport *t, PyObject *waiter);
 /* call_soon; `context` NULL: a copy of the current one. */
@@ -142,6 +139,9 @@ PyObject *gio_stream_receive(GioTransport *t);
 PyObject *gio_stream_ask(GioTransport *t, const char *method);
 /* Put what is known of the socket into `extra`. */
 int gio_stream_describe(GioTransport *t);
+/* What get_extra_info() knows, a borrowed dict. A stream's is made when it is first asked for, or
+ * at the end: an idle connection has none. */
+PyObject *gio_transport_extra(GioTransport *t);
 /* Keep the socket's fd ours, whoever closes the socket. */
 int gio_stream_hold_socket(GioTransport *t);
 extern PyMethodDef gio_stream_loop_methods[]; /* of Loop, as the next three */

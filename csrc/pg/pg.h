@@ -95,7 +95,7 @@ struct GioPgConn {
 
     PyObject *cache; /* {key: GioPgStatement} */
     Py_ssize_t cache_size, cacheable_size;
-    uint64_t clock; /* grows with every use of a statement */
+    uint64_t clock;     /* grows with every use of a statement */
     uint64_t changes;   /* of the schema, made by this connection or undone */
     bool changed_in_tx; /* by the transaction that is open */
     unsigned long serial;
@@ -386,7 +386,7 @@ struct GioPgStatement {
     bool cached;
     bool preparing; /* SHARED: that is on its way, for one of those who want it */
     GioPgCommand command;
-    bool outdated; /* its codecs are to be looked for anew before it is sent again */
+    bool outdated;     /* its codecs are to be looked for anew before it is sent again */
     uint64_t changes;  /* the connection's, when its plan was right last */
     char replaces[24]; /* one that leaves the server when this comes there, or "" */
 };

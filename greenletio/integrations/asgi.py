@@ -124,7 +124,7 @@ class _Request:
 
     def _run(self, app: WSGIApplication) -> None:
         chunks = app(
-            environ(self._scope, io.BufferedReader(self._body, READ_AHEAD)), self._start_response
+            _environ(self._scope, io.BufferedReader(self._body, READ_AHEAD)), self._start_response
         )
         try:
             if isinstance(chunks, (list, tuple)) and len(chunks) == 1:
@@ -251,7 +251,7 @@ class _Body(io.RawIOBase):
         return n
 
 
-def environ(scope: Message, body: Any) -> dict[str, Any]:
+def _environ(scope: Message, body: Any) -> dict[str, Any]:
     """PEP 3333's environ of an ASGI HTTP scope."""
     root = _native(scope.get("root_path", ""))
     path = _native(scope["path"])
