@@ -25,12 +25,30 @@ static const GioLibpq linked = {
 };
 
 static void
+stop_timer(GioPgConn *c)
+{
+    PyObject *timer = c->cancel_timer;
+    c->cancel_timer = NULL;
+    if (timer == NULL)
+        return;
+    PyObject *exc = gio_err_take();
+    PyObject *answer = PyObject_CallMethodNoArgs(timer, c->st->str_cancel);
+    if (answer == NULL)
+        PyErr_Clear();
+    Py_XDECREF(answer);
+    Py_DECREF(timer);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+static void
 drop_request(GioPgConn *c)
 {
     GioPqRequest *request = c->request;
     c->request = NULL;
     c->request_wait_fd = -1;
     if (request != NULL) {
+        stop_timer(c);           /* it is for the deadline: the next request comes earlier */
         gio_pg_rearm_request(c); /* before its fd is closed */
         gio_pq_request_free(c->st->api, request);
     }
@@ -41,16 +59,7 @@ gio_pg_cancel_end(GioPgConn *c)
 {
     c->cancelling = false;
     drop_request(c);
-    if (c->cancel_timer != NULL) {
-        PyObject *exc = gio_err_take();
-        PyObject *answer = PyObject_CallMethodNoArgs(c->cancel_timer, c->st->str_cancel);
-        if (answer == NULL)
-            PyErr_Clear();
-        Py_XDECREF(answer);
-        Py_CLEAR(c->cancel_timer);
-        if (exc != NULL)
-            gio_err_give(exc);
-    }
+    stop_timer(c);
 }
 
 int
@@ -73,8 +82,8 @@ gio_pg_cancel_step(GioPgConn *c, bool over)
     if (c->request != NULL) {
         int fd = -1, events = 0;
         if (gio_pq_request_step(c->request, &fd, &events) != 0) {
-            drop_request(c);
             c->cancel_next = now + RESEND_NS;
+            drop_request(c);
         }
         else {
             c->request_wait_fd = fd;
