@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from greenletio import _pg
 from greenletio._lock import FairLock
 from greenletio.pg import _errors, _json, rows
-from greenletio.pg._connect import connect_sync
+from greenletio.pg._connect import connect_sync, forget_types
 from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
@@ -199,6 +199,9 @@ class Connection(Generic[Row]):
             if not self._notice_handlers:
                 level = logging.WARNING if diagnostic.severity == "WARNING" else logging.INFO
                 logger.log(level, "%s: %s", diagnostic.severity, diagnostic.message_primary)
+        elif kind == "outdated":
+            forget_types(self._raw)
+            self._raw._codecs.update(_json.codecs())
 
     def __del__(self) -> None:
         raw = getattr(self, "_raw", None)

@@ -597,7 +597,8 @@ watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
     PyObject *waiters[AT_ONCE];
     /* A reader that is about to be removed, in the thread of a loop that has lost the connection,
      * may fire once more: then whoever waits is in another one. */
-    bool direct = c->loop != NULL && c->loop_thread == PyThread_get_thread_ident();
+    bool direct = c->loop != NULL && c->loop_thread == PyThread_get_thread_ident() &&
+                  c->phase != GIO_PG_CLOSED; /* who listens for that comes first */
     int n = collect_done(c, waiters, direct), rc = 0;
     Py_DECREF(c);
     for (int i = 0; i < n; i++) {

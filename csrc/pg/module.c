@@ -96,6 +96,13 @@ complete_conninfo(PyObject *module, PyObject *text)
     PGconn *pg = PQconnectStart(utf8);
     PQconninfoOption *options = pg == NULL ? NULL : PQconninfo(pg);
     PyObject *dict = options == NULL ? PyErr_NoMemory() : take_options(options);
+    const char *found = dict == NULL ? NULL : PQpass(pg); /* in a .pgpass, for the first host */
+    if (found != NULL && *found != '\0') {
+        PyObject *password = PyUnicode_FromString(found);
+        if (password == NULL || PyDict_SetItemString(dict, "password", password) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(password);
+    }
     PQfinish(pg);
     return dict;
 }

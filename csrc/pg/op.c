@@ -390,6 +390,7 @@ op_dealloc(GioPgOp *op)
     Py_CLEAR(op->args);
     Py_CLEAR(op->rows);
     Py_CLEAR(op->oids);
+    Py_CLEAR(op->column_name);
     Py_CLEAR(op->record_class);
     Py_CLEAR(op->stmt);
     Py_CLEAR(op->session);

@@ -88,7 +88,9 @@ struct GioPgConn {
 
     PyObject *cache; /* {key: GioPgStatement} */
     Py_ssize_t cache_size, cacheable_size;
-    uint64_t clock; /* grows with every use of a statement */
+    double cache_lifetime; /* seconds that a statement may stay in it; 0: for ever */
+    int expired;           /* statements in it that nobody finds any more */
+    uint64_t clock;        /* grows with every use of a statement */
     unsigned long serial;
     PyObject *codecs;       /* {oid: Codec}: what differs from the built-in ones */
     PyObject *introspect;   /* callable: rows of the catalogue -> {oid: Codec} */
@@ -173,9 +175,11 @@ struct GioPgOp {
     PyObject *args;  /* tuple, or NULL; MANY: an iterable of sequences */
     PyObject *rows;  /* MANY: the iterator */
     int64_t count;   /* MANY: rows that were changed */
+    int64_t taken;   /* MANY: arguments that were taken */
     PyObject *oids;  /* bytes: the parameters' types as uint32_t; or NULL: the server infers */
     PyObject *record_class; /* or NULL */
     Py_ssize_t column;      /* of GIO_PG_VALUE */
+    PyObject *column_name;  /* str, in its place; or NULL */
     GioPgStatement *stmt;
     GioPgOp *session; /* COPY_READ and the like: the COPY, owned */
     GioPgOp *sub;     /* COPY: what is asked of it just now, owned */
@@ -270,6 +274,8 @@ PyObject *gio_pg_error_lost(GioPgConn *c);
 PyObject *gio_pg_error_set(const char *name, const char *format, ...);
 /* The same with the exception that is set as its cause. */
 PyObject *gio_pg_error_wrap(const char *name, const char *format, ...);
+/* Whether the exception that is set is of one of them, by name. */
+bool gio_pg_error_is(const char *name);
 /* {field: text} of a notice. */
 PyObject *gio_pg_error_fields(const PGresult *res);
 
@@ -284,11 +290,14 @@ struct GioPgStatement {
     Oid *param_oids, *col_oids;
     int nparams, ncols;
     uint64_t used;
-    char name[24];  /* "": the unnamed one */
-    bool prepared;  /* the server has it */
-    bool described; /* params and cols are known */
-    bool text;      /* its results are asked for as text */
-    bool atomic;    /* its rows cannot be part of a cycle */
+    int64_t born;    /* when it was cached */
+    int64_t element; /* executemany(): which one is being sent, from 1; else 0 */
+    char name[64];   /* "": the unnamed one */
+    char tag[64];    /* of the command that it was last */
+    bool prepared;   /* the server has it */
+    bool described;  /* params and cols are known */
+    bool text;       /* its results are asked for as text */
+    bool atomic;     /* its rows cannot be part of a cycle */
     bool cached;
     bool outdated; /* its codecs are to be looked for anew before it is sent again */
 };
@@ -299,6 +308,13 @@ GioPgStatement *gio_pg_statement_get(GioPgOp *op);
 /* A str as the server can have it, UTF-8 that ends with NUL: borrowed; NULL with an exception. */
 const char *gio_pg_statement_text(PyObject *sql);
 void gio_pg_statement_forget(GioPgConn *c, GioPgStatement *s);
+/* Codecs were changed: nobody finds the statements of the cache any more; who has one goes on with
+ * its codecs. 0, -1 with an exception. */
+int gio_pg_statement_renew(GioPgConn *c);
+/* A value of its result could not be read. If the exception that is set says that the types are not
+ * what they were, all that is known of types is looked up anew. Keeps the exception. Runs Python.
+ */
+void gio_pg_statement_failed(GioPgStatement *s, GioPgConn *c);
 /* One that should leave the cache for a new one, or NULL. Borrowed. */
 GioPgStatement *gio_pg_statement_oldest(GioPgConn *c);
 /* Read what DESCRIBE said: 0, or -1 with an exception. */
@@ -335,7 +351,7 @@ struct GioPgCodec {
     bool atomic;    /* its values are never part of a cycle */
     bool tuples;    /* a tuple is a value, and no level of an array of them */
     char delimiter; /* of arrays of it, in text */
-    PyObject *name;
+    PyObject *name, *schema;
     const char *form; /* one of codec.c's, or NULL: built in */
     GioPgDecode decode;
     GioPgEncode encode;
@@ -364,6 +380,7 @@ int gio_pg_array_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioB
 PyObject *gio_pg_composite_decode(GioPgState *st, GioPgCodec *codec, const char *data,
                                   Py_ssize_t len);
 PyObject *gio_pg_row_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
+int gio_pg_row_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
 int gio_pg_composite_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
 PyObject *gio_pg_range_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
 int gio_pg_range_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
@@ -387,6 +404,8 @@ typedef struct {
 int gio_pg_record_setup_types(PyObject *module);
 /* RecordDesc of a tuple of names (borrowed). */
 PyObject *gio_pg_desc_new(GioPgState *st, PyObject *names);
+/* Where a name is: of equal ones the last. -1 with KeyError. */
+Py_ssize_t gio_pg_desc_find(PyObject *desc, PyObject *name);
 /* An empty record with room for `n`; the caller fills the items, with references that it owns. */
 GioPgRecord *gio_pg_record_new(PyTypeObject *type, PyObject *desc, Py_ssize_t n);
 /* Nobody but whoever fills it sees it in between (as a tuple or list would be seen by what walks

@@ -191,6 +191,8 @@ static void
 fail_with(GioPgOp *op, const PGresult *res)
 {
     PyObject *error = op->error != NULL || op->given_up ? NULL : gio_pg_error_of(res);
+    if (error != NULL && PyObject_SetAttrString(error, "query", op->sql) < 0)
+        Py_CLEAR(error);
     if (error != NULL)
         op->error = error;
     else if (PyErr_Occurred())

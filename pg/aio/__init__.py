@@ -24,6 +24,7 @@ from greenletio.pg.aio import exceptions
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
+from greenletio.pg.aio._logging import LoggedQuery
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
@@ -39,6 +40,7 @@ __all__ = (
     "InterfaceError",
     "Line",
     "LineSegment",
+    "LoggedQuery",
     "Path",
     "Point",
     "Polygon",
