@@ -11,6 +11,8 @@ from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+import greenlet
+
 from greenletio import _pg
 from greenletio._lock import FairLock
 from greenletio.pg import _errors, _json, rows
@@ -65,6 +67,7 @@ class Connection(Generic[Row]):
     ) -> None:
         self._raw = raw
         self._lock = FairLock()
+        self._streamer: greenlet.greenlet | None = None
         self._autocommit = autocommit
         self._savepoints = 0
         self._blocks = 0
@@ -78,6 +81,7 @@ class Connection(Generic[Row]):
             raise TypeError(f"a query is a str, not {type(query).__name__}")
         raw = self._raw
         sql, args, oids = prepare(query, params)
+        self._check_turn()
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
                 raw._op("script", "status", "BEGIN", timeout=timeout).run()
@@ -94,6 +98,7 @@ class Connection(Generic[Row]):
         raw = self._raw
         rows = (prepare(query, params) for params in params_seq)
         total = 0
+        self._check_turn()
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
                 raw._op("script", "status", "BEGIN").run()
@@ -106,10 +111,47 @@ class Connection(Generic[Row]):
     def _copying(self, sql: str) -> Iterator[Copy]:
         """A COPY, which has the connection for itself until the block ends."""
         raw = self._raw
+        self._check_turn()
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
                 raw._op("script", "status", "BEGIN").run()
             yield Copy(raw, sql)
+
+    @contextmanager
+    def _streaming(
+        self, query: str, params: Any, timeout: float | None
+    ) -> Iterator[tuple[_pg.Statement, Iterator[list[tuple[Any, ...]]]]]:
+        """A query that has the connection for itself until the block ends: its rows in parts."""
+        raw = self._raw
+        sql, args, oids = prepare(query, params)
+        self._check_turn()
+        with self._lock:
+            if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
+                raw._op("script", "status", "BEGIN", timeout=timeout).run()
+            session = raw._op("stream", "tuples", sql, args, oids=oids, timeout=timeout)
+            self._streamer = greenlet.getcurrent()
+            try:
+                statement = session.run()
+
+                def parts() -> Iterator[list[tuple[Any, ...]]]:
+                    while True:
+                        rows = raw._op(
+                            "copy_read", "nothing", "", session=session, timeout=timeout
+                        ).run()
+                        if isinstance(rows, str):
+                            return
+                        yield rows
+
+                yield statement, parts()
+            finally:
+                self._streamer = None
+                session.close()
+
+    def _check_turn(self) -> None:
+        if self._streamer is not None and self._streamer is greenlet.getcurrent():
+            raise InterfaceError(
+                "the connection is streaming rows here: read them to the end, or use another one"
+            )
 
     def _command(self, sql: str) -> None:
         self._raw._op("script", "status", sql).run()
@@ -156,6 +198,7 @@ class Connection(Generic[Row]):
             raise ProgrammingError(f"{sql} inside a block of transaction() is the block's own")
         if self.closed:
             raise InterfaceError("the connection is closed")
+        self._check_turn()
         with self._lock:
             if self._raw._transaction_status != IDLE:
                 self._command(sql)
@@ -163,6 +206,7 @@ class Connection(Generic[Row]):
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """A block that is done as a whole or not at all; inside a transaction: a savepoint."""
+        self._check_turn()
         with self._lock:
             outermost = self._raw._transaction_status == IDLE
             self._savepoints += 1

@@ -212,8 +212,9 @@ conn_fetchval(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     return make_query(c, "fetchval", GIO_PG_VALUE, args, nargs, kwnames);
 }
 
-static const char *const kinds[] = {"connect", "query",     "script",     "prepare",  "many",
-                                    "copy",    "copy_read", "copy_write", "copy_end", "finish"};
+static const char *const kinds[] = {"connect",  "query",  "script",    "prepare",
+                                    "many",     "copy",   "copy_read", "copy_write",
+                                    "copy_end", "finish", "stream"};
 static const char *const wants[] = {"status", "records",   "record", "value",
                                     "tuples", "statement", "nothing"};
 
@@ -241,7 +242,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
                                      &record_class, &column, &session))
         return NULL;
-    int kind = find_word(kinds, 10, kind_word), want = find_word(wants, 7, want_word);
+    int kind = find_word(kinds, 11, kind_word), want = find_word(wants, 7, want_word);
     double timeout = as_timeout(seconds);
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
@@ -250,6 +251,8 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
         (statement != Py_None && !Py_IS_TYPE(statement, c->st->statement_type)) ||
         (session != Py_None) != (kind >= GIO_PG_COPY_READ && kind <= GIO_PG_COPY_END) ||
         (session != Py_None && !Py_IS_TYPE(session, c->st->op_type)) ||
+        (kind == GIO_PG_STREAM &&
+         ((want != GIO_PG_RECORDS && want != GIO_PG_TUPLES) || !PyTuple_CheckExact(params))) ||
         (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT) ||
         (want != GIO_PG_STATUS && kind == GIO_PG_COPY) ||
         (statement != Py_None && (kind == GIO_PG_SCRIPT || kind == GIO_PG_COPY)) ||

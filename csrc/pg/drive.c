@@ -400,6 +400,8 @@ gio_pg_start(GioPgOp *op)
         gio_pg_error_set("InterfaceError", "a codec must not use the connection that calls it");
         return -1;
     }
+    if (gio_pg_stream_check(op) < 0)
+        return -1;
     if (op->session != NULL) {
         if (gio_pg_copy_start(op) < 0)
             return -1;

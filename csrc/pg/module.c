@@ -139,6 +139,7 @@ import_others(GioPgState *st)
 {
     PyObject *safe = NULL;
     if ((st->get_running_loop = attribute("asyncio", "_get_running_loop")) == NULL ||
+        (st->current_task = attribute("asyncio", "current_task")) == NULL ||
         (st->timeout_error = attribute("asyncio", "TimeoutError")) == NULL ||
         (st->decimal = attribute("decimal", "Decimal")) == NULL ||
         (st->uuid = attribute("uuid", "UUID")) == NULL ||
@@ -207,6 +208,7 @@ module_exec(PyObject *module)
     X(watch_type)                                                                                  \
     X(builtin)                                                                                     \
     X(get_running_loop)                                                                            \
+    X(current_task)                                                                                \
     X(timeout_error)                                                                               \
     X(decimal)                                                                                     \
     X(decimal_nan)                                                                                 \

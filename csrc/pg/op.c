@@ -124,7 +124,7 @@ gio_pg_op_give_up(GioPgOp *op)
         gio_pg_op_finish(op, NULL, NULL);
     else if (op->stage != GIO_PG_DONE) {
         gio_pg_cancel_begin(c);
-        if (op->kind == GIO_PG_COPY)
+        if (op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM)
             gio_pg_advance(c); /* it waits for nothing by itself */
     }
     gio_pg_rearm(c);
@@ -261,7 +261,8 @@ static PyObject *
 op_close(GioPgOp *op, PyObject *Py_UNUSED(ignored))
 {
     /* A COPY has its answer when it begins. */
-    if (!op->answered || (op->kind == GIO_PG_COPY && op->stage != GIO_PG_DONE && !op->given_up)) {
+    bool session = op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM;
+    if (!op->answered || (session && op->stage != GIO_PG_DONE && !op->given_up)) {
         gio_pg_op_give_up(op);
         gio_pg_wake(op->conn);
     }

@@ -42,6 +42,7 @@ struct GioPgState {
     PyTypeObject *watch_type;
     PyObject *builtin; /* {oid: Codec} that every connection starts with */
     PyObject *get_running_loop;
+    PyObject *current_task;
     PyObject *timeout_error; /* asyncio.TimeoutError */
     PyObject *decimal;
     PyObject *decimal_nan, *decimal_inf, *decimal_ninf;
@@ -143,7 +144,8 @@ typedef enum {
     GIO_PG_COPY_READ,
     GIO_PG_COPY_WRITE,
     GIO_PG_COPY_END,
-    GIO_PG_FINISH /* closes the connection in its turn */
+    GIO_PG_FINISH, /* closes the connection in its turn */
+    GIO_PG_STREAM  /* a query whose rows are read by GIO_PG_COPY_READ */
 } GioPgKind;
 
 typedef enum {
@@ -185,6 +187,7 @@ struct GioPgOp {
     GioPgOp *sub;     /* COPY: what is asked of it just now, owned */
     PyObject *waiter;
     PyObject *result, *error;
+    PyObject *owner; /* STREAM: the task that it is for; borrowed, only compared */
     PyObject *timer; /* loop.call_later()'s */
     double timeout;  /* seconds; < 0: none */
     unsigned long thread;
@@ -254,6 +257,16 @@ void gio_pg_copy_abandon(GioPgOp *sub);
 void gio_pg_copy_ended(GioPgOp *session, PyObject *error);
 /* Move it on; true when there is more to do at once. */
 bool gio_pg_copy_advance(GioPgOp *session);
+/* Answer what is asked of a COPY or a stream: steals the result; NULL: the exception that is set.
+ */
+void gio_pg_copy_answer(GioPgOp *sub, PyObject *result);
+/* stream.c: the query has just been sent. False when that ended it. */
+bool gio_pg_stream_begin(GioPgOp *op);
+/* Whether an operation may be started: 0, -1 with an exception when its task would wait for itself.
+ */
+int gio_pg_stream_check(GioPgOp *op);
+/* Move a stream on; true when there is more to do at once. Runs Python. */
+bool gio_pg_stream_advance(GioPgOp *session);
 /* many.c: begin, send some more, take an answer. Run Python. */
 bool gio_pg_many_begin(GioPgOp *op);
 void gio_pg_many_send(GioPgOp *op);

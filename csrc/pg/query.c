@@ -139,6 +139,8 @@ go_on(GioPgOp *op)
         gio_pg_op_finish(op, NULL, NULL);
         return false;
     }
+    if (op->kind == GIO_PG_STREAM)
+        return gio_pg_stream_begin(op);
     return true;
 }
 

@@ -85,6 +85,16 @@ records(GioPgOp *op, const PGresult *res)
     return gio_pg_shown(list);
 }
 
+static bool
+is_rows(const PGresult *res)
+{
+#ifdef LIBPQ_HAS_CHUNK_MODE
+    if (PQresultStatus(res) == PGRES_TUPLES_CHUNK)
+        return true;
+#endif
+    return PQresultStatus(res) == PGRES_TUPLES_OK || PQresultStatus(res) == PGRES_SINGLE_TUPLE;
+}
+
 static PyObject *
 tag_of(const PGresult *res)
 {
@@ -137,7 +147,7 @@ description_of(const PGresult *res)
 PyObject *
 gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
 {
-    if (PQresultStatus(res) != PGRES_TUPLES_OK)
+    if (!is_rows(res))
         return Py_BuildValue("(OON)", Py_None, Py_None, tag_of(res));
     PyObject *rows = NULL;
     if (s == NULL) {
@@ -176,7 +186,7 @@ static PyObject *
 make_value(GioPgOp *op, const PGresult *res)
 {
     GioPgState *st = op->conn->st;
-    bool rows = PQresultStatus(res) == PGRES_TUPLES_OK;
+    bool rows = is_rows(res);
     switch (op->want) {
     case GIO_PG_STATUS:
         return tag_of(res);

@@ -26,6 +26,7 @@ from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
 from greenletio.pg.aio._logging import LoggedQuery
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
+from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
 
@@ -48,6 +49,7 @@ __all__ = (
     "Range",
     "Record",
     "ServerVersion",
+    "Stream",
     "Transaction",
     "Type",
     "connect",

@@ -18,6 +18,7 @@ from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.aio._logging import LoggingMethods
 from greenletio.pg.aio._messages import PostgresLogMessage, message_of
 from greenletio.pg.aio._prepared import PreparedStatement
+from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import ConnectionClosed
 
@@ -189,6 +190,20 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, _pg.Connection):
         """A cursor of the server, inside a transaction: ``async for row in connection.cursor(…)``
         fetches `prefetch` rows at a time; awaited, it gives a Cursor to fetch from."""
         return CursorFactory(self, self._check_open, query, args, prefetch, timeout, record_class)
+
+    def stream(
+        self,
+        query: str,
+        *args: Any,
+        timeout: float | None = None,
+        record_class: type[_pg.Record] | None = None,
+    ) -> Stream:
+        """The rows of a query as they come: ``async for row in connection.stream(query)``.
+
+        Inside or outside a transaction, without a cursor of the server. `timeout` is for each wait.
+        """
+        self._check_open()
+        return Stream(self, query, args, timeout, record_class)
 
     # -- listeners
 
