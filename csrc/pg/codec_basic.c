@@ -26,12 +26,13 @@ bool_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
     return gio_put(out, value == Py_True ? "\1" : "\0", 1);
 }
 
-/* Decimal(2) and the like: new reference; NULL with an exception for what is no whole number. */
+/* 2.0, Decimal(2) and the like: new reference; NULL with an exception for what is no whole number.
+ */
 static PyObject *
 as_whole_number(PyObject *value)
 {
     PyNumberMethods *number = Py_TYPE(value)->tp_as_number;
-    if (number != NULL && number->nb_int != NULL && !PyBool_Check(value) && !PyFloat_Check(value)) {
+    if (number != NULL && number->nb_int != NULL && !PyBool_Check(value)) {
         PyObject *integer = PyNumber_Long(value);
         int same = integer == NULL ? -1 : PyObject_RichCompareBool(integer, value, Py_EQ);
         if (same > 0)
