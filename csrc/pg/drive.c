@@ -572,8 +572,7 @@ gio_pg_pump(GioPgOp *op, int64_t deadline)
     return rc;
 }
 
-/* ---- the watch
- * ------------------------------------------------------------------------------------ */
+/* ---- the watch ---------------------------------------------------------------------------- */
 
 static PyObject *
 watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
