@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-stdlib test-pythons test-sqlalchemy build asan leaks soak lint types fmt bench bench-core bench-loop bench-pg clean
+.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-sqlalchemy build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-pg clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -31,6 +31,9 @@ build: ## .venv and the extensions, for working on them
 
 asan: ## the tests on a build with AddressSanitizer and UBSan (ARGS=--soak: the soak)
 	scripts/asan.sh $(ARGS)
+
+fuzz: ## malformed bytes for every decoder of PostgreSQL's values, under AddressSanitizer (ARGS="--seconds 600")
+	scripts/asan.sh --fuzz $(ARGS)
 
 leaks: ## tests of every kind, and thousands of waits, calls, loops and threads: nothing may grow
 	@$(BOOTSTRAP) test
@@ -51,6 +54,10 @@ test-asyncio: ## CPython's own asyncio tests on our loop (ARGS="--loop uvloop.Lo
 test-stdlib: ## CPython's own tests of the blocking modules, run green (ARGS="test_socket")
 	@$(BOOTSTRAP) test
 	$(RUN)/python tests/stdlib/run_green.py $(ARGS)
+
+test-asyncpg: ## asyncpg's own tests on greenletio.pg.aio (CHECKOUT=path ARGS="test_codecs")
+	@$(BOOTSTRAP) test
+	$(RUN)/python tests/asyncpg/run.py $(or $(CHECKOUT),$(error CHECKOUT= names a copy of asyncpg's repository)) $(ARGS)
 
 test-sqlalchemy: ## SQLAlchemy's compliance suite on our dialect (CHECKOUT=its repository)
 	@$(BOOTSTRAP) test

@@ -108,17 +108,22 @@ async def _resolve(host: Host) -> list[str] | OSError:
         return exc
 
 
-def connected(c: _pg.Connection) -> None:
-    """Types that were looked up before, in the same database, need not be again."""
-    known = _KNOWN.setdefault(_database(c), {})
+def connected(c: _pg.Connection, own: dict[int, _pg.Codec] | None = None) -> None:
+    """Types that were looked up before, in the same database, need not be again.
+
+    `own` are codecs of the connection's user. Of them others may be made: then it looks up by
+    itself.
+    """
+    known = {} if own else _KNOWN.setdefault(_database(c), {})
     c._codecs.clear()
-    c._introspect = _types.builder(known)
+    c._codecs.update(own or {})
+    c._introspect = _types.builder(known, own or {})
 
 
-def forget_types(c: _pg.Connection) -> None:
+def forget_types(c: _pg.Connection, own: dict[int, _pg.Codec] | None = None) -> None:
     """Have them looked up again, by new connections to this database, too."""
     _KNOWN.pop(_database(c), None)
-    connected(c)
+    connected(c, own)
 
 
 def _database(c: _pg.Connection) -> tuple[Any, ...]:

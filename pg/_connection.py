@@ -11,10 +11,12 @@ from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+import greenlet
+
 from greenletio import _pg
 from greenletio._lock import FairLock
 from greenletio.pg import _errors, _json, rows
-from greenletio.pg._connect import connect_sync
+from greenletio.pg._connect import connect_sync, forget_types
 from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
@@ -66,6 +68,7 @@ class Connection(Generic[Row]):
     ) -> None:
         self._raw = raw
         self._lock = FairLock()
+        self._streamer: greenlet.greenlet | None = None
         self._autocommit = autocommit
         self._savepoints = 0
         self._blocks = 0
@@ -83,6 +86,7 @@ class Connection(Generic[Row]):
             raise TypeError(f"a query is a str, not {type(query).__name__}")
         raw = self._raw
         sql, args, oids = prepare(query, params)
+        self._check_turn()
         with self._lock:
             self._begin(timeout)
             if self._pipeline is not None:
@@ -113,6 +117,7 @@ class Connection(Generic[Row]):
         raw = self._raw
         rows = (prepare(query, params) for params in params_seq)
         total = 0
+        self._check_turn()
         with self._lock:
             self._begin()
             if self._pipeline is not None:
@@ -130,9 +135,47 @@ class Connection(Generic[Row]):
         raw = self._raw
         if self._pipeline is not None:
             raise NotSupportedError("COPY cannot be part of a pipeline: do it outside")
+        self._check_turn()
         with self._lock:
             self._begin()
             yield Copy(raw, sql)
+
+    @contextmanager
+    def _streaming(
+        self, query: str, params: Any, timeout: float | None
+    ) -> Iterator[tuple[_pg.Statement, Iterator[list[tuple[Any, ...]]]]]:
+        """A query that has the connection for itself until the block ends: its rows in parts."""
+        raw = self._raw
+        sql, args, oids = prepare(query, params)
+        if self._pipeline is not None:
+            raise NotSupportedError("stream() cannot be part of a pipeline: do it outside")
+        self._check_turn()
+        with self._lock:
+            self._begin(timeout)
+            session = raw._op("stream", "tuples", sql, args, oids=oids, timeout=timeout)
+            self._streamer = greenlet.getcurrent()
+            try:
+                statement = session.run()
+
+                def parts() -> Iterator[list[tuple[Any, ...]]]:
+                    while True:
+                        rows = raw._op(
+                            "copy_read", "nothing", "", session=session, timeout=timeout
+                        ).run()
+                        if isinstance(rows, str):
+                            return
+                        yield rows
+
+                yield statement, parts()
+            finally:
+                self._streamer = None
+                session.close()
+
+    def _check_turn(self) -> None:
+        if self._streamer is not None and self._streamer is greenlet.getcurrent():
+            raise InterfaceError(
+                "the connection is streaming rows here: read them to the end, or use another one"
+            )
 
     def _command(self, sql: str) -> None:
         self._raw._op("script", "status", sql).run()
@@ -179,6 +222,7 @@ class Connection(Generic[Row]):
             raise ProgrammingError(f"{sql} inside a block of transaction() is the block's own")
         if self.closed:
             raise InterfaceError("the connection is closed")
+        self._check_turn()
         with self._lock:
             if self._pipeline is not None:
                 self._pipeline._end_transaction(sql)
@@ -223,6 +267,7 @@ class Connection(Generic[Row]):
             raise InterfaceError(
                 "a transaction() block belongs around a pipeline, not inside of it"
             )
+        self._check_turn()
         with self._lock:
             outermost = self._raw._transaction_status == IDLE
             self._savepoints += 1
@@ -259,6 +304,9 @@ class Connection(Generic[Row]):
             if not self._notice_handlers:
                 level = logging.WARNING if diagnostic.severity == "WARNING" else logging.INFO
                 logger.log(level, "%s: %s", diagnostic.severity, diagnostic.message_primary)
+        elif kind == "outdated":
+            forget_types(self._raw)
+            self._raw._codecs.update(_json.codecs())
 
     def __del__(self) -> None:
         raw = getattr(self, "_raw", None)

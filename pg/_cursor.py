@@ -117,6 +117,26 @@ class Cursor(Generic[Row]):
         if self._results:
             self._set(self._results.pop(0))
 
+    def stream(
+        self, query: str, params: Any = None, *, timeout: float | None = None
+    ) -> Iterator[Row]:
+        """The rows of a query as they come: the server waits while nobody takes them.
+
+        Until the last one was taken the connection is busy. Leaving the loop early cancels the
+        query, which fails the transaction if one is open; the connection can be used at once.
+        `timeout` is for each wait.
+        """
+        self._check()
+        self._set(None)
+        self._results = []
+        with self.connection._streaming(query, params, timeout) as (statement, parts):
+            columns = zip(statement.names, statement.columns, strict=True)
+            self.description = [Column(name, codec.oid) for name, codec in columns]
+            make = self.row_factory(self)
+            for rows in parts:
+                for row in rows:
+                    yield make(row)
+
     @contextmanager
     def copy(self, sql: str) -> Iterator[Copy]:
         """A COPY … FROM STDIN or TO STDOUT: ``with cursor.copy(sql) as copy: copy.write(…)``."""

@@ -11,6 +11,7 @@ __all__ = (
     "DatabaseError",
     "Diagnostic",
     "Error",
+    "Fields",
     "IntegrityError",
     "InterfaceError",
     "InternalError",
@@ -49,72 +50,68 @@ class Diagnostic:
         return f"<Diagnostic {self.__dict__}>"
 
 
+class _Field:
+    """A field of ``diag`` by another name; None at the class."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: Any, cls: Any = None) -> str | None:
+        if owner is None:
+            return None
+        value: str | None = getattr(owner.diag, self._name)
+        return value
+
+
+class Fields:
+    """The fields of ``diag`` by asyncpg's names."""
+
+    severity = _Field("severity")
+    severity_en = _Field("severity")
+    message = _Field("message_primary")
+    detail = _Field("message_detail")
+    hint = _Field("message_hint")
+    position = _Field("statement_position")
+    internal_position = _Field("internal_position")
+    internal_query = _Field("internal_query")
+    context = _Field("context")
+    schema_name = _Field("schema_name")
+    table_name = _Field("table_name")
+    column_name = _Field("column_name")
+    data_type_name = _Field("datatype_name")
+    constraint_name = _Field("constraint_name")
+    server_source_filename = _Field("source_file")
+    server_source_line = _Field("source_line")
+    server_source_function = _Field("source_function")
+    sqlstate: str | None
+
+    def as_dict(self) -> dict[str, str]:
+        """Those that the server has sent."""
+        names = [name for name, value in vars(Fields).items() if isinstance(value, _Field)]
+        values = {name: getattr(self, name) for name in (*names, "sqlstate")}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 class Warning(Exception):
     """The DB-API's; the driver does not raise it."""
 
 
-class Error(GreenletioError):
+class Error(Fields, GreenletioError):
     """The base of all that the driver raises."""
 
     #: The class's SQLSTATE, then that of the error itself.
     sqlstate: str | None = None
     #: All that the server has said.
     diag: Diagnostic = Diagnostic()
+    #: The query that it is about, where there is one.
+    query: str | None = None
+
+    @property
+    def message(self) -> str:  # type: ignore[override]
+        return self.diag.message_primary or str(self)
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), self.args, self.__dict__)
-
-    @property
-    def severity(self) -> str | None:
-        return self.diag.severity
-
-    @property
-    def message(self) -> str:
-        return self.diag.message_primary or str(self)
-
-    @property
-    def detail(self) -> str | None:
-        return self.diag.message_detail
-
-    @property
-    def hint(self) -> str | None:
-        return self.diag.message_hint
-
-    @property
-    def position(self) -> str | None:
-        return self.diag.statement_position
-
-    @property
-    def internal_position(self) -> str | None:
-        return self.diag.internal_position
-
-    @property
-    def internal_query(self) -> str | None:
-        return self.diag.internal_query
-
-    @property
-    def context(self) -> str | None:
-        return self.diag.context
-
-    @property
-    def schema_name(self) -> str | None:
-        return self.diag.schema_name
-
-    @property
-    def table_name(self) -> str | None:
-        return self.diag.table_name
-
-    @property
-    def column_name(self) -> str | None:
-        return self.diag.column_name
-
-    @property
-    def data_type_name(self) -> str | None:
-        return self.diag.datatype_name
-
-    @property
-    def constraint_name(self) -> str | None:
-        return self.diag.constraint_name
 
 
 def _rebuild(cls: type[Error], args: tuple[Any, ...], state: dict[str, Any]) -> Error:

@@ -76,6 +76,32 @@ class Range(Generic[_T]):
                 return False
         return True
 
+    def issubset(self, other: Range[_T]) -> bool:
+        """Whether every value of it is in the other one, too."""
+        if self._empty or other._empty:
+            return self._empty
+        return other._begins_before(self) and other._ends_after(self)
+
+    def issuperset(self, other: Range[_T]) -> bool:
+        """Whether every value of the other one is in it, too."""
+        return other.issubset(self)
+
+    def _begins_before(self, other: Range[Any]) -> bool:
+        mine: Any = self._lower
+        if mine is None or other._lower is None:
+            return mine is None
+        if mine == other._lower:
+            return self._lower_inc or not other._lower_inc
+        return bool(mine < other._lower)
+
+    def _ends_after(self, other: Range[Any]) -> bool:
+        mine: Any = self._upper
+        if mine is None or other._upper is None:
+            return mine is None
+        if mine == other._upper:
+            return self._upper_inc or not other._upper_inc
+        return bool(mine > other._upper)
+
     def __bool__(self) -> bool:
         return not self._empty
 

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from greenletio._pg import Codec
+from greenletio.pg._errors import InternalError
 from greenletio.pg._values import from_text
 from greenletio.pg.errors import DataError
 
-__all__ = ("decode",)
+__all__ = ("decode", "read_array", "write_array")
 
 _T = TypeVar("_T")
 
@@ -33,7 +34,7 @@ def _decode(codec: Codec, text: str) -> Any:
     if read is not None:
         return read(text)
     if codec.element is not None and codec.name.endswith("[]"):
-        return _array(codec.element, text)
+        return read_array(codec.element, text)
     if codec.element is not None and codec.form == "wrapped":
         value = _decode(codec.element, text)
         return value if codec.decoder is None else codec.decoder(value)
@@ -132,6 +133,11 @@ def _float4(text: str) -> float:
     return value
 
 
+def _lsn(text: str) -> int:
+    high, _, low = text.partition("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
 def _tid(text: str) -> tuple[int, int]:
     block, _, offset = text.strip("()").partition(",")
     return int(block), int(offset)
@@ -159,10 +165,19 @@ _READERS: dict[int, Callable[[str], Any]] = {
     1700: Decimal,
     2278: lambda text: None,
     2950: UUID,
+    3220: _lsn,
     5069: int,
 }
 
 _ITEM = re.compile(r'[{}]|"(?:[^"\\]|\\.)*"|[^{},"]+', re.DOTALL)
+
+
+def read_array(element: Codec, text: str) -> list[Any]:
+    """An array in its text form."""
+    try:
+        return _array(element, text)
+    except IndexError:
+        raise InternalError(f"the server sent a malformed array: {text[:60]!r}") from None
 
 
 def _array(element: Codec, text: str) -> list[Any]:
@@ -184,3 +199,17 @@ def _array(element: Codec, text: str) -> list[Any]:
             levels[-1].append(_decode(element, item))
     result: list[Any] = top[0]
     return result
+
+
+def write_array(element: Codec, items: list[Any] | tuple[Any, ...]) -> str:
+    """The text form of an array whose elements travel as text."""
+    parts = []
+    for item in items:
+        if item is None:
+            parts.append("NULL")
+        elif isinstance(item, list):
+            parts.append(write_array(element, item))
+        else:
+            text = element.encode(item).decode()
+            parts.append('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"')
+    return "{" + ",".join(parts) + "}"

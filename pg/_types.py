@@ -6,14 +6,17 @@ What one connection has looked up serves all of the process to the same database
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from greenletio._pg import BUILTIN, Codec
+from greenletio.pg import _text
+from greenletio.pg._errors import NotSupportedError
 from greenletio.pg._range import Range
 from greenletio.pg._values import by_send_function, make
 
-__all__ = ("builder", "custom")
+__all__ = ("alias", "builder", "custom", "full_name")
 
 #: A row of the catalogue, all text: oid, schema, name, kind, element, base, subtype, range,
 #: attributes, the name of the function that sends it.
@@ -25,13 +28,17 @@ _TEXT_ANYWAY = {19, 25, 114, 142, 1042, 1043, 3802}  # what we read as str in an
 _SEND_TEXT = {"textsend", "enum_send", "citextsend", "varcharsend", "namesend"}
 
 
-def builder(known: Codecs) -> Callable[[Iterable[Row], list[int]], Codecs]:
-    """What a connection calls with the catalogue's rows; `known` keeps what was found."""
+def builder(known: Codecs, own: Codecs) -> Callable[[Iterable[Row], list[int]], Codecs]:
+    """What a connection calls with the catalogue's rows; `known` keeps what was found.
+
+    `own` are the connection's user's codecs, of which others may be made; then `known` must not be
+    shared with other connections.
+    """
 
     def build(rows: Iterable[Row], wanted: list[int]) -> Codecs:
         described = {int(row[0]): row for row in rows}
         for oid in wanted:
-            _find(oid, described, known)
+            _find(oid, described, known, own)
         return {oid: known[oid] for oid in {*wanted, *described} if oid in known}
 
     return build
@@ -39,59 +46,125 @@ def builder(known: Codecs) -> Callable[[Iterable[Row], list[int]], Codecs]:
 
 def custom(
     oid: int,
+    schema: str,
     name: str,
     send: str | None,
     format: str,
     encoder: Callable[[Any], Any],
     decoder: Callable[[Any], Any],
 ) -> Codec:
-    """A codec by a user's functions, which see the server's text, or its bytes."""
-    if format == "binary":
+    """A codec by a user's functions, which see the server's text, its bytes, or a tuple."""
+    full = full_name(schema, name)
+    if format == "tuple":
+        if oid not in _TUPLES:
+            raise NotSupportedError(f"type {full} has no form as a tuple: {_TUPLE_TYPES}")
+        layout, order = _TUPLES[oid]
+        base = Codec(
+            "wrapped",
+            oid,
+            full,
+            BUILTIN[17],
+            decoder=lambda data: tuple(layout.unpack(data)[at] for at in order),
+            encoder=lambda values: _pack(layout, order, values),
+        )
+    elif format == "binary":
         base = BUILTIN[17]
     elif oid in _TEXT_ANYWAY or send in _SEND_TEXT:
-        base = BUILTIN.get(oid) or Codec("text", oid, name)
+        base = BUILTIN.get(oid) or Codec("text", oid, full)
     else:
-        base = Codec("foreign", oid, name)
-    return Codec("wrapped", oid, name, base, decoder=decoder, encoder=encoder)
+        base = Codec("foreign", oid, full)
+    return Codec("wrapped", oid, full, base, decoder=decoder, encoder=encoder, schema=schema)
 
 
-def _find(oid: int, rows: dict[int, Row], known: Codecs) -> Codec:
-    found = BUILTIN.get(oid) or known.get(oid)
+_INT4, _INT8 = struct.Struct("!i"), struct.Struct("!q")
+#: What a type has in its binary form, and where that is in the tuple.
+_TUPLES: dict[int, tuple[struct.Struct, tuple[int, ...]]] = {
+    1082: (_INT4, (0,)),
+    1083: (_INT8, (0,)),
+    1114: (_INT8, (0,)),
+    1184: (_INT8, (0,)),
+    1186: (struct.Struct("!qii"), (2, 1, 0)),
+    1266: (struct.Struct("!qi"), (0, 1)),
+}
+_TUPLE_TYPES = "date, time, timetz, timestamp, timestamptz, interval and composites have"
+
+
+def _pack(layout: struct.Struct, order: tuple[int, ...], values: Any) -> bytes:
+    if len(values) != len(order):
+        raise ValueError(f"a tuple of {len(order)} integers is expected")
+    return layout.pack(*(values[order.index(at)] for at in range(len(order))))
+
+
+def alias(oid: int, schema: str, name: str, target: Codec, format: str | None) -> Codec:
+    """A codec for a type whose values are like those of another, in one of its forms or both."""
+    full = full_name(schema, name)
+    if format != "text":
+        return Codec("wrapped", oid, full, target, schema=schema)
+
+    def decode(text: str) -> Any:
+        return _text.decode(target, text)
+
+    plain = Codec("foreign", oid, full)
+    return Codec("wrapped", oid, full, plain, decoder=decode, encoder=str, schema=schema)
+
+
+def full_name(schema: str, name: str) -> str:
+    """A type's name, as messages have it."""
+    return name if schema in ("pg_catalog", "public") else f"{schema}.{name}"
+
+
+def _no_text(name: str) -> Callable[[str], Any]:
+    def refuse(text: str) -> Any:
+        raise NotSupportedError(
+            f"a value of the composite type {name} can be read in binary only, and a codec that "
+            "was set for a part of it reads text"
+        )
+
+    return refuse
+
+
+def _find(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs) -> Codec:
+    found = own.get(oid) or BUILTIN.get(oid) or known.get(oid)
     if found is None:
-        found = known[oid] = _make(oid, rows, known)
+        found = known[oid] = _make(oid, rows, known, own)
     return found
 
 
-def _make(oid: int, rows: dict[int, Row], known: Codecs) -> Codec:
+def _make(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs) -> Codec:
     if oid not in rows:  # dropped meanwhile
         return Codec("foreign", oid, f"the type with oid {oid}")
     _, schema, name, kind, element, base, subtype, range_, attributes, send = rows[oid]
-    if schema not in ("pg_catalog", "public"):
-        name = f"{schema}.{name}"
+    name = full_name(schema, name)
+
+    def made(form: str, element: Any = None, names: tuple[str, ...] = (), **how: Any) -> Codec:
+        return Codec(form, oid, name, element, names, schema=schema, **how)
+
+    def find(part: Any) -> Codec:
+        return _find(int(part), rows, known, own)
+
     if kind == "e":
-        return Codec("text", oid, name)
+        return made("text")
     if kind == "d":
-        codec = _find(int(base), rows, known)
-        return Codec("foreign", oid, name) if codec.is_text else Codec("wrapped", oid, name, codec)
+        return made("wrapped", find(base))
     if kind == "r":
-        codec = _find(int(subtype), rows, known)
+        codec = find(subtype)
         if not codec.is_text:
-            return Codec("range", oid, name, codec, decoder=Range)
+            return made("range", codec, decoder=Range)
     elif kind == "m":
-        codec = _find(int(range_), rows, known)
+        codec = find(range_)
         if not codec.is_text:
-            return Codec("multirange", oid, name, codec)
+            return made("multirange", codec)
     elif kind == "c" and attributes:
         fields = json.loads(attributes)
-        parts = tuple(_find(int(part), rows, known) for _, part in fields)
+        parts = tuple(find(part) for _, part in fields)
+        if any(part.is_text and part.oid in own for part in parts):
+            return made("wrapped", made("foreign"), decoder=_no_text(name))
         if not any(part.is_text for part in parts):
-            return Codec("composite", oid, name, parts, tuple(field for field, _ in fields))
+            return made("composite", parts, tuple(field for field, _ in fields))
     elif element != "0":
-        codec = _find(int(element), rows, known)
-        if not codec.is_text:
-            return Codec("array", oid, name.removeprefix("_") + "[]", codec)
+        return Codec("array", oid, f"{find(element).name}[]", find(element), schema=schema)
     elif send in _SEND_TEXT:
-        return Codec("text", oid, name)
+        return made("text")
     elif send in by_send_function:
-        return make(oid, name, *by_send_function[send])
-    return Codec("foreign", oid, name)
+        return make(oid, name, *by_send_function[send], schema)
+    return made("foreign")

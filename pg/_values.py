@@ -113,15 +113,28 @@ class BitString:
         return made
 
     @classmethod
-    def from_int(cls, x: int, length: int) -> BitString:
-        """From an integer that is not negative, the highest bit first."""
-        if x < 0 or x >> length:
-            raise ValueError(f"{x} does not fit {length} bits")
-        return cls(format(x, f"0{length}b") if length else "")
+    def from_int(
+        cls, x: int, length: int, bitorder: str = "big", *, signed: bool = False
+    ) -> BitString:
+        """From an integer: the first bit is the highest, or with "little" the lowest.
 
-    def to_int(self) -> int:
-        """The bits as an integer, the first one highest."""
-        return int.from_bytes(self._bytes, "big") >> (-self._length % 8)
+        With `signed`, the highest is the sign, in two's complement.
+        """
+        if bitorder not in ("big", "little"):
+            raise ValueError("bitorder must be either 'little' or 'big'")
+        low, high = (-(1 << length >> 1), 1 << length >> 1) if signed else (0, 1 << length)
+        if length < 0 or not low <= x < high:
+            raise ValueError(f"{x} does not fit {length} bits")
+        bits = format(x % (1 << length), f"0{length}b") if length else ""
+        return cls(bits if bitorder == "big" else bits[::-1])
+
+    def to_int(self, bitorder: str = "big", *, signed: bool = False) -> int:
+        """The bits as an integer: as from_int() takes them."""
+        if bitorder not in ("big", "little"):
+            raise ValueError("bitorder must be either 'little' or 'big'")
+        bits = "".join(map(str, self))
+        value = int((bits if bitorder == "big" else bits[::-1]) or "0", 2)
+        return value - (1 << self._length) if signed and value >> self._length - 1 == 1 else value
 
     @property
     def bytes(self) -> bytes:
@@ -165,7 +178,9 @@ def _read_bits(data: bytes) -> BitString:
     return BitString.frombytes(data[4:], length) if length else BitString()
 
 
-def _write_bits(value: BitString | str) -> bytes:
+def _write_bits(value: BitString | str | bytes | bytearray | memoryview) -> bytes:
+    if isinstance(value, (bytearray, memoryview)):
+        value = bytes(value)
     bits = value if isinstance(value, BitString) else BitString(value)
     return struct.pack("!i", len(bits)) + bits.bytes
 
@@ -315,10 +330,15 @@ def _read_hstore(data: bytes) -> dict[str, str | None]:
     return found
 
 
-def _write_hstore(value: dict[str, str | None]) -> bytes:
-    out = [struct.pack("!i", len(value))]
-    for key, item in value.items():
+def _write_hstore(value: Any) -> bytes:
+    pairs = list(value.items() if hasattr(value, "items") else value)
+    out = [struct.pack("!i", len(pairs))]
+    for key, item in pairs:
+        if key is None:
+            raise ValueError("null value not allowed in hstore key")
         for text in (key, item):
+            if not isinstance(text, str | None):
+                raise TypeError(f"an hstore has keys and values that are str, not {text!r}")
             if text is None:
                 out.append(b"\xff\xff\xff\xff")
             else:
@@ -337,6 +357,22 @@ def _write_vector(value: Iterable[float]) -> bytes:
     return struct.pack(f"!HH{len(numbers)}f", len(numbers), 0, *numbers)
 
 
+def _read_snapshot(data: bytes) -> tuple[int, int, tuple[int, ...]]:
+    (count,) = struct.unpack_from("!i", data)
+    low, high, *between = struct.unpack(f"!{count + 2}Q", data[4:])
+    return low, high, tuple(between)
+
+
+def _write_snapshot(value: Any) -> bytes:
+    low, high, between = value
+    return struct.pack(f"!i{len(between) + 2}Q", len(between), low, high, *between)
+
+
+def _snapshot_text(text: str) -> tuple[int, int, tuple[int, ...]]:
+    low, high, between = text.split(":")
+    return int(low), int(high), tuple(map(int, filter(None, between.split(","))))
+
+
 #: By the name of the function that sends a type of an extension: what reads and writes it.
 by_send_function: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
     "hstore_send": (_read_hstore, _write_hstore),
@@ -346,7 +382,13 @@ by_send_function: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]
 _BYTES = BUILTIN[17]
 
 
-def make(oid: int, name: str, read: Callable[[bytes], Any], write: Any) -> Codec:
+def make(
+    oid: int,
+    name: str,
+    read: Callable[[bytes], Any],
+    write: Any,
+    schema: str = "pg_catalog",
+) -> Codec:
     """A codec whose values are read from and written as bytes by Python functions."""
 
     def checked(data: bytes) -> Any:
@@ -355,7 +397,7 @@ def make(oid: int, name: str, read: Callable[[bytes], Any], write: Any) -> Codec
         except (struct.error, IndexError, ValueError) as exc:
             raise InternalError(f"the server sent a malformed value of type {name}") from exc
 
-    return Codec("wrapped", oid, name, _BYTES, decoder=checked, encoder=write)
+    return Codec("wrapped", oid, name, _BYTES, decoder=checked, encoder=write, schema=schema)
 
 
 #: By oid: what reads the server's text form of these types.
@@ -452,3 +494,26 @@ _add(829, 1040, "macaddr", *_mac(6), str)
 _add(774, 775, "macaddr8", *_mac(8), str)
 _add(1560, 1561, "bit", _read_bits, _write_bits, BitString)
 _add(1562, 1563, "varbit", _read_bits, _write_bits, BitString)
+for _oid, _array, _name in ((2970, 2949, "txid_snapshot"), (5038, 5039, "pg_snapshot")):
+    _add(_oid, _array, _name, _read_snapshot, _write_snapshot, _snapshot_text)
+
+# They have no binary form, or none that says what they are: as text.
+for _oid, _array, _name in (
+    (24, 1008, "regproc"),
+    (790, 791, "money"),
+    (1033, 1034, "aclitem"),
+    (2202, 2207, "regprocedure"),
+    (2203, 2208, "regoper"),
+    (2204, 2209, "regoperator"),
+    (2205, 2210, "regclass"),
+    (2206, 2211, "regtype"),
+    (3614, 3643, "tsvector"),
+    (3615, 3645, "tsquery"),
+    (3734, 3735, "regconfig"),
+    (3769, 3770, "regdictionary"),
+    (4089, 4090, "regnamespace"),
+    (4096, 4097, "regrole"),
+    (4191, 4192, "regcollation"),
+):
+    BUILTIN[_oid] = Codec("foreign", _oid, _name)
+    BUILTIN[_array] = Codec("array", _array, f"{_name}[]", BUILTIN[_oid])

@@ -8,6 +8,7 @@ code.
 from __future__ import annotations
 
 import re
+import ssl
 
 from greenletio.pg import _errors, _sqlstates
 from greenletio.pg._errors import *  # noqa: F403
@@ -15,6 +16,7 @@ from greenletio.pg._errors import (
     DatabaseError,
     Diagnostic,
     InterfaceError,
+    InternalError,
     OperationalError,
     ProgrammingError,
 )
@@ -27,8 +29,10 @@ __all__ = (
     "ArgumentsMismatch",
     "CannotConnect",
     "ConnectionClosed",
+    "OutdatedTypes",
     "PipelineAborted",
     "StalePlan",
+    "TlsFailed",
     "lookup",
 )
 
@@ -37,8 +41,12 @@ class ConnectionClosed(InterfaceError):
     """The connection was closed before, or has not been opened."""
 
 
-class CannotConnect(ConnectionException):
+class CannotConnect(ConnectionException, ConnectionError):
     """No connection could be made; the message is libpq's."""
+
+
+class TlsFailed(CannotConnect, ssl.SSLCertVerificationError):
+    """The connection could not be encrypted, or not as its options demand."""
 
 
 class ArgumentsMismatch(ProgrammingError, InterfaceError):
@@ -49,6 +57,13 @@ class PipelineAborted(OperationalError):
     """An operation before this one in its pipeline has failed, so that nothing of it was done.
 
     The server goes on after the next ``sync()``.
+    """
+
+
+class OutdatedTypes(InternalError):
+    """A value is not as its type was when that was looked up: somebody has altered the type.
+
+    What is known of types is forgotten; do it again.
     """
 
 
@@ -71,12 +86,23 @@ def lookup(sqlstate: str) -> type[DatabaseError]:
     return found or DatabaseError
 
 
+_POOLERS = (
+    "A pooler that shares server connections by transactions or statements (pgbouncer, say) loses "
+    "prepared statements: connect with statement_cache_size=0."
+)
+_TLS = re.compile("SSL error|certificate|private key file|SSL_", re.IGNORECASE)
 _REFUSED = re.compile(r"(?<=: ) ?(\w+):  ([0-9A-Z]{5}): ")
 
 
 def _cannot_connect(message: str) -> DatabaseError:
     """The exception for a failed connect (internal): libpq has the SQLSTATE in its message only."""
     found = _REFUSED.search(message)
+    if found is None and "does not support SSL" in message:
+        return CannotConnect(
+            f"{message}\nIt rejected SSL: it must be switched on at the server, or sslmode=prefer"
+        )
+    if found is None and _TLS.search(message):
+        return TlsFailed(message)
     if found is None:
         return CannotConnect(message)
     text = message[: found.start()] + f"{found[1]}:  " + message[found.end() :]
@@ -97,6 +123,10 @@ def _from_fields(fields: dict[str, str], message: str) -> DatabaseError:
     cls = lookup(state)
     if state == "0A000" and fields.get("source_function") == "RevalidateCachedQuery":
         cls = StalePlan
+        text = "cached statement plan is invalid: what it gives has changed, by an ALTER, say"
+    elif state in ("26000", "42P05"):
+        hint = f"{fields['message_hint']}\n" if "message_hint" in fields else ""
+        fields["message_hint"] = hint + _POOLERS
     error = cls(text)
     error.sqlstate = state
     error.diag = Diagnostic(fields)

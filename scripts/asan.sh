@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer (gcc).
-# The arguments are pytest's; or `--soak`, and those of tests/loop/soak.py.
+# The arguments are pytest's; or `--soak`, and those of tests/loop/soak.py; or `--fuzz`, and those of
+# tests/pg/fuzz.py.
 set -eu
 cd "$(dirname "$0")/.."
 root=$(pwd)
@@ -32,5 +33,9 @@ if [ "${1:-}" = --soak ]; then
     # What is freed is kept for a while, and would pass for growth.
     export ASAN_OPTIONS=$ASAN_OPTIONS:quarantine_size_mb=16
     exec "$root/.venvs/asan/bin/python" -X faulthandler tests/loop/soak.py "$@"
+fi
+if [ "${1:-}" = --fuzz ]; then
+    shift
+    exec "$root/.venvs/asan/bin/python" tests/pg/fuzz.py "$@"
 fi
 exec "$root/.venvs/asan/bin/pytest" --rootdir "$root" -c "$root/pyproject.toml" "${@:-$root/tests}"

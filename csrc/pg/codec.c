@@ -31,7 +31,8 @@ gio_pg_codec_new(GioPgState *st, Oid oid, const char *name, GioPgDecode decode, 
     codec->tuples = oid == 27;                 /* tid */
     codec->delimiter = oid == 603 ? ';' : ','; /* box */
     codec->name = PyUnicode_FromString(name);
-    if (codec->name == NULL)
+    codec->schema = PyUnicode_InternFromString("pg_catalog");
+    if (codec->name == NULL || codec->schema == NULL)
         Py_CLEAR(codec);
     return codec;
 }
@@ -159,8 +160,8 @@ make_composite(GioPgState *st, GioPgCodec *codec, PyObject *names, PyObject *par
 static PyObject *
 codec_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"form",  "oid",     "name",    "element",
-                               "names", "decoder", "encoder", NULL};
+    static char *keywords[] = {"form",    "oid",     "name",   "element", "names",
+                               "decoder", "encoder", "schema", NULL};
     static const GioPgDecode decoders[] = {
         gio_pg_array_decode, gio_pg_composite_decode, gio_pg_range_decode, gio_pg_multirange_decode,
         wrapped_decode,      gio_pg_text_decode,      gio_pg_text_decode};
@@ -169,10 +170,10 @@ codec_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         wrapped_encode,      gio_pg_text_encode,      gio_pg_text_encode};
     const char *word, *name;
     unsigned oid;
-    PyObject *element = Py_None, *names = NULL, *decoder = NULL, *encoder = NULL;
+    PyObject *element = Py_None, *names = NULL, *decoder = NULL, *encoder = NULL, *schema = NULL;
     GioPgState *st = gio_pg_state(type);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sIs|OOOO:Codec", keywords, &word, &oid, &name,
-                                     &element, &names, &decoder, &encoder))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sIs|OOOOU:Codec", keywords, &word, &oid, &name,
+                                     &element, &names, &decoder, &encoder, &schema))
         return NULL;
     int form = 0;
     while (form <= FOREIGN && strcmp(word, forms[form]) != 0)
@@ -183,6 +184,8 @@ codec_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     GioPgCodec *codec = gio_pg_codec_new(st, oid, name, decoders[form], encoders[form], atomic);
     if (codec == NULL)
         return NULL;
+    if (schema != NULL)
+        Py_SETREF(codec->schema, Py_NewRef(schema));
     if (form == COMPOSITE) {
         if (make_composite(st, codec, names, element) < 0)
             goto error;
@@ -275,6 +278,7 @@ codec_dealloc(GioPgCodec *codec)
     PyObject_GC_UnTrack(codec);
     Py_TRASHCAN_BEGIN(codec, codec_dealloc) codec_clear(codec);
     Py_CLEAR(codec->name);
+    Py_CLEAR(codec->schema);
     Py_CLEAR(codec->element);
     Py_CLEAR(codec->fields);
     Py_CLEAR(codec->desc);
@@ -286,6 +290,7 @@ codec_dealloc(GioPgCodec *codec)
 static PyMemberDef codec_members[] = {
     {"oid", T_UINT, offsetof(GioPgCodec, oid), READONLY, "The type's oid."},
     {"name", T_OBJECT_EX, offsetof(GioPgCodec, name), READONLY, "The type's name."},
+    {"schema", T_OBJECT_EX, offsetof(GioPgCodec, schema), READONLY, "The schema that it is in."},
     {"element", T_OBJECT, offsetof(GioPgCodec, element), READONLY, "The codec it is made of."},
     {"decoder", T_OBJECT, offsetof(GioPgCodec, decoder), READONLY,
      "What is made of a value that was read, or None."},
@@ -307,7 +312,8 @@ static PyGetSetDef codec_getset[] = {
 };
 
 static PyType_Slot codec_slots[] = {
-    {Py_tp_doc, "Codec(form, oid, name, element=None, names=(), decoder=None, encoder=None)\n--\n\n"
+    {Py_tp_doc, "Codec(form, oid, name, element=None, names=(), decoder=None, encoder=None, "
+                "schema='pg_catalog')\n--\n\n"
                 "How the values of one type of the server are read and written."},
     {Py_tp_new, codec_make},
     {Py_tp_dealloc, codec_dealloc},

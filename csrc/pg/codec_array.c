@@ -79,9 +79,38 @@ decode_level(Array *a, int level)
     return gio_pg_shown(list);
 }
 
+/* An array whose elements travel as text: greenletio/pg/_text.py reads and writes it. */
+static PyObject *
+decode_text(GioPgCodec *codec, const char *data, Py_ssize_t len)
+{
+    PyObject *module = PyImport_ImportModule("greenletio.pg._text"), *value = NULL;
+    if (module != NULL)
+        value =
+            PyObject_CallMethod(module, "read_array", "Os#", (PyObject *)codec->element, data, len);
+    Py_XDECREF(module);
+    return value;
+}
+
+static int
+encode_text(GioPgCodec *codec, PyObject *sequence, GioBuf *out)
+{
+    PyObject *module = PyImport_ImportModule("greenletio.pg._text"), *text = NULL;
+    Py_ssize_t len = 0;
+    if (module != NULL)
+        text =
+            PyObject_CallMethod(module, "write_array", "OO", (PyObject *)codec->element, sequence);
+    const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, &len);
+    int rc = utf8 == NULL ? -1 : gio_put(out, utf8, len);
+    Py_XDECREF(text);
+    Py_XDECREF(module);
+    return rc;
+}
+
 PyObject *
 gio_pg_array_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
 {
+    if (codec->text)
+        return decode_text(codec, data, len);
     Array a = {.st = st, .codec = codec, .data = data + 12, .end = data + len};
     if (len < 12)
         return gio_pg_malformed(codec);
@@ -129,6 +158,18 @@ as_sequence(PyObject *value)
     return PySequence_List(value);
 }
 
+static void
+explain(Py_ssize_t i)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception) || gio_pg_error_is("NotSupportedError"))
+        return;
+    PyObject *cause = gio_err_take(), *why = PyObject_Str(cause);
+    gio_err_give(cause);
+    if (why != NULL)
+        gio_pg_error_wrap("DataError", "invalid array element at index %zd: %U", i, why);
+    Py_XDECREF(why);
+}
+
 static int
 encode_level(Array *a, PyObject *value, int level, GioBuf *out)
 {
@@ -145,8 +186,15 @@ encode_level(Array *a, PyObject *value, int level, GioBuf *out)
         }
         PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(value, i));
         int rc;
-        if (level + 1 == a->n)
+        if (level + 1 == a->n && is_level(a->codec->element, item)) {
+            PyErr_SetString(PyExc_ValueError, "non-homogeneous array: a list among other values");
+            rc = -1;
+        }
+        else if (level + 1 == a->n) {
             rc = gio_pg_part_encode(a->st, a->codec->element, item, out);
+            if (rc < 0)
+                explain(i);
+        }
         else if (is_level(a->codec->element, item))
             rc = encode_level(a, item, level + 1, out);
         else {
@@ -168,6 +216,10 @@ gio_pg_array_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *
     int rc = -1;
     if (sequence == NULL)
         return -1;
+    if (codec->text) {
+        rc = encode_text(codec, sequence, out);
+        goto done;
+    }
     /* The first item of each level tells how deep it is. */
     PyObject *at = sequence;
     while (PySequence_Fast_GET_SIZE(at) > 0) {

@@ -26,17 +26,37 @@ bool_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
     return gio_put(out, value == Py_True ? "\1" : "\0", 1);
 }
 
+/* 2.0, Decimal(2) and the like: new reference; NULL with an exception for what is no whole number.
+ */
+static PyObject *
+as_whole_number(PyObject *value)
+{
+    PyNumberMethods *number = Py_TYPE(value)->tp_as_number;
+    if (number != NULL && number->nb_int != NULL && !PyBool_Check(value)) {
+        PyObject *integer = PyNumber_Long(value);
+        int same = integer == NULL ? -1 : PyObject_RichCompareBool(integer, value, Py_EQ);
+        if (same > 0)
+            return integer;
+        Py_XDECREF(integer);
+        if (same < 0)
+            return NULL;
+    }
+    PyErr_Format(PyExc_TypeError, "an integer is required (got type %.100s)",
+                 Py_TYPE(value)->tp_name);
+    return NULL;
+}
+
 /* A Python integer within the bounds of a type: 0, or -1 with an exception. */
 static int
 as_integer(PyObject *value, int64_t low, int64_t high, const char *name, int64_t *n)
 {
     int overflow = 0;
-    if (PyBool_Check(value) || !PyIndex_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "an integer is required (got type %.100s)",
-                     Py_TYPE(value)->tp_name);
+    PyObject *integer =
+        PyIndex_Check(value) && !PyBool_Check(value) ? Py_NewRef(value) : as_whole_number(value);
+    if (integer == NULL)
         return -1;
-    }
-    *n = PyLong_AsLongLongAndOverflow(value, &overflow);
+    *n = PyLong_AsLongLongAndOverflow(integer, &overflow);
+    Py_DECREF(integer);
     if (*n == -1 && PyErr_Occurred())
         return -1;
     if (overflow != 0 || *n < low || *n > high) {
@@ -126,16 +146,33 @@ tid_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
 }
 
 static int
+tid_part(PyObject *pair, Py_ssize_t i, int64_t high, const char *message, int64_t *n)
+{
+    int rc = as_integer(PyTuple_GET_ITEM(pair, i), 0, high, "tid", n);
+    if (rc < 0 && PyErr_ExceptionMatches(PyExc_OverflowError))
+        PyErr_SetString(PyExc_OverflowError, message);
+    return rc;
+}
+
+static int
 tid_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
 {
     int64_t block, offset;
-    PyObject *pair = PySequence_Tuple(value);
+    PyObject *pair = NULL;
     int rc = -1;
+    if (PyTuple_Check(value) || PyList_Check(value))
+        pair = PySequence_Tuple(value);
+    else
+        PyErr_Format(PyExc_TypeError, "list or tuple expected (got type %.100s)",
+                     Py_TYPE(value)->tp_name);
     if (pair != NULL && PyTuple_GET_SIZE(pair) != 2)
-        PyErr_SetString(PyExc_ValueError, "a pair of block and offset is required");
+        PyErr_Format(PyExc_ValueError, "invalid number of elements in tid tuple, expecting 2: %zd",
+                     PyTuple_GET_SIZE(pair));
     else if (pair != NULL &&
-             as_integer(PyTuple_GET_ITEM(pair, 0), 0, UINT32_MAX, "uint32", &block) == 0 &&
-             as_integer(PyTuple_GET_ITEM(pair, 1), 0, UINT16_MAX, "uint16", &offset) == 0 &&
+             tid_part(pair, 0, UINT32_MAX, "tuple id block value out of uint32 range", &block) ==
+                 0 &&
+             tid_part(pair, 1, UINT16_MAX, "tuple id offset value out of uint16 range", &offset) ==
+                 0 &&
              gio_put32(out, (uint32_t)block) == 0)
         rc = gio_put16(out, (uint16_t)offset);
     Py_XDECREF(pair);
@@ -268,6 +305,12 @@ void_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
     Py_RETURN_NONE;
 }
 
+static int
+void_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
+{
+    return 0;
+}
+
 /* ---- uuid ------------------------------------------------------------------------------ */
 
 static PyObject *
@@ -344,9 +387,10 @@ static const Row rows[] = {
     {1043, 1015, "varchar", TEXT},
     {1790, 2201, "refcursor", TEXT},
     {2275, 1263, "cstring", TEXT},
-    {2249, 2287, "record", gio_pg_row_decode, NULL},
-    {2278, 0, "void", void_decode, NULL},
+    {2249, 2287, "record", gio_pg_row_decode, gio_pg_row_encode},
+    {2278, 0, "void", void_decode, void_encode},
     {2950, 2951, "uuid", uuid_decode, uuid_encode},
+    {3220, 3221, "pg_lsn", xid8_decode, xid8_encode},
     {3802, 3807, "jsonb", jsonb_decode, jsonb_encode},
     {4072, 4073, "jsonpath", jsonb_decode, jsonb_encode},
     {5069, 271, "xid8", xid8_decode, xid8_encode},

@@ -14,16 +14,27 @@ gio_pg_composite_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_
 {
     const char *end = data + len;
     Py_ssize_t n = PyTuple_GET_SIZE(codec->fields);
-    if (len < 4 || (Py_ssize_t)gio_get32(data) != n)
+    if (len < 4)
         return gio_pg_malformed(codec);
+    if ((Py_ssize_t)gio_get32(data) != n)
+        return gio_pg_error_set("OutdatedTypes",
+                                "unexpected number of attributes of composite type %U: %u, not %zd",
+                                codec->name, gio_get32(data), n);
     GioPgRecord *record = gio_pg_record_new(st->gc_record_type, codec->desc, n);
     if (record == NULL)
         return NULL;
     data += 4;
     for (Py_ssize_t i = 0; i < n; i++) {
         GioPgCodec *field = (GioPgCodec *)PyTuple_GET_ITEM(codec->fields, i);
-        if (end - data < 4 || gio_get32(data) != field->oid) {
+        if (end - data < 4) {
             gio_pg_malformed(codec);
+            goto error;
+        }
+        if (gio_get32(data) != field->oid) {
+            gio_pg_error_set("OutdatedTypes",
+                             "unexpected data type of composite type %U: its attribute %zd has the "
+                             "oid %u, not %U",
+                             codec->name, i + 1, gio_get32(data), field->name);
             goto error;
         }
         data += 4;
@@ -71,13 +82,39 @@ gio_pg_row_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_
     return gio_pg_shown(tuple);
 }
 
+int
+gio_pg_row_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
+{
+    gio_pg_error_set("NotSupportedError", "input of anonymous composite types is not supported: "
+                                          "cast the parameter to a type with a name");
+    return -1;
+}
+
+/* 0 if all keys of a mapping are names of fields. */
+static int
+check_keys(GioPgCodec *codec, PyObject *names, PyObject *mapping)
+{
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(mapping, &at, &key, &value)) {
+        int known = PyUnicode_CheckExact(key) ? PySequence_Contains(names, key) : 0;
+        if (known == 0)
+            PyErr_Format(PyExc_ValueError, "%R is not a valid element of composite type %U", key,
+                         codec->name);
+        if (known <= 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* A mapping's values by the fields' names: a new tuple. */
 static PyObject *
 values_of_mapping(GioPgCodec *codec, PyObject *mapping)
 {
     PyObject *names = PyObject_GetAttrString(codec->desc, "names");
     Py_ssize_t n = names == NULL ? 0 : PyTuple_GET_SIZE(names);
-    PyObject *values = names == NULL ? NULL : PyTuple_New(n);
+    PyObject *values =
+        names == NULL || check_keys(codec, names, mapping) < 0 ? NULL : PyTuple_New(n);
     for (Py_ssize_t i = 0; values != NULL && i < n; i++) {
         PyObject *value = PyDict_GetItemWithError(mapping, PyTuple_GET_ITEM(names, i));
         if (value == NULL && PyErr_Occurred())
@@ -156,6 +193,25 @@ truth_of(PyObject *object, const char *name)
     return truth;
 }
 
+/* Both are in the range; of none it is the empty range, one is the lower. */
+static PyObject *
+range_of_bounds(GioPgCodec *codec, PyObject *value)
+{
+    PyObject *bounds = PySequence_Tuple(value), *range = NULL;
+    Py_ssize_t n = bounds == NULL ? 0 : PyTuple_GET_SIZE(bounds);
+    if (bounds != NULL && n > 2)
+        PyErr_Format(PyExc_ValueError, "expected 0, 1 or 2 elements in range (got %zd)", n);
+    else if (bounds != NULL && n == 0)
+        range = PyObject_CallFunction(codec->decoder, "OOOOO", Py_None, Py_None, Py_False, Py_False,
+                                      Py_True);
+    else if (bounds != NULL)
+        range =
+            PyObject_CallFunction(codec->decoder, "OOOO", PyTuple_GET_ITEM(bounds, 0),
+                                  n == 2 ? PyTuple_GET_ITEM(bounds, 1) : Py_None, Py_True, Py_True);
+    Py_XDECREF(bounds);
+    return range;
+}
+
 int
 gio_pg_range_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
 {
@@ -165,19 +221,15 @@ gio_pg_range_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *
         PyErr_SetString(PyExc_TypeError, "this codec has no class of ranges");
         return -1;
     }
-    if (PyTuple_Check(value) || PyList_Check(value)) { /* its bounds */
-        PyObject *bounds = PySequence_Tuple(value);
-        range = bounds == NULL ? NULL : PyObject_Call(codec->decoder, bounds, NULL);
-        Py_XDECREF(bounds);
-    }
-    else {
+    if (PyTuple_Check(value) || PyList_Check(value))
+        range = range_of_bounds(codec, value);
+    else
         range = Py_NewRef(value);
-    }
     if (range == NULL)
         return -1;
     int is_range = PyObject_IsInstance(range, codec->decoder);
     if (is_range == 0)
-        PyErr_Format(PyExc_TypeError, "a Range or a pair of bounds is required, not %.100s",
+        PyErr_Format(PyExc_TypeError, "list, tuple or Range object expected (got type %.100s)",
                      Py_TYPE(value)->tp_name);
     if (is_range <= 0)
         goto done;
@@ -230,7 +282,7 @@ int
 gio_pg_multirange_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
 {
     if (!PyList_Check(value) && !PyTuple_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "a list of ranges is required, not %.100s",
+        PyErr_Format(PyExc_TypeError, "expected a sequence of ranges (got type %.100s)",
                      Py_TYPE(value)->tp_name);
         return -1;
     }

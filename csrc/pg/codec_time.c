@@ -228,7 +228,8 @@ as_datetime(PyObject *value, PyObject *tz)
         return PyDateTimeAPI->DateTime_FromDateAndTime(
             PyDateTime_GET_YEAR(value), PyDateTime_GET_MONTH(value), PyDateTime_GET_DAY(value), 0,
             0, 0, 0, tz, PyDateTimeAPI->DateTimeType);
-    PyErr_Format(PyExc_TypeError, "expected a datetime, got %.100s", Py_TYPE(value)->tp_name);
+    PyErr_Format(PyExc_TypeError, "expected a datetime.date or datetime.datetime, got '%.100s'",
+                 Py_TYPE(value)->tp_name);
     return NULL;
 }
 

@@ -89,7 +89,11 @@ as_timeout(PyObject *seconds)
 {
     if (seconds == NULL || seconds == Py_None)
         return -1;
-    double value = PyFloat_AsDouble(seconds);
+    double value = PyBool_Check(seconds) ? -1.0 : PyFloat_AsDouble(seconds);
+    if (value == -1.0 && (PyBool_Check(seconds) || PyErr_ExceptionMatches(PyExc_TypeError))) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "invalid timeout value: expected seconds (got %R)", seconds);
+    }
     if (value == -1.0 && PyErr_Occurred())
         return -2;
     return value < 0 ? 0 : value;
@@ -137,6 +141,11 @@ set_record_class(GioPgOp *op, PyObject *record_class)
                          record_class);
         return -1;
     }
+    if (((PyTypeObject *)record_class)->tp_init != st->record_type->tp_init ||
+        ((PyTypeObject *)record_class)->tp_new != st->record_type->tp_new) {
+        gio_pg_error_set("InterfaceError", "record_class must not redefine __new__ or __init__");
+        return -1;
+    }
     op->record_class = Py_NewRef(record_class);
     return 0;
 }
@@ -168,7 +177,10 @@ make_query(GioPgConn *c, const char *what, GioPgWant want, PyObject *const *args
     Py_XDECREF(params);
     if (op == NULL)
         return NULL;
-    if (options.column != NULL) {
+    if (options.column != NULL && PyUnicode_Check(options.column)) {
+        op->column_name = Py_NewRef(options.column);
+    }
+    else if (options.column != NULL) {
         op->column = PyNumber_AsSsize_t(options.column, PyExc_IndexError);
         if (op->column == -1 && PyErr_Occurred())
             goto error;
@@ -206,9 +218,9 @@ conn_fetchval(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     return make_query(c, "fetchval", GIO_PG_VALUE, args, nargs, kwnames);
 }
 
-static const char *const kinds[] = {"connect",  "query",     "script",      "prepare",  "many",
-                                    "copy",     "copy_read", "copy_write",  "copy_end", "finish",
-                                    "pipeline", "sync",      "pipeline_end"};
+static const char *const kinds[] = {"connect",  "query",     "script",       "prepare",  "many",
+                                    "copy",     "copy_read", "copy_write",   "copy_end", "finish",
+                                    "pipeline", "sync",      "pipeline_end", "stream"};
 static const char *const wants[] = {"status", "records",   "record", "value",
                                     "tuples", "statement", "nothing"};
 
@@ -236,7 +248,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
                                      &record_class, &column, &session))
         return NULL;
-    int kind = find_word(kinds, 13, kind_word), want = find_word(wants, 7, want_word);
+    int kind = find_word(kinds, 14, kind_word), want = find_word(wants, 7, want_word);
     double timeout = as_timeout(seconds);
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
@@ -245,6 +257,8 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
         (statement != Py_None && !Py_IS_TYPE(statement, c->st->statement_type)) ||
         (session != Py_None) != (kind >= GIO_PG_COPY_READ && kind <= GIO_PG_COPY_END) ||
         (session != Py_None && !Py_IS_TYPE(session, c->st->op_type)) ||
+        (kind == GIO_PG_STREAM &&
+         ((want != GIO_PG_RECORDS && want != GIO_PG_TUPLES) || !PyTuple_CheckExact(params))) ||
         (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT) ||
         (want != GIO_PG_STATUS && kind == GIO_PG_COPY) ||
         (statement != Py_None && (kind == GIO_PG_SCRIPT || kind == GIO_PG_COPY)) ||
@@ -273,21 +287,23 @@ conn_terminate(GioPgConn *c, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* End what the server does just now, as its user: whoever waits for it gets the server's error. */
+static PyObject *
+conn_cancel(GioPgConn *c, PyObject *Py_UNUSED(ignored))
+{
+    if (c->first != NULL && c->first->stage != GIO_PG_QUEUED)
+        gio_pg_cancel_begin(c);
+    gio_pg_wake(c);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 conn_forget_codecs(GioPgConn *c, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *key, *value;
-    Py_ssize_t at = 0;
     if (c->advancing) /* a codec is at work with them */
         return gio_pg_error_set("InterfaceError", "a codec must not change codecs");
-    while (PyDict_Next(c->cache, &at, &key, &value)) {
-        if (!Py_IS_TYPE(value, c->st->statement_type)) {
-            PyErr_SetString(PyExc_TypeError, "a connection's cache has Statement objects");
-            return NULL;
-        }
-        /* One may be at the server: what it answers is read with the codecs it was sent with. */
-        ((GioPgStatement *)value)->outdated = true;
-    }
+    if (gio_pg_statement_renew(c) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -325,6 +341,26 @@ conn_options(GioPgConn *c, PyObject *Py_UNUSED(ignored))
         Py_XDECREF(value);
     }
     PQconninfoFree(all);
+    return dict;
+}
+
+/* {attribute: text} of the encryption; None: there is none. */
+static PyObject *
+conn_get_tls(GioPgConn *c, void *Py_UNUSED(closure))
+{
+    if (c->pg == NULL || !PQsslInUse(c->pg))
+        Py_RETURN_NONE;
+    PyObject *dict = PyDict_New();
+    const char *const *names = PQsslAttributeNames(c->pg);
+    for (; dict != NULL && names != NULL && *names != NULL; names++) {
+        const char *text = PQsslAttribute(c->pg, *names);
+        if (text == NULL)
+            continue;
+        PyObject *value = PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+        if (value == NULL || PyDict_SetItemString(dict, *names, value) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(value);
+    }
     return dict;
 }
 
@@ -525,6 +561,7 @@ static PyMethodDef conn_methods[] = {
     {"_op", METHOD(conn_op), METH_VARARGS | METH_KEYWORDS, NULL},
     {"terminate", METHOD(conn_terminate), METH_NOARGS,
      "terminate($self, /)\n--\n\nClose it at once; what is under way fails."},
+    {"_cancel", METHOD(conn_cancel), METH_NOARGS, NULL},
     {"_forget_codecs", METHOD(conn_forget_codecs), METH_NOARGS, NULL},
     {"is_closed", METHOD(conn_is_closed), METH_NOARGS,
      "is_closed($self, /)\n--\n\nWhether it is not connected (any more)."},
@@ -538,6 +575,7 @@ static PyGetSetDef conn_getset[] = {
     {"_pid", (getter)conn_get_pid, NULL, NULL, NULL},
     {"_server_version", (getter)conn_get_server_version, NULL, NULL, NULL},
     {"_fd", (getter)conn_get_fd, NULL, NULL, NULL},
+    {"_tls", (getter)conn_get_tls, NULL, NULL, NULL},
     {"_busy", (getter)conn_get_busy, NULL, NULL, NULL},
     {"shared", (getter)conn_get_shared, (setter)conn_set_shared,
      "Whether queries of many tasks are on their way at the same time, each one by itself.\n\n"
@@ -563,6 +601,7 @@ static PyMemberDef conn_members[] = {
     {"_codecs", T_OBJECT_EX, offsetof(GioPgConn, codecs), READONLY, NULL},
     {"_cache", T_OBJECT_EX, offsetof(GioPgConn, cache), READONLY, NULL},
     {"_cache_size", T_PYSSIZET, offsetof(GioPgConn, cache_size), 0, NULL},
+    {"_cache_lifetime", T_DOUBLE, offsetof(GioPgConn, cache_lifetime), 0, NULL},
     {"_cacheable_size", T_PYSSIZET, offsetof(GioPgConn, cacheable_size), 0, NULL},
     {"_introspect", T_OBJECT, offsetof(GioPgConn, introspect), 0, NULL},
     {"_on_event", T_OBJECT, offsetof(GioPgConn, on_event), 0, NULL},

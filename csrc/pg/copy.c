@@ -33,16 +33,27 @@ sub_finish(GioPgOp *sub, PyObject *result, PyObject *error)
     Py_DECREF(sub);
 }
 
+void
+gio_pg_copy_answer(GioPgOp *sub, PyObject *result)
+{
+    sub_finish(sub, result, NULL);
+}
+
 int
 gio_pg_copy_start(GioPgOp *sub)
 {
     GioPgOp *session = sub->session;
+    const char *what = session->kind == GIO_PG_STREAM ? "stream" : "COPY";
     if (session->stage != GIO_PG_COPYING || session->conn != sub->conn || session->given_up) {
-        gio_pg_error_set("InterfaceError", "this COPY is over");
+        gio_pg_error_set("InterfaceError", "this %s is over", what);
         return -1;
     }
     if (session->sub != NULL) {
-        gio_pg_error_set("InterfaceError", "another task uses this COPY just now");
+        gio_pg_error_set("InterfaceError", "another task uses this %s just now", what);
+        return -1;
+    }
+    if (session->kind == GIO_PG_STREAM && sub->kind != GIO_PG_COPY_READ) {
+        gio_pg_error_set("InterfaceError", "a stream is only read");
         return -1;
     }
     session->sub = (GioPgOp *)Py_NewRef((PyObject *)sub);
@@ -156,6 +167,8 @@ bool
 gio_pg_copy_advance(GioPgOp *session)
 {
     GioPgOp *sub = session->sub;
+    if (session->kind == GIO_PG_STREAM)
+        return gio_pg_stream_advance(session);
     if (session->given_up) {
         end(session, "the COPY was given up");
         return true;

@@ -259,6 +259,8 @@ gio_pg_start(GioPgOp *op)
         gio_pg_error_set("InterfaceError", "a codec must not use the connection that calls it");
         return -1;
     }
+    if (gio_pg_stream_check(op) < 0)
+        return -1;
     if (op->session != NULL) {
         if (gio_pg_copy_start(op) < 0)
             return -1;
@@ -503,7 +505,8 @@ gio_pg_watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject
         gio_pg_step(c, event < REQUEST ? (int)event : 0);
     const GioAPI *api = c->st->api;
     PyObject *waiters[AT_ONCE];
-    int n = collect_done(c, waiters, w), rc = 0;
+    /* Of a connection that is closed: who listens for that comes first. */
+    int n = collect_done(c, waiters, c->phase == GIO_PG_CLOSED ? NULL : w), rc = 0;
     hand_over(c, w);
     bool batch = n > 0 && c->mode == GIO_PG_SHARED;
     c->batching = batch;

@@ -79,6 +79,21 @@ make(const char *name, PyObject *message)
     return error;
 }
 
+bool
+gio_pg_error_is(const char *name)
+{
+    PyObject *exc = gio_err_take(), *module = errors_module();
+    PyObject *type = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    bool is = type != NULL && exc != NULL && PyErr_GivenExceptionMatches(exc, type);
+    if (type == NULL)
+        PyErr_Clear();
+    Py_XDECREF(type);
+    Py_XDECREF(module);
+    if (exc != NULL)
+        gio_err_give(exc);
+    return is;
+}
+
 PyObject *
 gio_pg_error_lost(GioPgConn *c)
 {

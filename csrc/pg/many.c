@@ -8,6 +8,7 @@
 #include "pg/pg.h"
 
 #define FLUSH_BYTES 65536
+#define UNDO "the rest of executemany() is missing"
 #define ROWS_AT_ONCE 500 /* then others have their turn */
 
 static void
@@ -47,10 +48,21 @@ end(GioPgOp *op, bool undo)
     GioPgConn *c = op->conn;
     op->all_sent = true;
     if (undo)
-        PQsendQueryParams(c->pg, "the rest of executemany() is missing", 0, NULL, NULL, NULL, NULL,
-                          0);
+        PQsendQueryParams(c->pg, UNDO, 0, NULL, NULL, NULL, NULL, 0);
     if (!PQpipelineSync(c->pg))
         c->lost = true;
+}
+
+/* A tuple, new reference. */
+static PyObject *
+as_arguments(GioPgOp *op, PyObject *row)
+{
+    if (PyDict_Check(row) || PyAnySet_Check(row) || PyUnicode_Check(row) || PyBytes_Check(row))
+        return gio_pg_error_set("DataError",
+                                "invalid input in executemany() argument sequence element #%lld: "
+                                "expected a sequence, got %s",
+                                (long long)op->taken, Py_TYPE(row)->tp_name);
+    return PySequence_Tuple(row);
 }
 
 void
@@ -73,12 +85,14 @@ gio_pg_many_send(GioPgOp *op)
             end(op, false);
             return;
         }
-        PyObject *args = row == NULL ? NULL : PySequence_Tuple(row);
+        PyObject *args = row == NULL ? NULL : as_arguments(op, row);
         Py_XDECREF(row);
+        op->stmt->element = ++op->taken;
         if (args == NULL || gio_pg_statement_send(op->stmt, c, args, op->oids != NULL) < 0)
             fail(op);
         else
             op->pending++;
+        op->stmt->element = 0;
         Py_XDECREF(args);
         if (!op->queued)
             return;
@@ -90,6 +104,16 @@ gio_pg_many_send(GioPgOp *op)
         }
     }
     c->unflushed = true; /* come back when the socket takes more */
+}
+
+/* The error is the one that was asked for to undo it all: where that statement begins. */
+static bool
+is_undo(GioPgOp *op, const PGresult *res)
+{
+    const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    const char *message = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+    return op->all_sent && state != NULL && strcmp(state, "42601") == 0 && message != NULL &&
+           strstr(message, "\"the\"") != NULL;
 }
 
 void
@@ -116,10 +140,11 @@ gio_pg_many_feed(GioPgOp *op, const PGresult *res)
         return;
     default:
         gio_pg_query_is_stale(op, res);
-        if (op->error == NULL && !op->given_up) {
+        /* What the server found comes before what kept us from sending the rest. */
+        if ((op->error == NULL || !is_undo(op, res)) && !op->given_up) {
             PyObject *error = gio_pg_error_of(res);
             if (error != NULL)
-                op->error = error;
+                Py_XSETREF(op->error, error);
             else
                 fail(op);
         }

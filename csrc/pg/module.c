@@ -96,6 +96,13 @@ complete_conninfo(PyObject *module, PyObject *text)
     PGconn *pg = PQconnectStart(utf8);
     PQconninfoOption *options = pg == NULL ? NULL : PQconninfo(pg);
     PyObject *dict = options == NULL ? PyErr_NoMemory() : take_options(options);
+    const char *found = dict == NULL ? NULL : PQpass(pg); /* in a .pgpass, for the first host */
+    if (found != NULL && *found != '\0') {
+        PyObject *password = PyUnicode_FromString(found);
+        if (password == NULL || PyDict_SetItemString(dict, "password", password) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(password);
+    }
     PQfinish(pg);
     return dict;
 }
@@ -132,6 +139,7 @@ import_others(GioPgState *st)
 {
     PyObject *safe = NULL;
     if ((st->get_running_loop = attribute("asyncio", "_get_running_loop")) == NULL ||
+        (st->current_task = attribute("asyncio", "current_task")) == NULL ||
         (st->timeout_error = attribute("asyncio", "TimeoutError")) == NULL ||
         (st->decimal = attribute("decimal", "Decimal")) == NULL ||
         (st->uuid = attribute("uuid", "UUID")) == NULL ||
@@ -201,6 +209,7 @@ module_exec(PyObject *module)
     X(watch_type)                                                                                  \
     X(builtin)                                                                                     \
     X(get_running_loop)                                                                            \
+    X(current_task)                                                                                \
     X(timeout_error)                                                                               \
     X(decimal)                                                                                     \
     X(decimal_nan)                                                                                 \

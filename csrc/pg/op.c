@@ -147,7 +147,7 @@ gio_pg_op_give_up(GioPgOp *op)
     }
     else if (op->stage != GIO_PG_DONE) {
         gio_pg_cancel_begin(c);
-        if (op->kind == GIO_PG_COPY)
+        if (op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM)
             gio_pg_advance(c); /* it waits for nothing by itself */
     }
     gio_pg_rearm(c);
@@ -334,7 +334,8 @@ op_close(GioPgOp *op, PyObject *Py_UNUSED(ignored))
     GioPgConn *c = op->conn;
     PyObject *waiter = op->answered ? NULL : Py_XNewRef(op->waiter);
     /* A COPY has its answer when it begins. */
-    if (!op->answered || (op->kind == GIO_PG_COPY && op->stage != GIO_PG_DONE && !op->given_up)) {
+    bool session = op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM;
+    if (!op->answered || (session && op->stage != GIO_PG_DONE && !op->given_up)) {
         gio_pg_op_give_up(op);
         if (waiter != NULL) /* of another task, maybe, which is told */
             c->st->api->waiter_set(waiter);
@@ -484,6 +485,7 @@ op_dealloc(GioPgOp *op)
     Py_CLEAR(op->args);
     Py_CLEAR(op->rows);
     Py_CLEAR(op->oids);
+    Py_CLEAR(op->column_name);
     Py_CLEAR(op->record_class);
     Py_CLEAR(op->stmt);
     Py_CLEAR(op->session);

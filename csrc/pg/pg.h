@@ -42,6 +42,7 @@ struct GioPgState {
     PyTypeObject *watch_type;
     PyObject *builtin; /* {oid: Codec} that every connection starts with */
     PyObject *get_running_loop;
+    PyObject *current_task;
     PyObject *timeout_error; /* asyncio.TimeoutError */
     PyObject *decimal;
     PyObject *decimal_nan, *decimal_inf, *decimal_ninf;
@@ -95,9 +96,11 @@ struct GioPgConn {
 
     PyObject *cache; /* {key: GioPgStatement} */
     Py_ssize_t cache_size, cacheable_size;
-    uint64_t clock;     /* grows with every use of a statement */
-    uint64_t changes;   /* of the schema, made by this connection or undone */
-    bool changed_in_tx; /* by the transaction that is open */
+    double cache_lifetime; /* seconds that a statement may stay in it; 0: for ever */
+    int expired;           /* statements in it that nobody finds any more */
+    uint64_t clock;        /* grows with every use of a statement */
+    uint64_t changes;      /* of the schema, made by this connection or undone */
+    bool changed_in_tx;    /* by the transaction that is open */
     unsigned long serial;
     PyObject *codecs;       /* {oid: Codec}: what differs from the built-in ones */
     PyObject *introspect;   /* callable: rows of the catalogue -> {oid: Codec} */
@@ -158,7 +161,8 @@ typedef enum {
     GIO_PG_FINISH, /* closes the connection in its turn */
     GIO_PG_PIPELINE_BEGIN,
     GIO_PG_PIPELINE_SYNC,
-    GIO_PG_PIPELINE_END
+    GIO_PG_PIPELINE_END,
+    GIO_PG_STREAM /* a query whose rows are read by GIO_PG_COPY_READ */
 } GioPgKind;
 
 typedef enum {
@@ -190,14 +194,17 @@ struct GioPgOp {
     PyObject *args;  /* tuple, or NULL; MANY: an iterable of sequences */
     PyObject *rows;  /* MANY: the iterator */
     int64_t count;   /* MANY: rows that were changed */
+    int64_t taken;   /* MANY: arguments that were taken */
     PyObject *oids;  /* bytes: the parameters' types as uint32_t; or NULL: the server infers */
     PyObject *record_class; /* or NULL */
     Py_ssize_t column;      /* of GIO_PG_VALUE */
+    PyObject *column_name;  /* str, in its place; or NULL */
     GioPgStatement *stmt;
     GioPgOp *session; /* COPY_READ and the like: the COPY, owned */
     GioPgOp *sub;     /* COPY: what is asked of it just now, owned */
     PyObject *waiter;
     PyObject *result, *error;
+    PyObject *owner; /* STREAM: the task that it is for; borrowed, only compared */
     PyObject *timer; /* loop.call_later()'s */
     PyObject *look;  /* the same, to look whether somebody moves the connection on */
     double timeout;  /* seconds; < 0: none */
@@ -338,6 +345,16 @@ void gio_pg_copy_abandon(GioPgOp *sub);
 void gio_pg_copy_ended(GioPgOp *session, PyObject *error);
 /* Move it on; true when there is more to do at once. */
 bool gio_pg_copy_advance(GioPgOp *session);
+/* Answer what is asked of a COPY or a stream: steals the result; NULL: the exception that is set.
+ */
+void gio_pg_copy_answer(GioPgOp *sub, PyObject *result);
+/* stream.c: the query has just been sent. False when that ended it. */
+bool gio_pg_stream_begin(GioPgOp *op);
+/* Whether an operation may be started: 0, -1 with an exception when its task would wait for itself.
+ */
+int gio_pg_stream_check(GioPgOp *op);
+/* Move a stream on; true when there is more to do at once. Runs Python. */
+bool gio_pg_stream_advance(GioPgOp *session);
 /* many.c: begin, send some more, take an answer. Run Python. */
 bool gio_pg_many_begin(GioPgOp *op);
 void gio_pg_many_send(GioPgOp *op);
@@ -358,6 +375,8 @@ PyObject *gio_pg_error_lost(GioPgConn *c);
 PyObject *gio_pg_error_set(const char *name, const char *format, ...);
 /* The same with the exception that is set as its cause. */
 PyObject *gio_pg_error_wrap(const char *name, const char *format, ...);
+/* Whether the exception that is set is of one of them, by name. */
+bool gio_pg_error_is(const char *name);
 /* {field: text} of a notice. */
 PyObject *gio_pg_error_fields(const PGresult *res);
 
@@ -369,6 +388,9 @@ typedef enum {
     GIO_PG_OF_COPY
 } GioPgCommand;
 
+/* By its first word. What a function does to the session cannot be seen. */
+GioPgCommand gio_pg_command_of(PyObject *sql);
+
 struct GioPgStatement {
     PyObject_HEAD
     GioPgConn *conn; /* borrowed: only compared */
@@ -378,17 +400,20 @@ struct GioPgStatement {
     Oid *param_oids, *col_oids;
     int nparams, ncols;
     uint64_t used;
-    char name[24];  /* "": the unnamed one */
-    bool prepared;  /* the server has it */
-    bool described; /* params and cols are known */
-    bool text;      /* its results are asked for as text */
-    bool atomic;    /* its rows cannot be part of a cycle */
+    int64_t born;    /* when it was cached */
+    int64_t element; /* executemany(): which one is being sent, from 1; else 0 */
+    char name[64];   /* "": the unnamed one */
+    char tag[64];    /* of the command that it was last */
+    bool prepared;   /* the server has it */
+    bool described;  /* params and cols are known */
+    bool text;       /* its results are asked for as text */
+    bool atomic;     /* its rows cannot be part of a cycle */
     bool cached;
     bool preparing; /* SHARED: that is on its way, for one of those who want it */
     GioPgCommand command;
     bool outdated;     /* its codecs are to be looked for anew before it is sent again */
     uint64_t changes;  /* the connection's, when its plan was right last */
-    char replaces[24]; /* one that leaves the server when this comes there, or "" */
+    char replaces[64]; /* one that leaves the server when this comes there, or "" */
 };
 
 int gio_pg_statement_setup_types(PyObject *module);
@@ -399,6 +424,13 @@ const char *gio_pg_statement_text(PyObject *sql);
 void gio_pg_statement_forget(GioPgConn *c, GioPgStatement *s);
 /* The server has none of them any more. */
 void gio_pg_statements_gone(GioPgConn *c);
+/* Codecs were changed: nobody finds the statements of the cache any more; who has one goes on with
+ * its codecs. 0, -1 with an exception. */
+int gio_pg_statement_renew(GioPgConn *c);
+/* A value of its result could not be read. If the exception that is set says that the types are not
+ * what they were, all that is known of types is looked up anew. Keeps the exception. Runs Python.
+ */
+void gio_pg_statement_failed(GioPgStatement *s, GioPgConn *c);
 /* One that should leave the cache for a new one, or NULL. Borrowed. */
 GioPgStatement *gio_pg_statement_oldest(GioPgConn *c);
 /* Read what DESCRIBE said: 0, or -1 with an exception. */
@@ -437,7 +469,7 @@ struct GioPgCodec {
     bool atomic;    /* its values are never part of a cycle */
     bool tuples;    /* a tuple is a value, and no level of an array of them */
     char delimiter; /* of arrays of it, in text */
-    PyObject *name;
+    PyObject *name, *schema;
     const char *form; /* one of codec.c's, or NULL: built in */
     GioPgDecode decode;
     GioPgEncode encode;
@@ -466,6 +498,7 @@ int gio_pg_array_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioB
 PyObject *gio_pg_composite_decode(GioPgState *st, GioPgCodec *codec, const char *data,
                                   Py_ssize_t len);
 PyObject *gio_pg_row_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
+int gio_pg_row_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
 int gio_pg_composite_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
 PyObject *gio_pg_range_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
 int gio_pg_range_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
@@ -489,6 +522,8 @@ typedef struct {
 int gio_pg_record_setup_types(PyObject *module);
 /* RecordDesc of a tuple of names (borrowed). */
 PyObject *gio_pg_desc_new(GioPgState *st, PyObject *names);
+/* Where a name is: of equal ones the last. -1 with KeyError. */
+Py_ssize_t gio_pg_desc_find(PyObject *desc, PyObject *name);
 /* An empty record with room for `n`; the caller fills the items, with references that it owns. */
 GioPgRecord *gio_pg_record_new(PyTypeObject *type, PyObject *desc, Py_ssize_t n);
 /* Nobody but whoever fills it sees it in between (as a tuple or list would be seen by what walks

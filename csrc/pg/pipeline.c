@@ -24,6 +24,62 @@ gio_pg_pipeline_sync(GioPgConn *c)
 #endif
 }
 
+static bool
+is_word(const char *text, size_t n, const char *const *words)
+{
+    for (; *words != NULL; words++)
+        if (strlen(*words) == n && PyOS_strnicmp(text, *words, (Py_ssize_t)n) == 0)
+            return true;
+    return false;
+}
+
+GioPgCommand
+gio_pg_command_of(PyObject *sql)
+{
+    static const char *const session[] = {
+        "abort",     "begin", "close",   "commit",   "deallocate", "declare",
+        "discard",   "end",   "execute", "fetch",    "listen",     "load",
+        "lock",      "move",  "prepare", "release",  "reset",      "rollback",
+        "savepoint", "set",   "start",   "unlisten", NULL};
+    static const char *const copy[] = {"copy", NULL};
+    static const char *const temporary[] = {"temp", "temporary", "local", "global", NULL};
+    const char *text = PyUnicode_AsUTF8(sql), *word;
+    if (text == NULL) {
+        PyErr_Clear(); /* it will be raised when it is sent */
+        return GIO_PG_PLAIN;
+    }
+    for (;;) {
+        text += strspn(text, " \t\r\n\f(;");
+        if (strncmp(text, "--", 2) == 0) {
+            text += strcspn(text, "\n");
+        }
+        else if (strncmp(text, "/*", 2) == 0) {
+            int depth = 0;
+            do { /* they nest */
+                if (strncmp(text, "/*", 2) == 0 || strncmp(text, "*/", 2) == 0) {
+                    depth += *text == '/' ? 1 : -1;
+                    text++;
+                }
+                text++;
+            } while (depth > 0 && *text != '\0');
+        }
+        else {
+            break;
+        }
+    }
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    if (is_word(text, n, copy))
+        return GIO_PG_OF_COPY;
+    if (n == 6 && PyOS_strnicmp(text, "create", 6) == 0) {
+        word = text + n + strspn(text + n, " \t\r\n\f");
+        return is_word(word, strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+                       temporary)
+                   ? GIO_PG_OF_SESSION
+                   : GIO_PG_PLAIN;
+    }
+    return is_word(text, n, session) ? GIO_PG_OF_SESSION : GIO_PG_PLAIN;
+}
+
 int
 gio_pg_pipeline_admit(GioPgOp *op)
 {
@@ -39,6 +95,9 @@ gio_pg_pipeline_admit(GioPgOp *op)
         break;
     case GIO_PG_COPY:
         what = "COPY";
+        break;
+    case GIO_PG_STREAM:
+        what = "stream()";
         break;
     default:
         if (op->stmt->command == GIO_PG_OF_COPY)

@@ -51,7 +51,7 @@ send_deallocate(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
     GioPgStatement *s = op->stmt, *oldest = NULL;
-    char sql[64];
+    char sql[96];
     if (s->replaces[0] != '\0') {
         PyOS_snprintf(sql, sizeof sql, "DEALLOCATE \"%s\"", s->replaces);
         s->replaces[0] = '\0';
@@ -167,6 +167,8 @@ go_on(GioPgOp *op)
         return false;
     }
     c->unanswered = true;
+    if (op->kind == GIO_PG_STREAM)
+        return gio_pg_stream_begin(op);
     return c->mode != GIO_PG_SHARED || sent(op, gio_pg_pipeline_sync(c));
 }
 
@@ -182,7 +184,7 @@ gio_pg_query_begin(GioPgOp *op)
         gio_pg_conn_drop(c, NULL);
         return false;
     }
-    if (op->kind >= GIO_PG_PIPELINE_BEGIN)
+    if (op->kind >= GIO_PG_PIPELINE_BEGIN && op->kind <= GIO_PG_PIPELINE_END)
         return gio_pg_pipeline_command(op);
     if (c->mode != GIO_PG_SERIAL && gio_pg_pipeline_admit(op) < 0) {
         gio_pg_op_finish(op, NULL, NULL);
@@ -227,6 +229,8 @@ static void
 fail_with(GioPgOp *op, const PGresult *res)
 {
     PyObject *error = op->error != NULL || op->given_up ? NULL : gio_pg_error_of(res);
+    if (error != NULL && PyObject_SetAttrString(error, "query", op->sql) < 0)
+        Py_CLEAR(error);
     if (error != NULL)
         op->error = error;
     else if (PyErr_Occurred())

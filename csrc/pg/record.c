@@ -38,6 +38,18 @@ gio_pg_desc_new(GioPgState *st, PyObject *names)
     return (PyObject *)d;
 }
 
+Py_ssize_t
+gio_pg_desc_find(PyObject *desc, PyObject *name)
+{
+    PyObject *at = PyDict_GetItemWithError(((Desc *)desc)->index, name);
+    if (at == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetObject(PyExc_KeyError, name);
+        return -1;
+    }
+    return PyLong_AsSsize_t(at);
+}
+
 static void
 desc_dealloc(Desc *d)
 {
@@ -207,7 +219,11 @@ record_compare(PyObject *a, PyObject *b, int op)
 static PyObject *
 record_repr(GioPgRecord *r)
 {
-    PyObject *parts = PyList_New(0), *text = NULL, *space = NULL;
+    PyObject *type_name = PyObject_GetAttrString((PyObject *)Py_TYPE(r), "__name__");
+    PyObject *parts = type_name == NULL ? NULL : PyList_New(0), *text = NULL, *space = NULL;
+    PyObject *first = parts == NULL ? NULL : PyUnicode_FromFormat("<%U", type_name);
+    if (first == NULL || PyList_Append(parts, first) < 0)
+        Py_CLEAR(parts);
     for (Py_ssize_t i = 0; parts != NULL && i < Py_SIZE(r); i++) {
         PyObject *part =
             PyUnicode_FromFormat("%U=%R", PyTuple_GET_ITEM(desc_of(r)->names, i), value_of(r, i));
@@ -217,7 +233,9 @@ record_repr(GioPgRecord *r)
     }
     if (parts != NULL && (space = PyUnicode_FromString(" ")) != NULL)
         text = PyUnicode_Join(space, parts);
-    PyObject *repr = text == NULL ? NULL : PyUnicode_FromFormat("<Record %U>", text);
+    PyObject *repr = text == NULL ? NULL : PyUnicode_FromFormat("%U>", text);
+    Py_XDECREF(type_name);
+    Py_XDECREF(first);
     Py_XDECREF(parts);
     Py_XDECREF(space);
     Py_XDECREF(text);
@@ -247,13 +265,15 @@ record_values(GioPgRecord *r, PyObject *Py_UNUSED(ignored))
 static PyObject *
 record_items(GioPgRecord *r, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *values = all_values(r);
-    PyObject *items = values == NULL
-                          ? NULL
-                          : PyObject_CallFunctionObjArgs((PyObject *)&PyZip_Type, desc_of(r)->names,
-                                                         values, NULL);
-    Py_XDECREF(values);
-    return items;
+    PyObject *items = PyTuple_New(Py_SIZE(r));
+    for (Py_ssize_t i = 0; items != NULL && i < Py_SIZE(r); i++) {
+        PyObject *pair = PyTuple_Pack(2, PyTuple_GET_ITEM(desc_of(r)->names, i), value_of(r, i));
+        if (pair == NULL)
+            Py_CLEAR(items);
+        else
+            PyTuple_SET_ITEM(items, i, pair);
+    }
+    return iterator_of(items);
 }
 
 static PyObject *

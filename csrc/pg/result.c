@@ -85,6 +85,16 @@ records(GioPgOp *op, const PGresult *res)
     return gio_pg_shown(list);
 }
 
+static bool
+is_rows(const PGresult *res)
+{
+#ifdef LIBPQ_HAS_CHUNK_MODE
+    if (PQresultStatus(res) == PGRES_TUPLES_CHUNK)
+        return true;
+#endif
+    return PQresultStatus(res) == PGRES_TUPLES_OK || PQresultStatus(res) == PGRES_SINGLE_TUPLE;
+}
+
 static PyObject *
 tag_of(const PGresult *res)
 {
@@ -137,7 +147,7 @@ description_of(const PGresult *res)
 PyObject *
 gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
 {
-    if (PQresultStatus(res) != PGRES_TUPLES_OK)
+    if (!is_rows(res))
         return Py_BuildValue("(OON)", Py_None, Py_None, tag_of(res));
     PyObject *rows = NULL;
     if (s == NULL) {
@@ -163,11 +173,20 @@ gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
     return Py_BuildValue("(NNN)", rows, description, tag_of(res));
 }
 
-PyObject *
-gio_pg_result_value(GioPgOp *op, const PGresult *res)
+static PyObject *
+named_value(GioPgOp *op, const PGresult *res)
+{
+    Py_ssize_t at = gio_pg_desc_find(op->stmt->desc, op->column_name);
+    if (at < 0)
+        return NULL;
+    return value_at(op->conn->st, op->stmt, res, 0, (int)at);
+}
+
+static PyObject *
+make_value(GioPgOp *op, const PGresult *res)
 {
     GioPgState *st = op->conn->st;
-    bool rows = PQresultStatus(res) == PGRES_TUPLES_OK;
+    bool rows = is_rows(res);
     switch (op->want) {
     case GIO_PG_STATUS:
         return tag_of(res);
@@ -180,6 +199,8 @@ gio_pg_result_value(GioPgOp *op, const PGresult *res)
     case GIO_PG_VALUE:
         if (!rows || PQntuples(res) == 0)
             Py_RETURN_NONE;
+        if (op->column_name != NULL)
+            return named_value(op, res);
         if (op->column < 0 || op->column >= op->stmt->ncols) {
             PyErr_SetString(PyExc_IndexError, "the row has no such column");
             return NULL;
@@ -192,4 +213,21 @@ gio_pg_result_value(GioPgOp *op, const PGresult *res)
         break;
     }
     Py_RETURN_NONE;
+}
+
+PyObject *
+gio_pg_result_value(GioPgOp *op, const PGresult *res)
+{
+    GioPgStatement *s = op->stmt;
+    PyObject *value = make_value(op, res);
+    if (s != NULL) {
+        const char *tag = PQcmdStatus((PGresult *)res);
+        if ((op->want == GIO_PG_RECORD || op->want == GIO_PG_VALUE) && PQntuples(res) > 0)
+            s->tag[0] = '\0'; /* of one row nobody wants to know how many there are */
+        else if (memccpy(s->tag, tag, '\0', sizeof s->tag) == NULL)
+            s->tag[sizeof s->tag - 1] = '\0';
+        if (value == NULL)
+            gio_pg_statement_failed(s, op->conn);
+    }
+    return value;
 }

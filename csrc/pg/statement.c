@@ -15,63 +15,6 @@ key_of(GioPgOp *op)
     return op->oids == NULL ? Py_NewRef(op->sql) : PyTuple_Pack(2, op->sql, op->oids);
 }
 
-static bool
-is_word(const char *text, size_t n, const char *const *words)
-{
-    for (; *words != NULL; words++)
-        if (strlen(*words) == n && PyOS_strnicmp(text, *words, (Py_ssize_t)n) == 0)
-            return true;
-    return false;
-}
-
-/* By its first word. What a function does to the session cannot be seen. */
-static GioPgCommand
-command_of(PyObject *sql)
-{
-    static const char *const session[] = {
-        "abort",     "begin", "close",   "commit",   "deallocate", "declare",
-        "discard",   "end",   "execute", "fetch",    "listen",     "load",
-        "lock",      "move",  "prepare", "release",  "reset",      "rollback",
-        "savepoint", "set",   "start",   "unlisten", NULL};
-    static const char *const copy[] = {"copy", NULL};
-    static const char *const temporary[] = {"temp", "temporary", "local", "global", NULL};
-    const char *text = PyUnicode_AsUTF8(sql), *word;
-    if (text == NULL) {
-        PyErr_Clear(); /* it will be raised when it is sent */
-        return GIO_PG_PLAIN;
-    }
-    for (;;) {
-        text += strspn(text, " \t\r\n\f(;");
-        if (strncmp(text, "--", 2) == 0) {
-            text += strcspn(text, "\n");
-        }
-        else if (strncmp(text, "/*", 2) == 0) {
-            int depth = 0;
-            do { /* they nest */
-                if (strncmp(text, "/*", 2) == 0 || strncmp(text, "*/", 2) == 0) {
-                    depth += *text == '/' ? 1 : -1;
-                    text++;
-                }
-                text++;
-            } while (depth > 0 && *text != '\0');
-        }
-        else {
-            break;
-        }
-    }
-    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
-    if (is_word(text, n, copy))
-        return GIO_PG_OF_COPY;
-    if (n == 6 && PyOS_strnicmp(text, "create", 6) == 0) {
-        word = text + n + strspn(text + n, " \t\r\n\f");
-        return is_word(word, strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
-                       temporary)
-                   ? GIO_PG_OF_SESSION
-                   : GIO_PG_PLAIN;
-    }
-    return is_word(text, n, session) ? GIO_PG_OF_SESSION : GIO_PG_PLAIN;
-}
-
 /* A plan that this connection has made useless would be prepared again when the server says so. Not
  * inside a transaction: that would have failed by then. */
 static bool
@@ -81,6 +24,30 @@ is_doubtful(GioPgStatement *s, GioPgConn *c)
            PQtransactionStatus(c->pg) == PQTRANS_INTRANS;
 }
 
+static bool
+is_too_old(GioPgConn *c, GioPgStatement *s)
+{
+    return c->cache_lifetime > 0 && (double)(c->st->api->now() - s->born) / 1e9 > c->cache_lifetime;
+}
+
+/* Nobody finds it any more. It is the next one that leaves the cache, under a key of its own. */
+static int
+retire(GioPgConn *c, GioPgStatement *s)
+{
+    Py_INCREF(s);
+    PyObject *key = PyLong_FromUnsignedLong(++c->serial);
+    int rc = key == NULL || PyDict_DelItem(c->cache, s->key) < 0 ? -1 : 0;
+    if (rc == 0) {
+        Py_XSETREF(s->key, Py_NewRef(key));
+        s->used = 0;
+        rc = PyDict_SetItem(c->cache, key, (PyObject *)s);
+        c->expired += rc == 0;
+    }
+    Py_XDECREF(key);
+    Py_DECREF(s);
+    return rc;
+}
+
 GioPgStatement *
 gio_pg_statement_get(GioPgOp *op)
 {
@@ -88,9 +55,18 @@ gio_pg_statement_get(GioPgOp *op)
     PyObject *key = key_of(op);
     if (key == NULL)
         return NULL;
-    GioPgStatement *s = (GioPgStatement *)PyDict_GetItemWithError(c->cache, key);
+    GioPgStatement *s = NULL;
+    if (c->cache_size > 0)
+        s = (GioPgStatement *)PyDict_GetItemWithError(c->cache, key);
     if (s != NULL && !Py_IS_TYPE(s, c->st->statement_type)) {
         PyErr_SetString(PyExc_TypeError, "a connection's cache has Statement objects");
+        s = NULL;
+    }
+    if (s != NULL && is_too_old(c, s)) {
+        if (retire(c, s) < 0) {
+            Py_DECREF(key);
+            return NULL;
+        }
         s = NULL;
     }
     char replaces[sizeof s->name] = "";
@@ -116,8 +92,9 @@ gio_pg_statement_get(GioPgOp *op)
     s->conn = c;
     s->changes = c->changes;
     memcpy(s->replaces, replaces, sizeof replaces);
-    s->command = command_of(op->sql);
+    s->command = gio_pg_command_of(op->sql);
     s->used = ++c->clock;
+    s->born = c->st->api->now();
     s->cached = c->cache_size > 0 &&
                 (c->cacheable_size == 0 || PyUnicode_GET_LENGTH(s->sql) <= c->cacheable_size);
     if (s->cached || op->kind == GIO_PG_PREPARE)
@@ -152,7 +129,8 @@ gio_pg_statement_oldest(GioPgConn *c)
     GioPgStatement *oldest = NULL;
     PyObject *key, *value;
     Py_ssize_t at = 0;
-    if (PyDict_GET_SIZE(c->cache) < c->cache_size)
+    bool full = PyDict_GET_SIZE(c->cache) >= c->cache_size;
+    if (!full && c->expired == 0)
         return NULL;
     while (PyDict_Next(c->cache, &at, &key, &value)) {
         GioPgStatement *s = (GioPgStatement *)value;
@@ -160,7 +138,44 @@ gio_pg_statement_oldest(GioPgConn *c)
             (oldest == NULL || s->used < oldest->used)) /* nobody else's */
             oldest = s;
     }
+    if (!full && oldest != NULL && oldest->used != 0)
+        return NULL; /* those that are too old are somebody's still */
+    if (oldest != NULL && oldest->used == 0)
+        c->expired--;
     return oldest;
+}
+
+int
+gio_pg_statement_renew(GioPgConn *c)
+{
+    PyObject *all = PyDict_Values(c->cache);
+    int rc = all == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(all); i++) {
+        GioPgStatement *s = (GioPgStatement *)PyList_GET_ITEM(all, i);
+        if (!Py_IS_TYPE(s, c->st->statement_type)) {
+            PyErr_SetString(PyExc_TypeError, "a connection's cache has Statement objects");
+            rc = -1;
+        }
+        else if (s->used != 0) {
+            rc = retire(c, s);
+        }
+    }
+    Py_XDECREF(all);
+    return rc;
+}
+
+void
+gio_pg_statement_failed(GioPgStatement *s, GioPgConn *c)
+{
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    if (!gio_pg_error_is("OutdatedTypes"))
+        return;
+    s->outdated = true;
+    while (PyDict_Next(c->cache, &at, &key, &value))
+        if (Py_IS_TYPE(value, c->st->statement_type))
+            ((GioPgStatement *)value)->outdated = true;
+    gio_pg_conn_tell(c, "outdated", Py_None);
 }
 
 /* ---- what it takes and gives ----------------------------------------------------------- */
@@ -323,8 +338,9 @@ encode(GioPgConn *c, GioPgCodec *codec, PyObject *value, bool as_text)
     return gio_put(&c->out, "", 1) < 0 ? -2 : len;
 }
 
+/* `element` (borrowed): " in element #1 of executemany() sequence", or nothing. */
 static void
-explain(GioPgCodec *codec, Py_ssize_t i, PyObject *value)
+explain(GioPgCodec *codec, Py_ssize_t i, PyObject *value, PyObject *element)
 {
     if (!PyErr_ExceptionMatches(PyExc_Exception))
         return;
@@ -337,9 +353,12 @@ explain(GioPgCodec *codec, Py_ssize_t i, PyObject *value)
     }
     PyObject *why = shown == NULL ? NULL : PyObject_Str(cause);
     gio_err_give(Py_NewRef(cause));
-    if (why != NULL)
-        gio_pg_error_wrap("DataError", "invalid input for query argument $%zd (%U): %U (%U)", i + 1,
-                          codec->name, shown, why);
+    if (why != NULL && gio_pg_error_is("NotSupportedError"))
+        gio_pg_error_wrap("NotSupportedError", "query argument $%zd: %U", i + 1, why);
+    else if (why != NULL)
+        gio_pg_error_wrap("DataError",
+                          "invalid input for query argument $%zd%V: %U (%U; its type is %U)", i + 1,
+                          element, "", shown, why, codec->name);
     Py_XDECREF(why);
     Py_XDECREF(shown);
     Py_DECREF(cause);
@@ -373,7 +392,12 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
         bool as_text = s->params[i]->text || (lenient && PyUnicode_Check(value));
         Py_ssize_t len = encode(c, s->params[i], value, as_text);
         if (len == -2) {
-            explain(s->params[i], i, value);
+            PyObject *element = NULL;
+            if (s->element > 0)
+                element = PyUnicode_FromFormat(" in element #%lld of executemany() sequence",
+                                               (long long)s->element - 1);
+            explain(s->params[i], i, value, element);
+            Py_XDECREF(element);
             goto done;
         }
         lens[i] = (int)len;
@@ -436,7 +460,7 @@ encode_row(GioPgState *st, GioPgStatement *s, PyObject *row, GioBuf *out)
         }
         rc = gio_pg_part_encode(st, codec, PyTuple_GET_ITEM(values, i), out);
         if (rc < 0)
-            explain(codec, i, PyTuple_GET_ITEM(values, i));
+            explain(codec, i, PyTuple_GET_ITEM(values, i), NULL);
         Py_DECREF(codec);
     }
     Py_XDECREF(values);
@@ -472,6 +496,35 @@ statement_encode_rows(GioPgStatement *s, PyObject *args)
     return bytes;
 }
 
+/* Statement(connection, sql, name): one that is not cached, under a name of the user's. */
+static PyObject *
+statement_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"connection", "sql", "name", NULL};
+    GioPgState *st = gio_pg_state(type);
+    PyObject *c, *sql;
+    const char *name;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!Us:Statement", keywords, st->conn_type, &c,
+                                     &sql, &name))
+        return NULL;
+    GioPgStatement *s = (GioPgStatement *)type->tp_alloc(type, 0);
+    if (s == NULL)
+        return NULL;
+    if (name[0] == '\0' || strlen(name) >= sizeof s->name) {
+        gio_pg_error_set("InterfaceError", "the name of a statement has between 1 and %zu bytes",
+                         sizeof s->name - 1);
+        Py_DECREF(s);
+        return NULL;
+    }
+    PyOS_snprintf(s->name, sizeof s->name, "%s", name);
+    s->conn = (GioPgConn *)c;
+    s->sql = PyUnicode_FromObject(sql);
+    s->key = Py_XNewRef(s->sql);
+    if (s->sql == NULL)
+        Py_CLEAR(s);
+    return (PyObject *)s;
+}
+
 static PyMethodDef statement_methods[] = {
     {"encode_rows", (PyCFunction)statement_encode_rows, METH_VARARGS,
      "encode_rows($self, iterator, limit, /)\n--\n\n"
@@ -483,36 +536,38 @@ static PyMethodDef statement_methods[] = {
  */
 
 static PyObject *
-types_of(GioPgCodec **codecs, const Oid *oids, int n)
+codecs_of(GioPgCodec **codecs, int n)
 {
-    PyObject *list = PyTuple_New(n);
-    for (int i = 0; list != NULL && i < n; i++) {
-        PyObject *pair =
-            Py_BuildValue("(IO)", oids[i], codecs[i] == NULL ? Py_None : codecs[i]->name);
-        if (pair == NULL)
-            Py_CLEAR(list);
-        else
-            PyTuple_SET_ITEM(list, i, pair);
-    }
-    return list;
+    PyObject *tuple = PyTuple_New(n);
+    for (int i = 0; tuple != NULL && i < n; i++)
+        PyTuple_SET_ITEM(tuple, i, Py_NewRef(codecs[i] == NULL ? Py_None : (PyObject *)codecs[i]));
+    return tuple;
 }
 
 static PyObject *
 statement_parameters(GioPgStatement *s, void *Py_UNUSED(closure))
 {
-    return types_of(s->params, s->param_oids, s->nparams);
+    return codecs_of(s->params, s->nparams);
 }
 
 static PyObject *
 statement_columns(GioPgStatement *s, void *Py_UNUSED(closure))
 {
-    return types_of(s->cols, s->col_oids, s->ncols);
+    return codecs_of(s->cols, s->ncols);
 }
 
 static PyObject *
 statement_names(GioPgStatement *s, void *Py_UNUSED(closure))
 {
     return s->desc == NULL ? PyTuple_New(0) : PyObject_GetAttrString(s->desc, "names");
+}
+
+static PyObject *
+statement_status(GioPgStatement *s, void *Py_UNUSED(closure))
+{
+    if (s->tag[0] == '\0')
+        Py_RETURN_NONE;
+    return PyUnicode_FromString(s->tag);
 }
 
 static PyObject *
@@ -546,19 +601,27 @@ statement_dealloc(GioPgStatement *s)
 
 static PyMemberDef statement_members[] = {
     {"sql", T_OBJECT_EX, offsetof(GioPgStatement, sql), READONLY, "Its text."},
+    {"is_prepared", T_BOOL, offsetof(GioPgStatement, prepared), READONLY,
+     "Whether the server has it."},
+    {"is_outdated", T_BOOL, offsetof(GioPgStatement, outdated), READONLY,
+     "Whether its types are looked up anew when it is used again."},
     {NULL},
 };
 
 static PyGetSetDef statement_getset[] = {
     {"name", (getter)statement_name, NULL, "Its name on the server.", NULL},
+    {"status", (getter)statement_status, NULL,
+     "What the server said of it when it was last executed; None: it was not.", NULL},
     {"names", (getter)statement_names, NULL, "The columns' names.", NULL},
-    {"columns", (getter)statement_columns, NULL, "(oid, type name) of each column.", NULL},
-    {"parameters", (getter)statement_parameters, NULL, "(oid, type name) of each parameter.", NULL},
+    {"columns", (getter)statement_columns, NULL, "The codec of each column.", NULL},
+    {"parameters", (getter)statement_parameters, NULL, "The codec of each parameter.", NULL},
     {NULL},
 };
 
 static PyType_Slot statement_slots[] = {
-    {Py_tp_doc, "A statement that the server has prepared."},
+    {Py_tp_doc,
+     "Statement(connection, sql, name)\n--\n\nA statement that the server has prepared."},
+    {Py_tp_new, statement_make},
     {Py_tp_dealloc, statement_dealloc},
     {Py_tp_traverse, statement_traverse},
     {Py_tp_members, statement_members},
@@ -570,8 +633,7 @@ static PyType_Slot statement_slots[] = {
 static PyType_Spec statement_spec = {
     .name = "greenletio._pg.Statement",
     .basicsize = sizeof(GioPgStatement),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = statement_slots,
 };
 

@@ -24,8 +24,10 @@ from greenletio.pg.aio import exceptions
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
+from greenletio.pg.aio._logging import LoggedQuery
 from greenletio.pg.aio._pipeline import Pipeline
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
+from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
 
@@ -40,6 +42,7 @@ __all__ = (
     "InterfaceError",
     "Line",
     "LineSegment",
+    "LoggedQuery",
     "Path",
     "Pipeline",
     "Point",
@@ -48,6 +51,7 @@ __all__ = (
     "Range",
     "Record",
     "ServerVersion",
+    "Stream",
     "Transaction",
     "Type",
     "connect",

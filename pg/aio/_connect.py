@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import Any
+from urllib.parse import quote, unquote
 
 from greenletio import _pg
 from greenletio.pg._connect import connect_async
 from greenletio.pg._conninfo import options_of
 from greenletio.pg.aio._connection import Connection
-from greenletio.pg.errors import InterfaceError, NotSupportedError
+from greenletio.pg.aio._tls import options_of as tls_options
+from greenletio.pg.errors import InterfaceError, ProgrammingError
 
 __all__ = ("connect",)
 
 
-def _sslmode(ssl: Any) -> str | None:
-    if ssl is None or isinstance(ssl, str):
-        return ssl or None
-    if ssl is True:
-        return "verify-full"
-    if ssl is False:
-        return "disable"
-    raise NotSupportedError(
-        "ssl= takes a libpq sslmode, True or False; an SSLContext cannot be given to libpq: "
-        "name the files by sslrootcert=, sslcert= and sslkey="
-    )
+def _settings_of(dsn: str | None) -> tuple[str | None, dict[str, str]]:
+    """A URL without the parameters that libpq does not know, and those: settings of the server."""
+    if dsn is None or "://" not in dsn or "?" not in dsn:
+        return dsn, {}
+    place, _, query = dsn.partition("?")
+    kept, settings = [], {}
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if _is_option(unquote(name)):
+            kept.append(part)
+        else:
+            settings[unquote(name)] = unquote(value)
+    return f"{place}?{'&'.join(kept)}", settings
+
+
+@lru_cache(256)
+def _is_option(name: str) -> bool:
+    """Whether it is an option of libpq's."""
+    try:
+        _pg.parse_conninfo(f"postgresql://?{quote(name)}=")
+    except ProgrammingError:
+        return name == "ssl"  # it says what is wrong with that one
+    return True
+
+
+def _check_size(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise ValueError(f"{name} is expected to be greater or equal to 0, got {value!r}")
+
+
+def _command_timeout(value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = 0.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if seconds <= 0:
+        raise ValueError(
+            f"invalid command_timeout value: expected greater than 0 float (got {value!r})"
+        )
+    return seconds
+
+
+Password = str | Callable[[], str | Awaitable[str]] | Awaitable[str]
 
 
 async def connect(
@@ -33,7 +71,7 @@ async def connect(
     host: str | Sequence[str] | None = None,
     port: int | str | Sequence[int] | None = None,
     user: str | None = None,
-    password: str | None = None,
+    password: Password | None = None,
     passfile: str | None = None,
     database: str | None = None,
     loop: object = None,
@@ -52,13 +90,18 @@ async def connect(
 ) -> Connection:
     """Connect to a server: asyncpg's arguments, and any option of libpq by its name.
 
-    ``dsn`` is a URL or a libpq connection string; what it does not name comes from libpq's
+    ``dsn`` is a URL or a libpq connection string (parameters of a URL that are no options of libpq
+    are settings of the server); what it does not name comes from libpq's
     environment variables, service files and ``.pgpass``. Several hosts are tried in turn, each
     address within ``connect_timeout`` seconds if that is set, all of them within `timeout` seconds.
-    Can be cancelled. Raises CannotConnect or the server's own error, TimeoutError after `timeout`.
+    ``ssl`` is a libpq sslmode, True (verify the server, by the system's authorities), False, or an
+    SSLContext: its authorities, checks and versions are used; a client's certificate cannot be got
+    out of it, its files are named by ``sslcert`` and ``sslkey``. ``password`` may be a function, or
+    a coroutine function, that gives it. Can be cancelled. Raises CannotConnect or the server's own
+    error, TimeoutError after `timeout`.
 
-    ``max_cached_statement_lifetime`` is accepted and has no effect: a statement leaves the cache
-    when newer ones need its place. ``loop`` is ignored.
+    A statement leaves the cache when newer ones need its place, and after
+    ``max_cached_statement_lifetime`` seconds (0: never). ``loop`` is ignored.
 
     With ``shared`` the queries of many tasks are on their way at the same time, each one by itself:
     see ``Connection.shared``.
@@ -67,19 +110,26 @@ async def connect(
         raise InterfaceError(
             f"connection_class is not a subclass of Connection: {connection_class}"
         )
-    if statement_cache_size < 0 or max_cacheable_statement_size < 0:
-        raise ValueError("the sizes of the statement cache must not be negative")
-    if command_timeout is not None and float(command_timeout) <= 0:
-        raise ValueError("command_timeout must be greater than 0")
+    _check_size("statement_cache_size", statement_cache_size)
+    _check_size("max_cached_statement_lifetime", max_cached_statement_lifetime)
+    _check_size("max_cacheable_statement_size", max_cacheable_statement_size)
+    command_timeout = _command_timeout(command_timeout)
+    if callable(password):
+        password = password()
+    if inspect.isawaitable(password):
+        password = await password
+    dsn, in_url = _settings_of(dsn)
+    server_settings = {**in_url, **(server_settings or {})}
     if server_settings and "application_name" in server_settings:  # libpq sends one in any case
         server_settings = dict(server_settings)
         options["application_name"] = server_settings.pop("application_name")
     if server_settings:
-        settings = " ".join(
+        switches = " ".join(
             f"-c {key}={value}".replace("\\", "\\\\").replace(" ", "\\ ").replace("-c\\ ", "-c ", 1)
             for key, value in server_settings.items()
         )
-        options["options"] = f"{options.get('options', '')} {settings}".strip()
+        before = options.get("options") or options_of(dsn, {}).get("options", "")
+        options["options"] = f"{before} {switches}".strip()
     given = {
         "host": host,
         "port": port,
@@ -87,16 +137,18 @@ async def connect(
         "password": password,
         "passfile": passfile,
         "dbname": database,
-        "sslmode": _sslmode(ssl),
         "target_session_attrs": target_session_attrs,
         **options,
     }
+    named = options_of(dsn, given)
+    named |= tls_options(ssl, named)
     connection = connection_class()
     connection._cache_size = statement_cache_size
+    connection._cache_lifetime = max_cached_statement_lifetime
     connection._cacheable_size = max_cacheable_statement_size
     connection._timeout = command_timeout
     connection._record_class = record_class
-    await connect_async(connection, options_of(dsn, given), timeout)
+    await connect_async(connection, named, timeout)
     connection._connected()
     connection.shared = shared
     return connection

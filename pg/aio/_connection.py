@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from greenletio import _pg
-from greenletio.pg import _errors
 from greenletio.pg._connect import forget_types
-from greenletio.pg._types import custom
+from greenletio.pg.aio._codecs import CodecMethods
 from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._cursor import CursorFactory
+from greenletio.pg.aio._logging import LoggingMethods
+from greenletio.pg.aio._messages import PostgresLogMessage, message_of
 from greenletio.pg.aio._pipeline import Pipeline
 from greenletio.pg.aio._prepared import PreparedStatement
+from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
-from greenletio.pg.errors import NotSupportedError
+from greenletio.pg.errors import ConnectionClosed
 
 __all__ = ("Connection", "ServerVersion")
 
 logger = logging.getLogger("greenletio.pg")
 
 Listener = Callable[["Connection", int, str, str], Any]
-LogListener = Callable[["Connection", _errors.Diagnostic], Any]
+LogListener = Callable[["Connection", PostgresLogMessage], Any]
 
 
 class ServerVersion(NamedTuple):
@@ -37,7 +41,7 @@ class ServerVersion(NamedTuple):
     serial: int
 
 
-class Connection(CopyMethods, _pg.Connection):
+class Connection(CodecMethods, CopyMethods, LoggingMethods, _pg.Connection):
     """A session with a server, for tasks: asyncpg's names and semantics.
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
@@ -55,12 +59,22 @@ class Connection(CopyMethods, _pg.Connection):
     def __init__(self) -> None:
         self._transaction = None
         self._names = 0
+        self._own_codecs = {}
+        self._query_loggers = []
+        self._source: list[str] = []
+        self._to_close: list[str] = []  # statements that nobody has any more
         self._listeners: dict[str, list[Listener]] = {}
         self._log_listeners: list[LogListener] = []
         self._termination_listeners: list[Callable[[Connection], Any]] = []
 
     def _connected(self) -> None:
         self._on_event = _events(self)
+        if asyncio.get_running_loop().get_debug():
+            self._source = traceback.format_stack(sys._getframe(1), 10)
+
+    def _check_open(self) -> None:
+        if self.is_closed():
+            raise ConnectionClosed("the connection is closed")
 
     # -- what happens by itself
 
@@ -70,12 +84,14 @@ class Connection(CopyMethods, _pg.Connection):
             for listener in list(self._listeners.get(channel, ())):
                 self._call(listener, self, pid, channel, payload)
         elif kind == "notice":
-            diagnostic = _errors.Diagnostic(value)
+            message = message_of(value)
             for log_listener in self._log_listeners:
-                self._call(log_listener, self, diagnostic)
+                self._call_now(log_listener, self, message)
             if not self._log_listeners:
-                level = logging.WARNING if diagnostic.severity == "WARNING" else logging.INFO
-                logger.log(level, "%s: %s", diagnostic.severity, diagnostic.message_primary)
+                level = logging.WARNING if message.severity == "WARNING" else logging.INFO
+                logger.log(level, "%s: %s", message.severity, message.message)
+        elif kind == "outdated":
+            forget_types(self, self._own_codecs)
         elif kind == "closed":
             listeners, self._termination_listeners = self._termination_listeners, []
             for termination_listener in listeners:
@@ -89,9 +105,19 @@ class Connection(CopyMethods, _pg.Connection):
             function(*args)
             return
         if asyncio.iscoroutinefunction(function):
-            loop.call_soon(lambda: _keep(loop.create_task(function(*args))))
+            _keep(loop.create_task(function(*args)))
         else:
             loop.call_soon(function, *args)
+
+    def _call_now(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call it before whoever waits for the query that it is about goes on."""
+        if asyncio.iscoroutinefunction(function):
+            self._call(function, *args)
+            return
+        try:
+            function(*args)
+        except Exception:
+            logger.exception("the listener %r of %r failed", function, self)
 
     # -- queries
 
@@ -103,9 +129,22 @@ class Connection(CopyMethods, _pg.Connection):
         They are sent as fast as the server takes them, without waiting for each. `args` is
         iterated over meanwhile, in the loop's own turns.
         """
+        self._check_open()
         if timeout is None:
             timeout = self._timeout
         await self._op("many", "nothing", command, args, timeout=timeout)
+
+    async def fetchmany(
+        self,
+        query: str,
+        args: Iterable[Sequence[Any]],
+        *,
+        timeout: float | None = None,
+        record_class: type[_pg.Record] | None = None,
+    ) -> list[_pg.Record]:
+        """Run a query once for each sequence of arguments, all or nothing; all its rows."""
+        statement = await self.prepare(query, timeout=timeout, record_class=record_class)
+        return await statement.fetchmany(args, timeout=timeout)
 
     async def prepare(
         self,
@@ -115,16 +154,26 @@ class Connection(CopyMethods, _pg.Connection):
         timeout: float | None = None,
         record_class: type[_pg.Record] | None = None,
     ) -> PreparedStatement:
-        """Prepare a statement, to be run again and again. The server's name for it is ours."""
+        """Prepare a statement, to be run again and again; under a name, or one of the driver's."""
+        self._check_open()
         if timeout is None:
             timeout = self._timeout
-        statement = await self._op("prepare", "statement", query, timeout=timeout)
+        statement = _pg.Statement(self, query, name or self._new_name("prepared"))
+        await self._close_statements(timeout)
+        await self._op("prepare", "statement", query, statement=statement, timeout=timeout)
         return PreparedStatement(self, statement, record_class)
+
+    async def _close_statements(self, timeout: float | None) -> None:
+        if self._to_close and self._transaction_status != _FAILED:
+            names, self._to_close = self._to_close, []
+            sql = "; ".join(f"DEALLOCATE {quoted(each)}" for each in names)
+            await self._op("script", "status", sql, timeout=timeout)
 
     def transaction(
         self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False
     ) -> Transaction:
         """A block of work that is done as a whole or not at all; nested: a savepoint."""
+        self._check_open()
         return Transaction(self, isolation, readonly, deferrable)
 
     def pipeline(self) -> Pipeline:
@@ -150,12 +199,27 @@ class Connection(CopyMethods, _pg.Connection):
     ) -> CursorFactory:
         """A cursor of the server, inside a transaction: ``async for row in connection.cursor(…)``
         fetches `prefetch` rows at a time; awaited, it gives a Cursor to fetch from."""
-        return CursorFactory(self, query, args, prefetch, timeout, record_class)
+        return CursorFactory(self, self._check_open, query, args, prefetch, timeout, record_class)
+
+    def stream(
+        self,
+        query: str,
+        *args: Any,
+        timeout: float | None = None,
+        record_class: type[_pg.Record] | None = None,
+    ) -> Stream:
+        """The rows of a query as they come: ``async for row in connection.stream(query)``.
+
+        Inside or outside a transaction, without a cursor of the server. `timeout` is for each wait.
+        """
+        self._check_open()
+        return Stream(self, query, args, timeout, record_class)
 
     # -- listeners
 
     async def add_listener(self, channel: str, callback: Listener) -> None:
         """LISTEN: have callback(connection, pid, channel, payload) called for each notification."""
+        self._check_open()
         if channel not in self._listeners:
             await self.fetch(f"LISTEN {quoted(channel)}")
         listeners = self._listeners.setdefault(channel, [])
@@ -200,74 +264,49 @@ class Connection(CopyMethods, _pg.Connection):
 
     def get_server_version(self) -> ServerVersion:
         """The server's version."""
-        major, minor = divmod(self._server_version, 10000)
-        return ServerVersion(major, minor, 0, "final", 0)
+        major, rest = divmod(self._server_version, 10000)
+        minor, micro = (0, rest) if major >= 10 else divmod(rest, 100)
+        return ServerVersion(major, minor, micro, "final", 0)
 
     # -- the end
 
     async def close(self, *, timeout: float | None = None) -> None:
-        """Close it after what is under way; after `timeout` seconds at once, with TimeoutError."""
+        """Close it. What the server does just now is cancelled; what was asked for after that is
+        done first. After `timeout` seconds it is closed at once, with TimeoutError.
+        """
         if self.is_closed():
             return
+        if self._busy:
+            self._cancel()
         await self._op("finish", "nothing", "", timeout=timeout)
 
     async def reset(self, *, timeout: float | None = None) -> None:
-        """Undo what the session has set: transaction, listeners, settings, temporary objects."""
+        """Undo what the session has set: transaction, listeners, settings, temporary objects.
+
+        A transaction that is open is reported to the loop's exception handler, unless it is a
+        block that will notice.
+        """
+        self._check_open()
         self._listeners.clear()
         self._log_listeners.clear()
-        self._transaction = None
-        sql = "ROLLBACK; " if self.is_in_transaction() else ""
-        await self._op("script", "status", sql + _RESET, timeout=timeout)
+        transaction, self._transaction = self._transaction, None
+        sql = self.get_reset_query()
+        if self.is_in_transaction():
+            sql = f"ROLLBACK; {sql}"
+            if transaction is None or not transaction._managed:
+                message = f"Resetting connection with an active transaction {self!r}"
+                asyncio.get_running_loop().call_exception_handler({"message": message})
+        await self._op("script", "status", sql, timeout=timeout)
 
-    async def reload_schema_state(self) -> None:
-        """Forget what is known of the types of the database, and the codecs that were set."""
-        forget_types(self)
-        self._forget_codecs()
-
-    async def set_type_codec(
-        self,
-        typename: str,
-        *,
-        schema: str = "public",
-        encoder: Callable[[Any], Any],
-        decoder: Callable[[Any], Any],
-        format: str = "text",
-    ) -> None:
-        """Have values of a type, and of arrays of it, read and written by functions of yours.
-
-        They see the server's text form as str, or with ``format="binary"`` its binary form as
-        bytes.
-        """
-        if format not in ("text", "binary"):
-            raise NotSupportedError(f"a codec's format is 'text' or 'binary', not {format!r}")
-        oid, array, send = await self._find_type(typename, schema)
-        codec = custom(oid, typename, send, format, encoder, decoder)
-        self._codecs[oid] = codec
-        if array:
-            name = f"{typename}[]"
-            form = "foreign" if codec.is_text else "array"
-            self._codecs[array] = _pg.Codec(form, array, name, codec)
-        self._forget_codecs()
-
-    async def reset_type_codec(self, typename: str, *, schema: str = "public") -> None:
-        """Undo set_type_codec()."""
-        oid, array, _ = await self._find_type(typename, schema)
-        self._codecs.pop(oid, None)
-        self._codecs.pop(array, None)
-        self._forget_codecs()
-
-    async def _find_type(self, name: str, schema: str) -> tuple[int, int, str]:
-        row = await self.fetchrow(_FIND_TYPE, name, schema)
-        if row is None:
-            raise ValueError(f"there is no type {schema}.{name}")
-        oid, array, kind, send = row
-        if kind in (b"c", b"r", b"m"):
-            raise NotSupportedError(f"a codec cannot be set for {name}, which is made of others")
-        return oid, array, send
+    def get_reset_query(self) -> str:
+        """What reset() sends: for subclasses to change."""
+        return _RESET
 
     def __del__(self) -> None:
         if not self.is_closed():
-            warnings.warn(f"unclosed connection {self!r}", ResourceWarning, 2, source=self)
+            where = f"created at:\n{''.join(self._source)}" if self._source else _SOURCE
+            message = f"unclosed connection {self!r}; {where}"
+            warnings.warn(message, ResourceWarning, 2)
             self.terminate()
 
     def __repr__(self) -> str:
@@ -275,13 +314,8 @@ class Connection(CopyMethods, _pg.Connection):
         return f"<{type(self).__module__}.{type(self).__name__} {state}>"
 
 
-_FIND_TYPE = (
-    "SELECT t.oid, t.typarray, t.typtype, p.proname::text FROM pg_catalog.pg_type t"
-    " JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
-    " LEFT JOIN pg_catalog.pg_proc p ON p.oid = t.typsend::oid"
-    " WHERE (t.typname = $1 OR t.oid = to_regtype($1)) AND n.nspname = $2 LIMIT 1"
-)
-
+_FAILED = 3  # libpq's PQTRANS_INERROR
+_SOURCE = "run in asyncio debug mode to see where it was made"
 _RESET = (
     "SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL; "
     "DISCARD TEMP; DISCARD SEQUENCES"

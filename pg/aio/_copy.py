@@ -17,7 +17,8 @@ __all__ = ("CopyMethods", "quoted")
 CHUNK = 256 * 1024
 
 Output = str | os.PathLike[str] | IO[bytes] | Callable[[bytes], Awaitable[Any]]
-Source = str | os.PathLike[str] | IO[bytes] | AsyncIterable[bytes]
+Bytes = bytes | bytearray | memoryview
+Source = str | os.PathLike[str] | IO[bytes] | AsyncIterable[bytes] | Bytes
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
@@ -112,7 +113,7 @@ class CopyMethods:
         where: str | None = None,
         **options: Any,
     ) -> str:
-        """Copy rows to a table from a path, a file, or an async iterable; gives the status."""
+        """Copy rows to a table from a path, a file, an async iterable, or bytes; the status."""
         sql = f"COPY {_table(table_name, schema_name, columns)} FROM STDIN{_options(options)}"
         if where:
             sql += f" WHERE {where}"
@@ -158,7 +159,9 @@ async def _copy_out(connection: Any, sql: str, output: Output) -> str:
     elif callable(output):
         write = output
     else:
-        raise TypeError(f"output is a path, a file, or a coroutine function, not {output!r}")
+        raise TypeError(
+            f"output is expected to be a path, a file, or a coroutine function, not {output!r}"
+        )
     session = connection._op("copy", "status", sql)
     await session
     try:
@@ -177,7 +180,7 @@ async def _copy_out(connection: Any, sql: str, output: Output) -> str:
 # ---- in -----------------------------------------------------------------------------------------
 
 
-async def _copy_in(connection: Any, sql: str, chunks: AsyncIterator[bytes]) -> str:
+async def _copy_in(connection: Any, sql: str, chunks: AsyncIterator[bytes | memoryview]) -> str:
     session = connection._op("copy", "status", sql)
     await session
     try:
@@ -193,7 +196,7 @@ async def _copy_in(connection: Any, sql: str, chunks: AsyncIterator[bytes]) -> s
     return status
 
 
-async def _chunks(source: Source) -> AsyncIterator[bytes]:
+async def _chunks(source: Source) -> AsyncIterator[bytes | memoryview]:
     if isinstance(source, str | os.PathLike):
         with open(source, "rb") as file:
             async for chunk in _chunks(file):
@@ -209,7 +212,14 @@ async def _chunks(source: Source) -> AsyncIterator[bytes]:
         async for chunk in source:
             yield chunk
     else:
-        raise TypeError(f"source is a path, a file, or an async iterable, not {source!r}")
+        try:
+            whole = memoryview(source)
+        except TypeError:
+            raise TypeError(
+                "source is expected to be a path, a file, an async iterable, or bytes, "
+                f"not {source!r}"
+            ) from None
+        yield whole
 
 
 async def _encoded(
@@ -232,10 +242,13 @@ async def _encoded(
 
 
 async def _with_literals(connection: Any, query: str, args: Sequence[Any]) -> str:
-    """The query with its arguments in it, quoted by the server: COPY takes no parameters."""
+    """The query with its arguments in it, quoted by the server: COPY takes no parameters.
+
+    What type such a literal is of, the server finds out as it does for a parameter.
+    """
     statement = await connection._op("prepare", "statement", query)
     literals = []
-    for (_, name), value in zip(islice(statement.parameters, len(args)), args, strict=True):
-        quoting = f"SELECT quote_nullable(CAST($1::{name} AS text))"
-        literals.append(f"{await connection.fetchval(quoting, value)}::{name}")
+    for codec, value in zip(islice(statement.parameters, len(args)), args, strict=True):
+        quoting = f"SELECT quote_nullable(CAST($1::{codec.name} AS text))"
+        literals.append(await connection.fetchval(quoting, value))
     return re.sub(r"\$(\d+)", lambda found: literals[int(found[1]) - 1], query)

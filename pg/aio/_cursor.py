@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from greenletio import _pg
-from greenletio.pg.errors import InterfaceError
+from greenletio.pg.errors import InterfaceError, NoActiveSqlTransaction
 
 if TYPE_CHECKING:
     from greenletio.pg.aio._connection import Connection
@@ -21,10 +21,15 @@ class Cursor:
     """What ``await connection.cursor(…)`` gives: open, until its transaction ends."""
 
     def __init__(
-        self, connection: Connection, name: str, record_class: type[_pg.Record] | None
+        self,
+        connection: Connection,
+        name: str,
+        query: str,
+        record_class: type[_pg.Record] | None,
     ) -> None:
         self._connection = connection
         self._name = name
+        self._query = query
         self._record_class = record_class
         self._exhausted = False
 
@@ -69,6 +74,12 @@ class Cursor:
         self._exhausted = True
         await self._connection.execute(f"CLOSE {self._name}")
 
+    def __repr__(self) -> str:
+        state = "exhausted " if self._exhausted else ""
+        query = self._query if len(self._query) <= 60 else f"{self._query[:57]}..."
+        kind = f"{type(self).__module__}.{type(self).__name__}"
+        return f'<{kind} "{query}" {state}{id(self):#x}>'
+
 
 class CursorFactory:
     """What ``connection.cursor(…)`` gives: await it for a Cursor, or iterate over its rows."""
@@ -76,6 +87,7 @@ class CursorFactory:
     def __init__(
         self,
         connection: Connection,
+        check: Callable[[], None],
         query: str,
         args: tuple[Any, ...],
         prefetch: int | None,
@@ -83,32 +95,37 @@ class CursorFactory:
         record_class: type[_pg.Record] | None,
     ) -> None:
         if prefetch is not None and prefetch <= 0:
-            raise InterfaceError("prefetch must be greater than zero")
+            raise InterfaceError("the prefetch argument must be greater than zero")
         self._connection = connection
+        self._check = check  # that it is usable still
         self._query = query
         self._args = args
-        self._prefetch = prefetch or PREFETCH
+        self._prefetch = prefetch
         self._timeout = timeout
         self._record_class = record_class
 
     async def _open(self) -> Cursor:
         connection = self._connection
+        self._check()
         if not connection.is_in_transaction():
-            raise InterfaceError("a cursor can be opened inside a transaction only")
+            raise NoActiveSqlTransaction("a cursor cannot be created outside of a transaction")
         name = connection._new_name("cursor")
         declare = f"DECLARE {name} NO SCROLL CURSOR FOR {self._query}"
         await connection._op("query", "status", declare, self._args, timeout=self._timeout)
-        return Cursor(connection, name, self._record_class)
+        return Cursor(connection, name, self._query, self._record_class)
 
     def __await__(self) -> Generator[Any, Any, Cursor]:
+        if self._prefetch is not None:
+            raise InterfaceError("the prefetch argument can only be given to iterate over rows")
         return self._open().__await__()
 
     async def __aiter__(self) -> AsyncIterator[_pg.Record]:
         cursor = await self._open()
         rows: deque[_pg.Record] = deque()
         while True:
-            rows.extend(await cursor._fetch(self._prefetch, self._timeout))
+            rows.extend(await cursor._fetch(self._prefetch or PREFETCH, self._timeout))
             if not rows:
+                await cursor.close()
                 return
             while rows:
                 yield rows.popleft()

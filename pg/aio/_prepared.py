@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenletio import _pg
+from greenletio.pg.aio._copy import quoted
 from greenletio.pg.aio._cursor import CursorFactory
+from greenletio.pg.errors import InterfaceError
 
 if TYPE_CHECKING:
     from greenletio.pg.aio._connection import Connection
@@ -31,10 +34,21 @@ class Attribute(NamedTuple):
     type: Type
 
 
-def _type(oid: int, name: str) -> Type:
-    kind = "array" if name.endswith("[]") else "scalar"
-    schema, dot, short = name.rpartition(".")
-    return Type(oid, short if dot else name, kind, schema if dot else "pg_catalog")
+_KINDS = ("array", "composite", "multirange", "range")
+
+
+def _type(codec: _pg.Codec) -> Type:
+    """A domain is what it is based on, as in the server's own answers."""
+    base = codec
+    while base.form == "wrapped" and base.element is not None:
+        if base.decoder is None:
+            codec = base.element
+        base = base.element
+    kind = base.form if base.form in _KINDS else "scalar"
+    if codec.name.endswith("[]"):
+        kind = "array"
+    name = codec.name.removeprefix(f"{codec.schema}.")
+    return Type(codec.oid, name, kind or "scalar", codec.schema)
 
 
 class PreparedStatement:
@@ -49,47 +63,102 @@ class PreparedStatement:
         self._connection = connection
         self._statement = statement
         self._record_class = record_class
-        self._status: str | None = None
+        self._closed = False
 
-    def _op(
-        self, want: str, args: tuple[Any, ...], timeout: float | None, column: int = 0
-    ) -> _pg.Op[Any]:
+    async def close(self) -> None:
+        """Have the server forget it; it is of no use afterwards."""
+        self._check()
+        self._closed = True
+        await self._connection.execute(f"DEALLOCATE {quoted(self._statement.name)}")
+
+    def _check(self) -> None:
+        self._connection._check_open()
+        if self._closed:
+            raise InterfaceError("the prepared statement is closed")
+
+    async def _run(
+        self,
+        want: str,
+        args: tuple[Any, ...],
+        timeout: float | None,
+        column: int | str = 0,
+        record_class: type[_pg.Record] | None = None,
+    ) -> Any:
+        self._check()
+        connection = self._connection
         if timeout is None:
-            timeout = self._connection._timeout
-        return self._connection._op(
+            timeout = connection._timeout
+        if isinstance(column, str):
+            column = self._statement.names.index(column)
+        run = connection._op(
             "query",
             want,
             self._statement.sql,
             args,
             statement=self._statement,
             timeout=timeout,
-            record_class=self._record_class,
+            record_class=record_class or self._record_class,
             column=column,
         )
+        if connection._query_loggers:
+            return await connection._logged(run, self._statement.sql, args, timeout)
+        return await run
 
     async def fetch(
         self, *args: Any, timeout: float | None = None, record_class: type[_pg.Record] | None = None
     ) -> list[_pg.Record]:
         """Its rows."""
-        rows: list[_pg.Record] = await self._op("records", args, timeout)
+        rows: list[_pg.Record] = await self._run("records", args, timeout, 0, record_class)
         return rows
 
-    async def fetchrow(self, *args: Any, timeout: float | None = None) -> _pg.Record | None:
+    async def fetchrow(
+        self, *args: Any, timeout: float | None = None, record_class: type[_pg.Record] | None = None
+    ) -> _pg.Record | None:
         """Its first row, or None."""
-        row: _pg.Record | None = await self._op("record", args, timeout)
+        row: _pg.Record | None = await self._run("record", args, timeout, 0, record_class)
         return row
 
-    async def fetchval(self, *args: Any, column: int = 0, timeout: float | None = None) -> Any:
-        """A column of its first row, or None."""
-        return await self._op("value", args, timeout, column)
+    async def fetchval(
+        self, *args: Any, column: int | str = 0, timeout: float | None = None
+    ) -> Any:
+        """A column of its first row, by position or name, or None."""
+        return await self._run("value", args, timeout, column)
+
+    async def fetchmany(
+        self,
+        args: Iterable[Sequence[Any]],
+        *,
+        timeout: float | None = None,
+        record_class: type[_pg.Record] | None = None,
+    ) -> list[_pg.Record]:
+        """Its rows for each of the sequences of arguments, all or nothing."""
+        connection = self._connection
+        rows: list[_pg.Record] = []
+
+        async def run() -> None:
+            for one in args:
+                rows.extend(await self._run("records", tuple(one), None, 0, record_class))
+
+        async def whole() -> None:
+            if connection.is_in_transaction() and connection._transaction is None:
+                await run()  # it fails as a whole, if it fails
+            else:
+                async with connection.transaction():
+                    await run()
+
+        await asyncio.wait_for(whole(), connection._timeout if timeout is None else timeout)
+        return rows
 
     def cursor(
         self, *args: Any, prefetch: int | None = None, timeout: float | None = None
     ) -> CursorFactory:
         """A cursor for its rows, inside a transaction."""
+        self._check()
         query = self._statement.sql
         connection = self._connection
-        return CursorFactory(connection, query, args, prefetch, timeout, self._record_class)
+        return CursorFactory(
+            connection, self._check, query, args, prefetch, timeout, self._record_class
+        )
 
     async def executemany(
         self, args: Iterable[Sequence[Any]], *, timeout: float | None = None
@@ -110,6 +179,10 @@ class PreparedStatement:
         finally:
             await transaction.rollback()
 
+    def get_statusmsg(self) -> str | None:
+        """What the server said of it when it was last run: "SELECT 2", say; None: it was not."""
+        return self._statement.status
+
     def get_name(self) -> str:
         """Its name on the server."""
         return self._statement.name
@@ -120,15 +193,21 @@ class PreparedStatement:
 
     def get_parameters(self) -> tuple[Type, ...]:
         """The types of its parameters."""
-        return tuple(_type(oid, name) for oid, name in self._statement.parameters)
+        return tuple(map(_type, self._statement.parameters))
 
     def get_attributes(self) -> tuple[Attribute, ...]:
         """Its columns."""
         statement = self._statement
         return tuple(
-            Attribute(name, _type(*column))
-            for name, column in zip(statement.names, statement.columns, strict=True)
+            Attribute(name, _type(codec))
+            for name, codec in zip(statement.names, statement.columns, strict=True)
         )
+
+    def __del__(self) -> None:
+        connection, statement = self._connection, self._statement
+        if statement.is_prepared and not self._closed and not connection.is_closed():
+            if statement not in connection._cache.values():
+                connection._to_close.append(statement.name)
 
     def __repr__(self) -> str:
         return f"<PreparedStatement {self._statement.sql!r}>"

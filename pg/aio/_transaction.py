@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from greenletio.pg.errors import InterfaceError
 
@@ -17,6 +17,14 @@ _LEVELS = {
     "read_uncommitted": "READ UNCOMMITTED",
     "serializable": "SERIALIZABLE",
     "repeatable_read": "REPEATABLE READ",
+}
+
+_STATES = {
+    "new": "not yet started",
+    "started": "already started",
+    "committed": "already committed",
+    "rolledback": "already rolled back",
+    "failed": "in error state",
 }
 
 
@@ -44,7 +52,7 @@ class Transaction:
 
     async def __aenter__(self) -> None:
         if self._managed:
-            raise InterfaceError("a transaction block cannot be entered twice")
+            raise InterfaceError("cannot enter context: already in an `async with` block")
         self._managed = True
         await self.start()
 
@@ -55,7 +63,7 @@ class Transaction:
         tb: TracebackType | None,
     ) -> None:
         try:
-            self._check("leave")
+            self._check("rollback" if typ else "commit")
             if typ is None:
                 await self._end("commit")
             else:
@@ -66,17 +74,18 @@ class Transaction:
     async def start(self) -> None:
         """Begin: a transaction, or inside one a savepoint."""
         if self._state != "new":
-            raise InterfaceError(f"a transaction that is {self._state} cannot be started")
+            self._refuse("start")
         connection = self._connection
         if connection._in_pipeline:
             raise InterfaceError(
                 "a transaction cannot begin inside a pipeline: open the pipeline inside of it"
             )
-        if connection._transaction is None and connection.is_in_transaction():
+        outer = connection._transaction
+        if outer is None and connection.is_in_transaction():
             raise InterfaceError(
                 "cannot use Connection.transaction() in a manually started transaction"
             )
-        if connection._transaction is None:
+        if outer is None:
             sql = "BEGIN"
             if self._isolation is not None:
                 sql += f" ISOLATION LEVEL {_LEVELS[self._isolation]}"
@@ -86,12 +95,13 @@ class Transaction:
                 sql += " DEFERRABLE"
             connection._transaction = self
         else:
-            outer = connection._transaction
-            if self._isolation is not None and self._isolation != outer._isolation:
-                raise InterfaceError(
-                    f"a nested transaction has the isolation level of the outer one "
-                    f"({outer._isolation}), not {self._isolation}"
-                )
+            if self._isolation is not None:
+                level = outer._isolation or await self._current_level()
+                if self._isolation != level:
+                    raise InterfaceError(
+                        "a nested transaction has the isolation level of the outer one: "
+                        f"current {self._isolation!r} != outer {level!r}"
+                    )
             self._savepoint = connection._new_name("savepoint")
             sql = f"SAVEPOINT {self._savepoint}"
         try:
@@ -103,9 +113,16 @@ class Transaction:
             raise
         self._state = "started"
 
+    async def _current_level(self) -> str:
+        level: str = await self._connection.fetchval("SHOW transaction_isolation")
+        return level.replace(" ", "_")
+
     def _check(self, what: str) -> None:
         if self._state != "started":
-            raise InterfaceError(f"cannot {what} a transaction that is {self._state}")
+            self._refuse(what)
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise InterfaceError(f"cannot {what}; the transaction is {_STATES[self._state]}")
 
     async def _end(self, how: str) -> None:
         connection = self._connection
@@ -123,7 +140,7 @@ class Transaction:
         except BaseException:
             self._state = "failed"
             raise
-        self._state = "committed" if how == "commit" else "rolled back"
+        self._state = "committed" if how == "commit" else "rolledback"
 
     async def commit(self) -> None:
         """Make what was done last."""
@@ -136,8 +153,15 @@ class Transaction:
         """Undo it all."""
         if self._managed:
             raise InterfaceError("cannot manually rollback from within an `async with` block")
-        self._check("roll back")
+        self._check("rollback")
         await self._end("rollback")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._state}>"
+        words = [f"state:{self._state}"]
+        if self._isolation is not None:
+            words.append(self._isolation)
+        if self._readonly:
+            words.append("readonly")
+        if self._deferrable:
+            words.append("deferrable")
+        return f"<{type(self).__module__}.{type(self).__name__} {' '.join(words)}>"

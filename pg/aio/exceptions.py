@@ -6,8 +6,10 @@ Where asyncpg has a class for which there is no SQLSTATE, the nearest of ours ha
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from greenletio.pg import _sqlstates, errors
+from greenletio.pg.aio import _messages
 
 # Where the rule (SQL and FDW in capitals, no "Exception", "Error" at the end) does not hold.
 _OTHERWISE = {
@@ -29,15 +31,20 @@ _OTHERWISE = {
     "P0004": "AssertError",
 }
 
-_names: dict[str, type[BaseException]] = {
+
+class InterfaceWarning(UserWarning):
+    """The driver is used in a way that can lead to trouble."""
+
+
+_names: dict[str, type[Any]] = {
     "ClientConfigurationError": errors.ProgrammingError,
     "DataError": errors.DataError,
     "FatalPostgresError": errors.DatabaseError,
     "InterfaceError": errors.InterfaceError,
-    "InterfaceWarning": errors.Warning,
+    "InterfaceWarning": InterfaceWarning,
     "InternalClientError": errors.InternalError,
     "InvalidCachedStatementError": errors.StalePlan,
-    "OutdatedSchemaCacheError": errors.StalePlan,
+    "OutdatedSchemaCacheError": errors.OutdatedTypes,
     "PostgresError": errors.DatabaseError,
     "ProtocolError": errors.InternalError,
     "TargetServerAttributeNotMatched": errors.CannotConnect,
@@ -58,6 +65,10 @@ def _name(cls: type[errors.DatabaseError]) -> str:
 for _ours in _sqlstates.__all__:
     _class = getattr(_sqlstates, _ours)
     _names.setdefault(_name(_class), _class)
+
+for _ours in _messages.__all__:
+    if _ours != "message_of":
+        _names[_ours] = getattr(_messages, _ours)
 
 globals().update(_names)
 

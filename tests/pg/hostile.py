@@ -265,7 +265,7 @@ def decimal_of_another_spelling(dsn):
 
 def codecs_of_what_cannot_be_sent(dsn):
     codec = _pg.Codec("wrapped", 1, "r", _pg.BUILTIN[RECORD])
-    fails(TypeError, codec.encode, ("a",))
+    fails(errors.NotSupportedError, codec.encode, ("a",))
     fails(TypeError, _pg.make_record, _pg.Record, (1,), (2,))
 
 

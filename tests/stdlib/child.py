@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from typing import Any, TextIO
@@ -99,11 +99,16 @@ class Result(unittest.TestResult):
         self._heard(test, "failed", "unexpected success")
 
 
-def run(request: dict[str, Any], replies: TextIO) -> None:
+def teller(replies: TextIO) -> Callable[..., None]:
     def tell(**message: Any) -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
+    return tell
+
+
+def run(request: dict[str, Any], replies: TextIO) -> None:
+    tell = teller(replies)
     from test import support
 
     # All that regrtest would have to be asked for, except what needs the internet.
@@ -143,7 +148,7 @@ def run(request: dict[str, Any], replies: TextIO) -> None:
         work()
 
 
-def main() -> None:
+def main(run: Callable[[dict[str, Any], TextIO], None] = run) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the tests print must not get between the replies
     faulthandler.enable()

@@ -25,3 +25,9 @@ def match(path: Path, tests: Collection[str]) -> tuple[dict[str, str], list[str]
             if not found:
                 unmatched.append(pattern)
     return reasons, unmatched
+
+
+def patterns(path: Path) -> list[str]:
+    """All that are in it."""
+    entries = tomllib.loads(path.read_text()).get("fails", [])
+    return [pattern for entry in entries for pattern in entry["tests"]]

@@ -55,6 +55,8 @@ class File:
     repeats: int = 0  # tests left out, because they repeat others with another selector
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     seconds: float = 0
+    #: Whether loops were counted.
+    loops: bool = True
     #: What became of them as they come; None: it is not asked for.
     plain: dict[str, str] | None = None
 
@@ -83,6 +85,8 @@ class File:
         if self.plain is not None:
             passed = sum(1 for outcome in self.plain.values() if outcome == "passed")
             return {**row, "passed plain": passed, "lost": len(self.lost)}
+        if not self.loops:
+            return row
         return {
             **row,
             "on the loop": sum(1 for each in self.outcomes.values() if each.runs),
@@ -92,9 +96,18 @@ class File:
 
 
 class Runner:
-    """Runs files of tests, each as child.py is asked to by ``request``."""
+    """Runs files of tests, each as `child` is asked to by ``request``."""
 
-    def __init__(self, options: argparse.Namespace, **request: Any) -> None:
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        *,
+        child: Path = HERE / "child.py",
+        env: dict[str, str] | None = None,
+        **request: Any,
+    ) -> None:
+        self._child = child
+        self._env = env
         self._request = {"only": options.only or ["*"], "limit": options.limit, **request}
         self._prefix = request["package"] + "."
 
@@ -116,12 +129,13 @@ class Runner:
         with tempfile.TemporaryFile() as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                HERE / "child.py",
+                self._child,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 limit=1 << 26,  # a traceback is one line of JSON
                 start_new_session=True,
+                env=self._env,
             )
             ended = asyncio.create_task(self._end(process))
             try:

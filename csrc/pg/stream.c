@@ -1,0 +1,164 @@
+/* Streaming: the rows of one query, some at a time, and no more of them here than are asked for.
+ *
+ * The stream is the operation that sent the query. Like a COPY that gives data it stands at the
+ * head of the queue, and each read is an operation of its own that refers to it; between two reads
+ * the socket is not read, so the server waits. libpq hands rows on as they come: many at a time
+ * since 17, one at a time before. Given up, the query is cancelled in the background.
+ */
+#include "pg/pg.h"
+
+#define AT_ONCE 256 /* rows that one read gives, at most, or what libpq has in one result */
+
+bool
+gio_pg_stream_begin(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+#ifdef LIBPQ_HAS_CHUNK_MODE
+    int ok = PQsetChunkedRowsMode(c->pg, AT_ONCE);
+#else
+    int ok = PQsetSingleRowMode(c->pg);
+#endif
+    if (!ok) {
+        gio_pg_op_finish(op, NULL, gio_pg_error_lost(c));
+        c->lost = true;
+        return false;
+    }
+    op->stage = GIO_PG_COPYING;
+    op->all_sent = false; /* here: whether the last row has come */
+    if (!op->answered) {
+        Py_XSETREF(op->result, Py_NewRef((PyObject *)op->stmt));
+        gio_pg_op_answer(op);
+    }
+    return true;
+}
+
+static PyObject *
+current_task(GioPgState *st)
+{
+    PyObject *task = PyObject_CallNoArgs(st->current_task);
+    if (task == NULL)
+        PyErr_Clear(); /* no loop runs */
+    return task;
+}
+
+int
+gio_pg_stream_check(GioPgOp *op)
+{
+    GioPgOp *first = op->conn->first;
+    if (op->kind == GIO_PG_STREAM) {
+        PyObject *task = current_task(op->conn->st);
+        op->owner = task == Py_None ? NULL : task; /* only compared */
+        Py_XDECREF(task);
+    }
+    if (first == NULL || first->kind != GIO_PG_STREAM || first->stage != GIO_PG_COPYING ||
+        first->given_up || first->owner == NULL || op->session != NULL || op->kind == GIO_PG_FINISH)
+        return 0;
+    PyObject *task = current_task(op->conn->st);
+    bool same = task == first->owner;
+    Py_XDECREF(task);
+    if (!same)
+        return 0;
+    gio_pg_error_set("InterfaceError", "the connection is streaming rows to this task, which would "
+                                       "wait for itself: read them to the end, or use another one");
+    return -1;
+}
+
+/* The rows of one result, at the end of a list. 0, or -1 with an exception. Runs Python. */
+static int
+take(GioPgOp *session, const PGresult *res, PyObject *rows)
+{
+    PyObject *value = gio_pg_result_value(session, res), *some = value;
+    if (value != NULL && session->want == GIO_PG_TUPLES)
+        some = PyTuple_GET_ITEM(value, 0);
+    Py_ssize_t end = PyList_GET_SIZE(rows);
+    int rc = some == NULL ? -1 : PyList_SetSlice(rows, end, end, some);
+    Py_XDECREF(value);
+    return rc;
+}
+
+/* The result that is no row: how it has ended. */
+static void
+take_end(GioPgOp *session, const PGresult *res)
+{
+    session->all_sent = true;
+    switch (PQresultStatus(res)) {
+    case PGRES_TUPLES_OK:
+    case PGRES_COMMAND_OK:
+    case PGRES_EMPTY_QUERY:
+        Py_XSETREF(session->result, PyUnicode_FromString(PQcmdStatus((PGresult *)res)));
+        if (session->result == NULL)
+            session->error = gio_err_take();
+        break;
+    case PGRES_COPY_OUT:
+    case PGRES_COPY_IN:
+    case PGRES_COPY_BOTH:
+        gio_pg_error_set("NotSupportedError", "a COPY needs one of the copy methods");
+        session->error = gio_err_take();
+        if (PQresultStatus(res) == PGRES_COPY_OUT)
+            session->conn->discard_copy = true;
+        else if (PQresultStatus(res) == PGRES_COPY_IN)
+            PQputCopyEnd(session->conn->pg, "a COPY needs one of the copy methods");
+        else
+            session->conn->lost = true;
+        break;
+    default:
+        if (gio_pg_query_is_stale(session, res)) {
+            session->retry = true;
+            break;
+        }
+        session->error = gio_pg_error_of(res);
+        if (session->error == NULL)
+            session->error = gio_err_take();
+    }
+}
+
+static bool
+is_rows(const PGresult *res)
+{
+#ifdef LIBPQ_HAS_CHUNK_MODE
+    if (PQresultStatus(res) == PGRES_TUPLES_CHUNK)
+        return true;
+#endif
+    return PQresultStatus(res) == PGRES_SINGLE_TUPLE;
+}
+
+bool
+gio_pg_stream_advance(GioPgOp *session)
+{
+    GioPgConn *c = session->conn;
+    GioPgOp *sub = session->sub;
+    if (session->given_up || (sub != NULL && session->all_sent)) {
+        session->stage = GIO_PG_EXECUTING; /* the rest comes, and is dropped */
+        return true;
+    }
+    if (sub == NULL)
+        return false;
+    PyObject *rows = PyList_New(0);
+    int rc = rows == NULL ? -1 : 0;
+    Py_INCREF(sub);
+    while (rc == 0 && !session->all_sent && PyList_GET_SIZE(rows) < AT_ONCE && !PQisBusy(c->pg)) {
+        PGresult *res = PQgetResult(c->pg);
+        if (res == NULL)
+            session->all_sent = true;
+        else if (is_rows(res))
+            rc = take(session, res, rows);
+        else
+            take_end(session, res);
+        PQclear(res);
+        if (session->sub != sub) /* a codec has closed the connection */
+            break;
+    }
+    bool still = session->sub == sub, more = true;
+    if (still && rc < 0) {
+        gio_pg_copy_answer(sub, NULL);
+        gio_pg_op_give_up(session);
+    }
+    else if (still && PyList_GET_SIZE(rows) > 0)
+        gio_pg_copy_answer(sub, Py_NewRef(rows));
+    else if (still && !session->all_sent)
+        more = false;
+    PyErr_Clear();
+    Py_XDECREF(rows);
+    Py_DECREF(sub);
+    return more;
+}
