@@ -34,6 +34,7 @@ def become_main(task: asyncio.Task[Any] | None, call: Any = None) -> None:
     """Have ``call``, which ``task`` runs, count as the code of the main thread."""
     global _main, _main_task
     _main_task, _main = task, call
+    _core._become_main(call)
 
 
 def main_task() -> asyncio.Task[Any] | None:

@@ -11,15 +11,15 @@ import asyncio
 import os
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import greenlet
 
 import greenletio
 from greenletio import _core, _threads
+from greenletio._core import Lock, RLock, get_ident  # noqa: F401  (re-exported)
 from greenletio.green._local import local as _local  # noqa: F401  (re-exported)
 from greenletio.green._std import (
     adopt,
@@ -33,188 +33,6 @@ from greenletio.green._std import (
 __all__ = public(_std)
 
 _PLAIN = 0  # _core.place(): no loop runs in this thread
-_allocate = _std.allocate_lock  # a real lock: held for a few instructions, never across a wait
-
-# Waiters are set to True by whoever wakes them; one that withdraws sets itself to False.
-_Waiters: TypeAlias = "deque[_core.Waiter[bool]]"
-
-
-def _wake(waiters: _Waiters, n: int = 1) -> int:
-    """Wake the first ``n`` that still wait; how many there were."""
-    woken = 0
-    while woken < n:
-        try:
-            waiter = waiters.popleft()
-        except IndexError:
-            break
-        woken += waiter.set(True)
-    return woken
-
-
-def _withdraw(waiter: _core.Waiter[bool], waiters: _Waiters) -> bool:
-    """Stop waiting. False: too late, it has been woken and owns what it was woken for."""
-    waiter.set(False)
-    try:
-        waiters.remove(waiter)
-    except ValueError:
-        pass
-    return waiter.cancelled() or not waiter.result()
-
-
-def _await_turn(
-    waiter: _core.Waiter[bool],
-    waiters: _Waiters,
-    timeout: float | None,
-    pass_on: Callable[[], object],
-) -> bool:
-    """Wait until woken. False at the timeout; on an exception a turn that came is passed on."""
-    try:
-        return waiter.wait(timeout) or not _withdraw(waiter, waiters)
-    except BaseException:
-        if not _withdraw(waiter, waiters):
-            pass_on()
-        raise
-
-
-def get_ident() -> int:
-    """The number of what runs here: a greenlet's call, or the thread of the system."""
-    call = current_call()
-    return _std.get_ident() if call is None else id(call)
-
-
-class Lock:
-    """``threading.Lock``: FIFO; may be released by another greenlet or thread than took it.
-
-    There is no moment at which a signal handler or a finalizer that uses the same lock could
-    find it inconsistent: the state is a real lock, and a release hands it to the first waiter.
-    """
-
-    __slots__ = ("__weakref__", "_state", "_waiters")
-
-    def __init__(self) -> None:
-        self._at_fork_reinit()
-
-    def _at_fork_reinit(self) -> None:
-        self._state = _allocate()
-        self._waiters: _Waiters = deque()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock; False if it is taken, after ``timeout`` seconds. Can be cancelled."""
-        if not blocking and timeout != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
-        if timeout < 0 and timeout != -1:
-            raise ValueError("timeout value must be a non-negative number")
-        if timeout > _std.TIMEOUT_MAX:
-            raise OverflowError("timeout value is too large")
-        if self._state.acquire(False):
-            return True
-        if not blocking or timeout == 0:
-            return False
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        self._waiters.append(waiter)
-        if self._state.acquire(False):  # released before we stood in the queue
-            _withdraw(waiter, self._waiters)
-            return True
-        limit = None if timeout == -1 else timeout
-        return _await_turn(waiter, self._waiters, limit, self.release)
-
-    def release(self) -> None:
-        """Hand the lock to the first waiter, or open it. Never waits; from any thread."""
-        while not _wake(self._waiters):
-            self._state.release()
-            if not self._waiters or not self._state.acquire(False):
-                return  # nobody came in between, or whoever holds it now will wake them
-
-    def locked(self) -> bool:
-        """Whether it is taken."""
-        return self._state.locked()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        state = "locked" if self.locked() else "unlocked"
-        return (
-            f"<{state} {type(self).__module__}.{type(self).__qualname__} object at {id(self):#x}>"
-        )
-
-    acquire_lock = acquire
-    release_lock = release
-    locked_lock = locked
-
-
-class RLock:
-    """``threading.RLock``: its owner, a greenlet's call or a thread, may take it again."""
-
-    __slots__ = ("__weakref__", "_block", "_count", "_owner")
-
-    def __init__(self) -> None:
-        self._at_fork_reinit()
-
-    def _at_fork_reinit(self) -> None:
-        self._block = Lock()
-        self._owner: int | None = None
-        self._count = 0
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock; False if another has it, after ``timeout`` seconds. Can be cancelled."""
-        me = get_ident()
-        if self._owner == me:
-            self._count += 1
-            return True
-        if not self._block.acquire(blocking, timeout):
-            return False
-        self._owner, self._count = me, 1
-        return True
-
-    def release(self) -> None:
-        """Give it back once. ``RuntimeError`` unless the caller owns it. Never waits."""
-        if self._owner != get_ident():
-            raise RuntimeError("cannot release un-acquired lock")
-        self._count -= 1
-        if not self._count:
-            self._owner = None
-            self._block.release()
-
-    def locked(self) -> bool:
-        """Whether it is taken."""
-        return self._block.locked()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        state = "locked" if self.locked() else "unlocked"
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{state} {name} object owner={self._owner} count={self._count} at {id(self):#x}>"
-
-    # What Condition needs.
-
-    def _is_owned(self) -> bool:
-        return self._owner == get_ident()
-
-    def _release_save(self) -> tuple[int, int | None]:
-        if not self._count:
-            raise RuntimeError("cannot release un-acquired lock")
-        state = self._count, self._owner
-        self._count, self._owner = 0, None
-        self._block.release()
-        return state
-
-    def _acquire_restore(self, state: tuple[int, int | None]) -> None:
-        self._block.acquire()
-        self._count, self._owner = state
-
-    def _recursion_count(self) -> int:
-        return self._count if self._is_owned() else 0
-
-
 allocate_lock = allocate = LockType = Lock
 if hasattr(_std, "lock"):
     lock = Lock

@@ -19,23 +19,14 @@ import os
 import sys
 import threading as _std
 import weakref
-from collections import deque
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
 from greenletio import _core, _loops
 from greenletio.green import _thread as _green_thread
 from greenletio.green._std import adopt, current_call, execute, public
-from greenletio.green._thread import (
-    _PLAIN,
-    _allocate,
-    _await_turn,
-    _ignored,
-    _tasks,
-    _Waiters,
-    _wake,
-    _withdraw,
-)
+from greenletio.green._thread import _PLAIN, _ignored, _tasks
 
 __all__ = public(_std)
 
@@ -66,77 +57,18 @@ _names.update((name, getattr(_std, name)) for name in _SHARED if hasattr(_std, n
 RLock: Any = _names["RLock"]
 
 
-class Condition(_std.Condition):
+class Condition(_core.Condition, _std.Condition):
     """``threading.Condition``. A cancelled ``wait`` takes the lock back before it raises."""
 
-    _waiters: _Waiters
-
     def __init__(self, lock: Any = None) -> None:
-        lock = RLock() if lock is None else lock
         super().__init__(lock)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for a notification; False after ``timeout`` seconds. Can be cancelled."""
-        if not self._is_owned():  # type: ignore[attr-defined]
-            raise RuntimeError("cannot wait on un-acquired lock")
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        waiters = self._waiters
-        waiters.append(waiter)
-        saved = self._release_save()  # type: ignore[attr-defined]
-        try:
-            limit = None if timeout is None else max(timeout, 0)
-            return _await_turn(waiter, waiters, limit, lambda: _wake(waiters))
-        finally:
-            self._retake(saved)
 
-    def _retake(self, saved: Any) -> None:
-        cancelled = None
-        while True:
-            try:
-                self._acquire_restore(saved)  # type: ignore[attr-defined]
-                break
-            except asyncio.CancelledError as error:
-                cancelled = error  # the caller is inside `with`: it must hold the lock
-        if cancelled is not None:
-            raise cancelled
-
-    def notify(self, n: int = 1) -> None:
-        """Wake ``n`` that wait. The caller must own the lock."""
-        if not self._is_owned():  # type: ignore[attr-defined]
-            raise RuntimeError("cannot notify on un-acquired lock")
-        _wake(self._waiters, n)
-
-
-class Semaphore(_std.Semaphore):
+class Semaphore(_core.Semaphore, _std.Semaphore):
     """``threading.Semaphore``, FIFO. ``release`` never waits and may come from any thread."""
 
     def __init__(self, value: int = 1) -> None:
         super().__init__(value)
-        self._mutex = _allocate()
-        self._waiters: _Waiters = deque()
-
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Take one; False if there is none, after ``timeout`` seconds. Can be cancelled."""
-        if not blocking and timeout is not None:
-            raise ValueError("can't specify timeout for non-blocking acquire")
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        with self._mutex:
-            if self._value > 0:
-                self._value -= 1
-                return True
-            if not blocking or (timeout is not None and timeout <= 0):
-                return False
-            self._waiters.append(waiter)
-        return _await_turn(waiter, self._waiters, timeout, lambda: Semaphore.release(self))
-
-    __enter__ = acquire
-
-    def release(self, n: int = 1) -> None:
-        """Give ``n`` back: first to those that wait. Never waits."""
-        if n < 1:
-            raise ValueError("n must be one or more")
-        with self._mutex:
-            self._value += n - _wake(self._waiters, n)
 
 
 class BoundedSemaphore(Semaphore):
@@ -153,36 +85,15 @@ class BoundedSemaphore(Semaphore):
         super().release(n)
 
 
-class Event(_std.Event):
+class Event(_core.Event, _std.Event):
     """``threading.Event``. ``set`` never waits and may come from any thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiters: _Waiters = deque()
 
-    def _at_fork_reinit(self) -> None:
-        self._waiters = deque()
-
-    def set(self) -> None:
-        """Raise the flag and wake all that wait."""
-        self._flag = True
-        _wake(self._waiters, len(self._waiters))
-
-    def clear(self) -> None:
-        """Lower the flag."""
-        self._flag = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the flag; False after ``timeout`` seconds. Can be cancelled."""
-        if self._flag:
-            return True
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        self._waiters.append(waiter)
-        if self.is_set():  # raised before we stood in the queue
-            _withdraw(waiter, self._waiters)
-            return True
-        limit = None if timeout is None else max(timeout, 0)
-        return _await_turn(waiter, self._waiters, limit, lambda: None)
+    @cached_property
+    def _cond(self) -> Condition:  # for what knows the standard one's inside
+        return Condition(_core.Lock())
 
 
 # Threads.

@@ -42,6 +42,13 @@ struct GioState {
     PyTypeObject *worker_type;
     PyTypeObject *green_socket_type; /* csrc/sync */
     PyTypeObject *tls_session_type;
+    PyTypeObject *lock_type;
+    PyTypeObject *rlock_type;
+    PyTypeObject *condition_type;
+    PyTypeObject *event_type;
+    PyTypeObject *semaphore_type;
+    PyTypeObject *simple_queue_type;
+    PyTypeObject *queue_type;
     PyTypeObject *loop_type; /* from here: csrc/loop */
     PyTypeObject *green_type;
     PyTypeObject *public_green; /* greenletio.Green; NULL before the first spawn() */
@@ -112,7 +119,15 @@ struct GioState {
     bool much_received;   /* by the last of them that asked for much */
     char *spare_out; /* memory for ciphertext, that no green TLS session uses now; NULL: none */
     size_t spare_room;
-    PyObject *str_tls;                /* "_tls", of green TLS sockets */
+    PyObject *str_tls; /* "_tls", of green TLS sockets */
+    PyObject *str_acquire;
+    PyObject *str_append;
+    PyObject *str_locked;
+    PyObject *str_pop;
+    PyObject *str_popleft;
+    PyObject *str_release;
+    PyObject *heappush, *heappop;     /* heapq's */
+    PyObject *main_call;              /* counts as the code of the main thread; NULL: none does */
     const struct GioOpenSSL *openssl; /* _ssl's, once it was asked for; NULL: not usable */
     bool openssl_sought;
 };
@@ -344,6 +359,11 @@ typedef struct GioFdWait {
     bool linked;
 } GioFdWait;
 
+/* Those that wait for the same thing, in their order (csrc/sync/line.c). Each is owned. */
+typedef struct {
+    GioWaiter *first, *last;
+} GioLine;
+
 /* Its time has come, but not its turn in the loop: in place of the place among the timers. */
 #define GIO_DUE (-2)
 
@@ -366,14 +386,17 @@ struct GioWaiter {
     GioWaiter *held_prev, *held_next; /* in the hub's list of what it keeps, if `held` */
     bool held;
     GioWaiter *ready_next; /* in the hub's ready list, which owns a reference */
+    GioLine *line;         /* that it stands in, borrowed; NULL: none */
+    GioWaiter *line_prev, *line_next;
     GioWaiterStatus status;
     bool blocking;
 };
 
 GioWaiter *gio_waiter_new(GioState *st, GioHub *hub);
-/* Off every list of the hub, which may have owned it: the caller has a reference. Never runs
- * Python. */
+/* Off every list of the hub and out of its line, which may have owned it: the caller has a
+ * reference. Never runs Python. */
 void gio_waiter_detach(GioWaiter *w);
+void gio_line_leave(GioWaiter *w);
 /* End it once: false if it had ended. `value` is stolen. Takes it off all lists.
  * The wake-up itself is gio_waiter_wake. */
 bool gio_waiter_finish(GioWaiter *w, GioWaiterStatus status, PyObject *value);
@@ -486,6 +509,8 @@ int gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, in
                  int64_t deadline);
 int gio_sleep_until(GioState *st, int64_t deadline);
 int gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline);
+/* The same; where it would hold a running loop, WouldBlockError names `what`. */
+int gio_wait_for(GioState *st, GioWaiter *w, int64_t deadline, const char *what);
 /* Plain code: run `loop`, the thread's own, until w (bound to it) ends. As gio_suspend. */
 int gio_run_until(GioState *st, GioHere *here, PyObject *loop, GioWaiter *w, int64_t deadline);
 /* Under a shield, the CancelledError that is raised is kept for its end: true, none is raised. */
@@ -531,6 +556,8 @@ int gio_green_setup_types(PyObject *module, GioState *st);
 /* ---- the capsule (api.c) --------------------------------------------------- */
 
 const GioAPI *gio_api(void);
+/* Of the one module there is: for objects whose type may be made in Python from one of ours. */
+GioState *gio_api_state(void);
 int gio_api_export(PyObject *module, GioState *st);
 
 /* A step's outcome as the value of send(), throw() and next(): returning is StopIteration. */
