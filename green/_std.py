@@ -48,9 +48,8 @@ def interrupt(error: BaseException) -> None:
     if task is None or task.done():
         raise error
     waiter = getattr(task, "_fut_waiter", None)
-    if isinstance(waiter, _core.Waiter):
-        waiter.set_exception(error)
-    else:  # it is about to run: it will wait again, or end
+    if not isinstance(waiter, _core.Waiter) or not waiter.set_exception(error):
+        # it is about to run: it will wait again, or end
         task.get_loop().call_soon(interrupt, error)
 
 

@@ -13,14 +13,12 @@ import signal
 import sys
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import greenlet
 
 import greenletio
 from greenletio import _core, _threads
-from greenletio._core import Lock, RLock, get_ident  # noqa: F401  (re-exported)
-from greenletio.green._local import local as _local  # noqa: F401  (re-exported)
+from greenletio._core import Lock, RLock, _local, get_ident  # noqa: F401  (re-exported)
 from greenletio.green._std import (
     adopt,
     become_main,
@@ -40,10 +38,43 @@ if hasattr(_std, "lock"):
 
 # Threads.
 
-_sentinels: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()  # by call
 _real = _std._local()  # .sentinel of a thread of the system
-_tasks: dict[int, asyncio.Task[Any]] = {}  # of threads that are greenlets, by identity
-_alive = 0  # how many those are
+
+
+class _Life:
+    """A thread that is a greenlet, from its start to its end."""
+
+    __slots__ = ("ident", "sentinel", "then")
+
+    def __init__(self, then: Callable[[], object] | None) -> None:
+        self.ident: int | None = None
+        self.sentinel: Lock | None = None
+        self.then = then  # is called when it ends
+
+    def end(self) -> None:
+        """Called however it ends, more than once perhaps."""
+        if self.ident is None or _lives.pop(self.ident, None) is None:
+            return
+        self.ident = None
+        if self.then is not None:
+            self.then()
+        if self.sentinel is not None and self.sentinel.locked():
+            self.sentinel.release()
+
+
+class _Guard:
+    """An argument of the call that runs a thread: goes with it, also if that never began."""
+
+    __slots__ = ("life",)
+
+    def __init__(self, life: _Life) -> None:
+        self.life = life
+
+    def __del__(self) -> None:
+        self.life.end()
+
+
+_lives: dict[int, _Life] = {}  # by identity
 
 
 def _ignored(error: BaseException) -> bool:
@@ -96,7 +127,7 @@ def _run(function: Callable[..., object], args: Any, kwargs: Any) -> None:
             _real.sentinel.release()
 
 
-def _run_green(function: Callable[..., object], args: Any, kwargs: Any) -> None:
+def _run_green(function: Callable[..., object], args: Any, kwargs: Any, guard: _Guard) -> None:
     try:
         function(*args, **kwargs)
     except SystemExit:
@@ -105,27 +136,17 @@ def _run_green(function: Callable[..., object], args: Any, kwargs: Any) -> None:
         if _ignored(error):
             raise
         _complain(function)
+    finally:
+        guard.life.end()
 
 
-def _spawn(function: Any, args: Any, kwargs: Any, done: Callable[[Any], object]) -> Any:
-    """Start a green thread; returns its call. ``done(task)`` is called however it ends."""
-    global _alive
-    task = greenletio.spawn(_run_green, function, args, kwargs).task
-    call: Any = task.get_coro()
-    _tasks[id(call)] = task
-    _alive += 1
-    task.add_done_callback(done)
-    return call
-
-
-def _done(task: asyncio.Task[Any]) -> None:
-    global _alive
-    _alive -= 1
-    call = task.get_coro()
-    _tasks.pop(id(call), None)
-    sentinel = _sentinels.pop(call, None)
-    if sentinel is not None and sentinel.locked():
-        sentinel.release()
+def _spawn(function: Any, args: Any, kwargs: Any, then: Callable[[], object] | None = None) -> int:
+    """Start a green thread and return its identity. ``then`` is called however it ends."""
+    life = _Life(then)
+    green = greenletio.spawn(_run_green, function, args, kwargs, _Guard(life))
+    ident = life.ident = id(green._call)
+    _lives[ident] = life
+    return ident
 
 
 def start_new_thread(
@@ -142,14 +163,12 @@ def start_new_thread(
     if _core.place() == _PLAIN:
         return _std.start_new_thread(_run, (function, args, kwargs))
     sys.audit("_thread.start_new_thread", function, args, kwargs)
-    return id(_spawn(function, args, kwargs, _done))
+    return _spawn(function, args, kwargs)
 
 
 def _after_fork() -> None:
     """A forked child has one thread, the one that forked. No loop runs in it."""
-    global _alive
-    _alive = 0
-    _tasks.clear()
+    _lives.clear()
     call = _core.current_call()
     if call is not None:
         become_main(None, call)
@@ -170,6 +189,8 @@ def interrupt_main(signum: int = signal.SIGINT, /) -> None:
     if not 0 < signum < signal.NSIG:
         raise ValueError("signal number out of range")
     main.get_loop().call_soon(_handle, signum)
+    if _core.place() > 0:
+        _core.sleep(0)  # until it was handled: our end might come before it
 
 
 def _handle(signum: int) -> None:
@@ -179,23 +200,19 @@ def _handle(signum: int) -> None:
         interrupt(error)
 
 
-def _new_sentinel(call: Any) -> Lock:
-    sentinel = Lock()
-    if call is None:
-        _real.sentinel = sentinel
-    else:
-        _sentinels[call] = sentinel
-    return sentinel
-
-
 def _set_sentinel() -> Lock:
     """A lock that is released, if somebody holds it, when the thread that runs here ends."""
-    return _new_sentinel(current_call())
+    sentinel = Lock()
+    if current_call() is None:
+        _real.sentinel = sentinel
+    elif (life := _lives.get(get_ident())) is not None:
+        life.sentinel = sentinel
+    return sentinel
 
 
 def _count() -> int:
     """How many threads there are that were started here or by the system."""
-    return _std._count() - _threads.count() + _alive
+    return _std._count() - _threads.count() + len(_lives)
 
 
 if sys.version_info >= (3, 13):
@@ -252,12 +269,7 @@ if sys.version_info >= (3, 13):
             raise RuntimeError("thread already started")
         if _core.place() != _PLAIN:
             sys.audit("_thread.start_joinable_thread", function, daemon, handle)
-
-            def done(task: asyncio.Task[Any]) -> None:
-                _done(task)
-                handle._set_done()
-
-            handle._ident = id(_spawn(function, (), {}, done))
+            handle._ident = _spawn(function, (), {}, handle._set_done)
             return handle
 
         def run() -> None:

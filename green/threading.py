@@ -26,7 +26,7 @@ from typing import Any
 from greenletio import _core, _loops
 from greenletio.green import _thread as _green_thread
 from greenletio.green._std import adopt, current_call, execute, public
-from greenletio.green._thread import _PLAIN, _ignored, _tasks
+from greenletio.green._thread import _PLAIN, _ignored, _lives
 
 __all__ = public(_std)
 
@@ -98,9 +98,11 @@ class Event(_core.Event, _std.Event):
 
 # Threads.
 
+_active: Any = _names["_active"]
+_get_native_id: Any = _names["get_native_id"]
 _current_thread: Any = _names["current_thread"]
 _make_invoke: Any = _names["_make_invoke_excepthook"]
-_greens: dict[Any, asyncio.Task[Any]] = {}  # threads that are greenlets, while they run
+_greens: dict[Any, Any] = {}  # threads that are greenlets, while they run; weakly, their loops
 
 
 def excepthook(args: Any, /) -> Any:
@@ -134,32 +136,34 @@ class _GreenThread:
         if _core.place() == _PLAIN or not self._initialized or self._started.is_set():
             self._greenletio_start()  # which also refuses what cannot be started
             return
-        with _names["_active_limbo_lock"]:
-            _names["_limbo"][self] = self
-        try:
-            self._greenletio_spawn()
-        finally:
-            del _names["_limbo"][self]
-        self._native_id = _std.get_native_id()
-        _names["_active"][self._ident] = self
-        task = _greens[self] = _tasks[self._ident]
-        task.add_done_callback(self._greenletio_end)
+        self._greenletio_spawn()
+        self._native_id = _get_native_id()
+        _active[self._ident] = self
+        _greens[self] = weakref.ref(asyncio.get_running_loop())
         self._started.set()
 
     if sys.version_info >= (3, 13):
 
         def _greenletio_spawn(self: Any) -> None:
+            handle = self._handle
             _names["_start_joinable_thread"](
-                self._greenletio_work, handle=self._handle, daemon=self.daemon
+                self._greenletio_work, handle=handle, daemon=self.daemon
             )
-            self._ident = self._handle.ident
+            self._ident = handle.ident
+
+            def end() -> None:
+                self._greenletio_end()
+                handle._set_done()
+
+            _lives[self._ident].then = end
 
     else:
 
         def _greenletio_spawn(self: Any) -> None:
             self._ident = _names["_start_new_thread"](self._greenletio_work, ())
-            call: Any = _tasks[self._ident].get_coro()
-            lock = self._tstate_lock = _green_thread._new_sentinel(call)
+            life = _lives[self._ident]
+            life.then = self._greenletio_end
+            lock = self._tstate_lock = life.sentinel = _core.Lock()
             lock.acquire()
             if not self.daemon:
                 with _names["_shutdown_locks_lock"]:
@@ -183,8 +187,8 @@ class _GreenThread:
             if hooks[1]:
                 sys.setprofile(before[1])
 
-    def _greenletio_end(self: Any, _: object = None) -> None:
-        _names["_active"].pop(self._ident, None)
+    def _greenletio_end(self: Any) -> None:
+        _active.pop(self._ident, None)
         _greens.pop(self, None)
 
     def _wait_for_tstate_lock(self: Any, block: bool = True, timeout: float = -1) -> None:
@@ -219,10 +223,10 @@ def current_thread() -> _std.Thread:
     if call is None:
         thread = _current_thread()
     else:
-        thread = _std._active.get(id(call))  # type: ignore[attr-defined]
+        thread = _active.get(id(call))
         if thread is None:
             thread = _names["_DummyThread"]()
-            weakref.finalize(call, _std._active.pop, id(call), None).atexit = False  # type: ignore[attr-defined]
+            weakref.finalize(call, _active.pop, id(call), None).atexit = False
     return thread  # type: ignore[no-any-return]
 
 
@@ -231,7 +235,9 @@ def _join_greens(loop: Any = None) -> None:
     loop = loop or asyncio._get_running_loop()  # none does in a forked child
     while True:
         waited = [
-            t for t, task in list(_greens.items()) if task.get_loop() is loop and not t.daemon
+            thread
+            for thread, its_loop in list(_greens.items())
+            if its_loop() is loop and not thread.daemon
         ]
         if not waited:
             return
@@ -243,8 +249,8 @@ def _join_all() -> None:
     """When a program ends: those that its own loop can bring to an end. The others have ended."""
     if _loops._own.loop is not None:
         _join_greens(_loops._own.loop)
-    for task in list(_greens.values()):
-        _green_thread._done(task)
+    for life in list(_lives.values()):
+        life.end()
 
 
 os.register_at_fork(after_in_child=_greens.clear)

@@ -49,6 +49,7 @@ struct GioState {
     PyTypeObject *semaphore_type;
     PyTypeObject *simple_queue_type;
     PyTypeObject *queue_type;
+    PyTypeObject *local_type;
     PyTypeObject *loop_type; /* from here: csrc/loop */
     PyTypeObject *green_type;
     PyTypeObject *public_green; /* greenletio.Green; NULL before the first spawn() */
@@ -132,6 +133,12 @@ struct GioState {
     bool openssl_sought;
 };
 
+/* What a threading.local has for one call or thread (csrc/sync/local.c): a list, NULL if nothing.
+ */
+typedef struct GioLocalValues GioLocalValues;
+/* It is over: let go of them. Runs Python; keeps the exception that is raised. */
+void gio_locals_end(GioLocalValues **head);
+
 /* What belongs to one line of sync execution: a call of an async_ function, or
  * a thread's plain code. */
 typedef struct {
@@ -165,10 +172,11 @@ struct GioThread {
     GioHub *hub;        /* the last one used, a cache */
     PyObject *own_loop; /* for plain code that spawned something */
     GioJob job;         /* the thread's plain code */
-    int wake_fd;        /* eventfd that plain waits on a Waiter poll; -1 */
-    char *stack_low;    /* lowest usable address of the C stack, or NULL */
-    char *stack_high;   /* its other end, where depths are counted from */
-    size_t depth_unit;  /* bytes of C stack */
+    GioLocalValues *locals;
+    int wake_fd;       /* eventfd that plain waits on a Waiter poll; -1 */
+    char *stack_low;   /* lowest usable address of the C stack, or NULL */
+    char *stack_high;  /* its other end, where depths are counted from */
+    size_t depth_unit; /* bytes of C stack */
 };
 
 /* The calling thread's, made on first use; borrowed, NULL with an exception. */
@@ -281,6 +289,7 @@ struct GioCall {
     GioHub *hub;       /* of the loop that drives it, once it has waited there */
     GioCall *prev, *next;
     GioJob job;
+    GioLocalValues *locals;
     GioCallStatus status;
     bool closing; /* every wait is refused with GreenletExit */
     bool noted;   /* its hub was looked for, so that it is unwound when the loop closes */

@@ -420,7 +420,7 @@ core_exec(PyObject *module)
         gio_socket_setup_types(module, st) < 0 || gio_green_tls_setup_types(module, st) < 0 ||
         gio_lock_setup_types(module, st) < 0 || gio_condition_setup_types(module, st) < 0 ||
         gio_event_setup_types(module, st) < 0 || gio_simple_queue_setup_types(module, st) < 0 ||
-        gio_queue_setup_types(module, st) < 0 ||
+        gio_queue_setup_types(module, st) < 0 || gio_local_setup_types(module, st) < 0 ||
         PyModule_AddIntConstant(module, "READ", GIO_READ) < 0 ||
         PyModule_AddIntConstant(module, "WRITE", GIO_WRITE) < 0 ||
         PyModule_AddIntConstant(module, "KEEP", GIO_KEEP) < 0 || gio_api_export(module, st) < 0) {
@@ -454,6 +454,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->semaphore_type);
     Py_VISIT(st->simple_queue_type);
     Py_VISIT(st->queue_type);
+    Py_VISIT(st->local_type);
     Py_VISIT(st->main_call);
     Py_VISIT(st->heappush);
     Py_VISIT(st->heappop);

@@ -240,6 +240,7 @@ thread_dealloc(GioThread *t)
         }
         /* otherwise its stack belongs to a thread that has gone: left alone */
     }
+    gio_locals_end(&t->locals);
     thread_clear(t);
     gio_thread_forget_wake_fd(t);
     PyObject_GC_Del(t);

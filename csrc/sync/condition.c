@@ -335,16 +335,29 @@ condition_at_fork_reinit(GioCondition *self, PyObject *Py_UNUSED(ignored))
     return r;
 }
 
+/* As the standard one has it: a list, here a new one. */
+static PyObject *
+condition_get_waiters(GioCondition *self, void *Py_UNUSED(closure))
+{
+    PyObject *list = PyList_New(0); /* before Python 3.12 this may run Python */
+    for (GioWaiter *w = self->line.first; list != NULL && w != NULL; w = w->line_next) {
+        if (PyList_Append(list, (PyObject *)w) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
 static PyObject *
 condition_repr(GioCondition *self)
 {
-    Py_ssize_t n = 0;
-    for (GioWaiter *w = self->line.first; w != NULL; w = w->line_next) {
-        n++;
+    PyObject *waiters = condition_get_waiters(self, NULL), *r = NULL;
+    PyObject *lock = waiters == NULL ? NULL : get_lock(self);
+    if (lock != NULL) {
+        r = PyUnicode_FromFormat("<Condition(%R, %zd)>", lock, PyList_GET_SIZE(waiters));
     }
-    PyObject *lock = get_lock(self);
-    PyObject *r = lock == NULL ? NULL : PyUnicode_FromFormat("<Condition(%R, %zd)>", lock, n);
     Py_XDECREF(lock);
+    Py_XDECREF(waiters);
     return r;
 }
 
@@ -402,6 +415,11 @@ static PyMemberDef condition_members[] = {
     {NULL},
 };
 
+static PyGetSetDef condition_getset[] = {
+    {"_waiters", (getter)condition_get_waiters, NULL, "Those that wait.", NULL},
+    {NULL},
+};
+
 #define FAST(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL
 #define FAST_KEYWORDS(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL | METH_KEYWORDS
 
@@ -434,6 +452,7 @@ static PyType_Slot condition_slots[] = {
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_methods, condition_methods},
     {Py_tp_members, condition_members},
+    {Py_tp_getset, condition_getset},
     {Py_tp_repr, condition_repr},
     {Py_tp_traverse, condition_traverse},
     {Py_tp_clear, condition_clear},

@@ -104,6 +104,7 @@ int gio_condition_setup_types(PyObject *module, GioState *st);
 int gio_event_setup_types(PyObject *module, GioState *st);
 int gio_simple_queue_setup_types(PyObject *module, GioState *st);
 int gio_queue_setup_types(PyObject *module, GioState *st);
+int gio_local_setup_types(PyObject *module, GioState *st);
 int gio_socket_setup_types(PyObject *module, GioState *st);
 int gio_green_tls_setup_types(PyObject *module, GioState *st);
 
