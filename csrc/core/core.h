@@ -80,6 +80,7 @@ struct GioState {
     GioThread *threads;          /* all of them, linked, borrowed */
     GioThread *last_thread;      /* the one that was asked for last, borrowed, */
     uint64_t last_thread_id;     /* and its thread state's id, which is never used again */
+    GioThread *ending;           /* is letting go of its locals, borrowed; or NULL */
     unsigned long collecting;    /* the thread in which the garbage collector is at work, or 0 */
     PyObject *str_add_done_callback;
     PyObject *str_blocking; /* "_asyncio_future_blocking" */

@@ -92,12 +92,12 @@ gio_line_wake(GioLine *line, PyObject *value)
 void
 gio_line_wake_all(GioLine *line)
 {
-    /* Who comes while they are being woken comes too late. */
-    GioWaiter *last = (GioWaiter *)Py_XNewRef((PyObject *)line->last);
-    while (last != NULL && last->line == line) {
-        gio_line_wake(line, NULL);
+    size_t n = 0; /* who comes while they are being woken comes too late */
+    for (GioWaiter *w = line->first; w != NULL; w = w->line_next) {
+        n++;
     }
-    Py_XDECREF(last);
+    while (n-- > 0 && gio_line_wake(line, NULL)) {
+    }
 }
 
 void

@@ -112,7 +112,10 @@ current_head(GioState *st)
     }
     gio_here_clear(&here);
     if (head == NULL) {
-        GioThread *t = gio_thread_get(st);
+        GioThread *t = st->ending;
+        if (t == NULL || t->ident != PyThread_get_thread_ident()) {
+            t = gio_thread_get(st);
+        }
         head = t == NULL ? NULL : &t->locals;
     }
     return head;
@@ -167,8 +170,12 @@ values_of(Local *self)
     if (v != NULL) {
         return Py_NewRef(v->dict);
     }
-    PyObject *dict = add(head, self);
     PyTypeObject *type = Py_TYPE(self);
+    if (self->args == NULL) { /* a finalizer has come upon it */
+        PyErr_SetString(PyExc_ReferenceError, "this local is being collected");
+        return NULL;
+    }
+    PyObject *dict = add(head, self);
     if (dict != NULL && has_init(type) &&
         type->tp_init((PyObject *)self, self->args, self->kwargs) < 0) {
         v = find(head, self);

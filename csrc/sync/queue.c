@@ -67,40 +67,88 @@ done(PyObject *r)
     return r == NULL ? -1 : 0;
 }
 
-/* Take the mutex, if that is needed: its holder does not keep it for long. *held is then set. */
+/* Call a method of a part, which Python code that runs meanwhile may replace. */
+static PyObject *
+call_part(PyObject *part, PyObject *method, PyObject *arg)
+{
+    Py_INCREF(part);
+    PyObject *r = arg == NULL ? PyObject_CallMethodNoArgs(part, method)
+                              : PyObject_CallMethodOneArg(part, method, arg);
+    Py_DECREF(part);
+    return r;
+}
+
+/* Take the mutex, which others hold for a few instructions only; but a hook, or a comparison, may
+ * wait, and it would be for this thread to go on with that. -1 with an exception. */
 static int
-take_mutex(Queue *q, bool *held)
+acquire_mutex(GioState *st, PyObject *mutex)
+{
+    GioPlace place = gio_api()->place();
+    if (place == GIO_PLACE_PLAIN) {
+        return done(PyObject_CallMethodNoArgs(mutex, st->str_acquire));
+    }
+    for (;;) {
+        PyObject *r = PyObject_CallMethodOneArg(mutex, st->str_acquire, Py_False);
+        if (r == Py_False && place == GIO_PLACE_FORBIDDEN) {
+            Py_DECREF(r);
+            r = PyObject_CallMethod(mutex, "acquire", "Oi", Py_True, 1);
+        }
+        bool taken = r == Py_True;
+        if (done(r) < 0) {
+            return -1;
+        }
+        if (taken) {
+            return 0;
+        }
+        if (place == GIO_PLACE_FORBIDDEN) {
+            gio_would_block(st, "using a queue whose hooks wait");
+            return -1;
+        }
+        if (gio_sleep_until(st, gio_now() + 500000) < 0) {
+            return -1;
+        }
+    }
+}
+
+/* Take the mutex, if that is needed; it is then in *held, owned. */
+static int
+take_mutex(Queue *q, PyObject **held)
 {
     GioState *st = gio_api_state();
-    if (q->mutex == NULL) {
+    PyObject *mutex = q->mutex;
+    if (mutex == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Queue.__init__() not called");
         return -1;
     }
+    Py_INCREF(mutex);
     if (q->kind == FIFO || q->kind == LIFO) {
-        PyObject *locked = PyObject_CallMethodNoArgs(q->mutex, st->str_locked);
+        PyObject *locked = PyObject_CallMethodNoArgs(mutex, st->str_locked);
         Py_XDECREF(locked);
         if (locked == NULL || locked == Py_False) {
+            Py_DECREF(mutex);
             return locked == NULL ? -1 : 0;
         }
     }
-    if (done(PyObject_CallMethodNoArgs(q->mutex, st->str_acquire)) < 0) {
+    if (acquire_mutex(st, mutex) < 0) {
+        Py_DECREF(mutex);
         return -1;
     }
-    *held = true;
+    *held = mutex;
     return 0;
 }
 
 /* Keeps the exception that is raised. */
 static void
-give_mutex(Queue *q, bool *held)
+give_mutex(Queue *q, PyObject **held)
 {
-    if (*held) {
+    PyObject *mutex = *held;
+    if (mutex != NULL) {
         PyObject *exc = gio_err_take();
-        *held = false;
-        if (q->mutex == NULL ||
-            done(PyObject_CallMethodNoArgs(q->mutex, gio_api_state()->str_release)) < 0) {
+        *held = NULL;
+        if (done(PyObject_CallMethodNoArgs(mutex, gio_api_state()->str_release)) < 0) {
             PyErr_WriteUnraisable((PyObject *)q);
         }
+        Py_DECREF(mutex);
         if (exc != NULL) {
             gio_err_give(exc);
         }
@@ -110,11 +158,16 @@ give_mutex(Queue *q, bool *held)
 static Py_ssize_t
 size_of(Queue *q)
 {
-    if (q->kind != BY_HOOKS && q->queue != NULL) {
-        return PyObject_Size(q->queue);
+    PyObject *items = q->queue;
+    Py_ssize_t n;
+    if (q->kind != BY_HOOKS && items != NULL) {
+        Py_INCREF(items);
+        n = PyObject_Size(items);
+        Py_DECREF(items);
+        return n;
     }
     PyObject *size = PyObject_CallMethod((PyObject *)q, "_qsize", NULL);
-    Py_ssize_t n = size == NULL ? -1 : PyNumber_AsSsize_t(size, PyExc_OverflowError);
+    n = size == NULL ? -1 : PyNumber_AsSsize_t(size, PyExc_OverflowError);
     Py_XDECREF(size);
     return n;
 }
@@ -123,17 +176,20 @@ size_of(Queue *q)
 static Py_ssize_t
 limit_of(Queue *q)
 {
-    if (q->maxsize == NULL) {
+    PyObject *maxsize = q->maxsize;
+    if (maxsize == NULL) {
         return 0;
     }
-    if (PyLong_CheckExact(q->maxsize)) {
+    if (PyLong_CheckExact(maxsize)) {
         int overflow;
-        long long n = PyLong_AsLongLongAndOverflow(q->maxsize, &overflow);
+        long long n = PyLong_AsLongLongAndOverflow(maxsize, &overflow);
         return overflow > 0 || n > PY_SSIZE_T_MAX ? PY_SSIZE_T_MAX
                : overflow < 0 || n < 0            ? 0
                                                   : (Py_ssize_t)n;
     }
-    double n = PyFloat_AsDouble(q->maxsize);
+    Py_INCREF(maxsize);
+    double n = PyFloat_AsDouble(maxsize);
+    Py_DECREF(maxsize);
     if (n == -1.0 && PyErr_Occurred()) {
         return -1;
     }
@@ -144,13 +200,17 @@ static PyObject *
 take_item(Queue *q)
 {
     GioState *st = gio_api_state();
-    switch (q->queue == NULL ? BY_HOOKS : q->kind) {
+    PyObject *items = q->queue, *item;
+    switch (items == NULL ? BY_HOOKS : q->kind) {
     case FIFO:
-        return PyObject_CallMethodNoArgs(q->queue, st->str_popleft);
+        return call_part(items, st->str_popleft, NULL);
     case LIFO:
-        return PyObject_CallMethodNoArgs(q->queue, st->str_pop);
-    case HEAP:
-        return PyObject_CallOneArg(st->heappop, q->queue);
+        return call_part(items, st->str_pop, NULL);
+    case HEAP: /* compares them: runs Python */
+        Py_INCREF(items);
+        item = PyObject_CallOneArg(st->heappop, items);
+        Py_DECREF(items);
+        return item;
     default:
         return PyObject_CallMethod((PyObject *)q, "_get", NULL);
     }
@@ -160,12 +220,16 @@ static int
 put_item(Queue *q, PyObject *item)
 {
     GioState *st = gio_api_state();
-    switch (q->queue == NULL ? BY_HOOKS : q->kind) {
+    PyObject *items = q->queue, *r;
+    switch (items == NULL ? BY_HOOKS : q->kind) {
     case FIFO:
     case LIFO:
-        return done(PyObject_CallMethodOneArg(q->queue, st->str_append, item));
+        return done(call_part(items, st->str_append, item));
     case HEAP:
-        return done(PyObject_CallFunctionObjArgs(st->heappush, q->queue, item, NULL));
+        Py_INCREF(items);
+        r = PyObject_CallFunctionObjArgs(st->heappush, items, item, NULL);
+        Py_DECREF(items);
+        return done(r);
     default:
         return done(PyObject_CallMethod((PyObject *)q, "_put", "(O)", item));
     }
@@ -181,7 +245,7 @@ typedef struct {
     const char *what;
     bool (*blocked)(Queue *q, Py_ssize_t limit, Py_ssize_t size);
     Py_ssize_t limit;
-    bool held; /* the mutex */
+    PyObject *held; /* the mutex, owned, if it was taken */
     bool again;
 } Waiting;
 
@@ -194,8 +258,8 @@ wait_once(Waiting *x)
     if (w == NULL) {
         return -1;
     }
-    Py_ssize_t size = x->held ? 0 : size_of(x->q); /* that may have run Python */
-    if (!x->held && (size < 0 || !x->blocked(x->q, x->limit, size))) {
+    Py_ssize_t size = x->held != NULL ? 0 : size_of(x->q); /* that may have run Python */
+    if (x->held == NULL && (size < 0 || !x->blocked(x->q, x->limit, size))) {
         gio_line_quit(w);
         return size < 0 ? -1 : 1;
     }

@@ -93,7 +93,10 @@ await_item(SimpleQueue *q, int64_t deadline)
     }
     Py_INCREF(w);
     GioTurn turn = gio_line_wait(st, w, deadline, "waiting for an item of a queue");
-    PyObject *item = turn == GIO_LINE_WOKEN || turn == GIO_LINE_LOST ? Py_NewRef(w->value) : NULL;
+    PyObject *item = NULL;
+    if (turn == GIO_LINE_WOKEN || turn == GIO_LINE_LOST) {
+        item = Py_NewRef(w->value != NULL ? w->value : Py_None);
+    }
     Py_DECREF(w);
     if (turn == GIO_LINE_LOST) {
         PyObject *exc = gio_err_take();

@@ -13,6 +13,8 @@ import pytest
 from greenletio import async_, spawn
 from greenletio.green import threading, time
 
+pytestmark = pytest.mark.leaks
+
 
 class Value:
     pass

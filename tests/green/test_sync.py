@@ -7,7 +7,6 @@ import gc
 import os
 import queue as std_queue
 import signal
-import sys
 import threading as std
 from typing import Any
 
@@ -15,6 +14,8 @@ import pytest
 
 from greenletio import WouldBlockError, async_, spawn
 from greenletio.green import queue, threading, time
+
+pytestmark = pytest.mark.leaks
 
 WAITS: list[Any] = [
     lambda: (lock := threading.Lock(), lock.acquire(), (lock.acquire, lock.release))[2],
@@ -126,9 +127,7 @@ def test_a_queue_that_nobody_reads_while_the_loop_puts(run: Any) -> None:
 
         def __lt__(self, other: Slow) -> bool:
             inside.set()
-            for _ in range(200):
-                os.sched_yield()
-                sys.getswitchinterval()
+            os.sched_yield()
             return self.n < other.n
 
     inside = std.Event()
@@ -136,15 +135,15 @@ def test_a_queue_that_nobody_reads_while_the_loop_puts(run: Any) -> None:
 
     async def main() -> None:
         q.put_nowait(Slow(0))
-        thread = std.Thread(target=lambda: [q.put(Slow(n)) for n in range(1, 50)])
+        thread = std.Thread(target=lambda: [q.put(Slow(n)) for n in range(1, 30)])
         thread.start()
         inside.wait()
-        for n in range(50, 100):
+        for n in range(30, 60):
             q.put_nowait(Slow(n))
         thread.join()
 
     run(main())
-    assert [q.get_nowait().n for _ in range(100)] == list(range(100))
+    assert [q.get_nowait().n for _ in range(60)] == list(range(60))
 
 
 def test_hooks_of_a_class_made_from_queue(green: Any) -> None:
@@ -181,6 +180,40 @@ def test_hooks_of_a_class_made_from_queue(green: Any) -> None:
         assert isinstance(plain, std_queue.LifoQueue) and isinstance(q, std_queue.Queue)
 
     green(main)
+
+
+def test_hooks_that_wait_hold_nobody_up(green: Any) -> None:
+    class Slow(queue.Queue[int]):
+        def _put(self, item: int) -> None:
+            time.sleep(0.001)
+            super()._put(item)
+
+    def main() -> None:
+        q = Slow()
+        workers = [spawn(q.put, n) for n in range(5)]
+        before = green.ticker.steps
+        assert sorted(q.get() for _ in workers) == list(range(5))
+        assert green.ticker.steps > before
+
+    green(main)
+
+
+def test_a_queue_whose_hook_waits_for_the_loop_that_puts() -> None:
+    class Slow(queue.Queue[int]):
+        def _put(self, item: int) -> None:
+            time.sleep(0.001)
+            super()._put(item)
+
+    async def main() -> None:
+        q = Slow()
+        stuck = asyncio.ensure_future(async_(q.put)(5))
+        await asyncio.sleep(0)
+        with pytest.raises(WouldBlockError, match="hooks wait"):
+            q.put_nowait(6)
+        await stuck
+        assert q.get_nowait() == 5 and q.empty()
+
+    asyncio.run(main())
 
 
 def test_what_people_do_to_the_inside_of_a_queue(green: Any) -> None:
@@ -253,7 +286,7 @@ def test_puts_from_a_finalizer_and_a_signal_handler_amid_a_get() -> None:
 
     before = signal.signal(signal.SIGALRM, lambda *_: q.put("signal"))
     threshold = gc.get_threshold()
-    gc.set_threshold(1)
+    gc.set_threshold(1, 1000, 1000)
     try:
         for _ in range(100):
             Cycle()
@@ -261,7 +294,7 @@ def test_puts_from_a_finalizer_and_a_signal_handler_amid_a_get() -> None:
         got = [q.get(timeout=30)]
         while "signal" not in got or got.count("finalizer") < 99:
             got.append(q.get(timeout=30))
-            gc.collect()
+            gc.collect(0)
     finally:
         gc.set_threshold(*threshold)
         signal.signal(signal.SIGALRM, before)
