@@ -168,8 +168,10 @@ def start_new_thread(
 
 def _after_fork() -> None:
     """A forked child has one thread, the one that forked. No loop runs in it."""
-    _lives.clear()
     call = _core.current_call()
+    _lives.pop(id(call), None)
+    for life in list(_lives.values()):
+        life.end()
     if call is not None:
         become_main(None, call)
 

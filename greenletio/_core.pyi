@@ -544,7 +544,7 @@ class GreenSocket:
 
 # The hot parts of green.threading and green.queue.
 
-@disjoint_base
+@final
 class Lock:
     """``threading.Lock``: FIFO; whoever likes may release it, also from another thread."""
 
@@ -563,7 +563,7 @@ class Lock:
 class RLock:
     """``threading.RLock``: its owner, a greenlet's call or a thread, may take it again."""
 
-    def __new__(cls) -> Self: ...
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
     def locked(self) -> bool: ...

@@ -212,13 +212,9 @@ lock_repr(GioLock *lock)
 static PyObject *
 lock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    /* A class made from it may have an __init__ of its own. */
-    bool given = PyTuple_GET_SIZE(args) > 0 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0);
-    if (given && type->tp_init == PyBaseObject_Type.tp_init) {
-        PyErr_Format(PyExc_TypeError, "%s() takes no arguments", type->tp_name);
-        return NULL;
-    }
-    return type->tp_alloc(type, 0);
+    static char *keywords[] = {NULL};
+    return PyArg_ParseTupleAndKeywords(args, kwargs, ":Lock", keywords) ? type->tp_alloc(type, 0)
+                                                                        : NULL;
 }
 
 static int
@@ -294,7 +290,7 @@ static PyType_Slot lock_slots[] = {
 static PyType_Spec lock_spec = {
     .name = "greenletio.green._thread.Lock",
     .basicsize = sizeof(GioLock),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = lock_slots,
 };
 
@@ -401,6 +397,13 @@ rlock_repr(GioRLock *lock)
     return r;
 }
 
+/* The standard one takes any arguments, and ignores them. */
+static PyObject *
+rlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    return type->tp_alloc(type, 0);
+}
+
 static PyMethodDef rlock_methods[] = {
     {"acquire", FAST_KEYWORDS(rlock_acquire), ACQUIRE("acquire")},
     {"release", (PyCFunction)rlock_release, METH_NOARGS,
@@ -429,9 +432,10 @@ static PyMemberDef rlock_members[] = {
 };
 
 static PyType_Slot rlock_slots[] = {
-    {Py_tp_doc, "RLock()\n--\n\n``threading.RLock``: its owner, a greenlet's call or a thread, may "
-                "take it again."},
-    {Py_tp_new, lock_new},
+    {Py_tp_doc,
+     "RLock(*args, **kwargs)\n--\n\n``threading.RLock``: its owner, a greenlet's call or a thread, may "
+     "take it again."},
+    {Py_tp_new, rlock_new},
     {Py_tp_methods, rlock_methods},
     {Py_tp_members, rlock_members},
     {Py_tp_repr, rlock_repr},
