@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-sqlalchemy build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-pg clean
+.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-sqlalchemy build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -87,7 +87,7 @@ fmt: ## lay the sources out
 	$(RUN)/ruff format
 	$(RUN)/clang-format -i $(C_FILES)
 
-bench: bench-core bench-loop bench-pg ## every benchmark
+bench: bench-core bench-loop bench-green bench-pg ## every benchmark
 
 bench-core: ## the bridge and psycopg2 against their peers (ARGS="--json PATH")
 	@$(BOOTSTRAP) bench
@@ -96,6 +96,10 @@ bench-core: ## the bridge and psycopg2 against their peers (ARGS="--json PATH")
 bench-loop: ## event loops against each other (ARGS="--only 'protocol-*' --json PATH")
 	@$(BOOTSTRAP) bench
 	$(RUN)/python -m benchmarks.loop $(ARGS)
+
+bench-green: ## the blocking standard library, green, against gevent, eventlet and threads (ARGS="--only lock")
+	@$(BOOTSTRAP) bench
+	$(RUN)/python -m benchmarks.green $(ARGS)
 
 bench-pg: ## PostgreSQL drivers against each other (ARGS="--only 'select1-*' --json PATH")
 	@$(BOOTSTRAP) bench

@@ -131,7 +131,7 @@ PLAN = Plan(
     sample_ms=50,
     wall=True,
     environment=environment,
-    mean_against="uvloop",
+    means={"uvloop": None},
 )
 
 if __name__ == "__main__":

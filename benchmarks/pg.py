@@ -101,7 +101,7 @@ PLAN = Plan(
     GOALS,
     sample_ms=50,
     wall=True,
-    mean_against="asyncpg",
+    means={"asyncpg": None},
 )
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ class Plan:
     sample_ms: int = 20  # CPU time of a sample
     wall: bool = False  # wall time is reported, too
     environment: Callable[[], dict[str, str]] = dict  # what the workers find in theirs
-    mean_against: str | None = None  # whose ratios to ours are summed up in one geometric mean
+    # Whose ratios to ours are summed up in a geometric mean, and what that is to reach, if anything
+    means: Mapping[str, float | None] = field(default_factory=dict)
+    mean_of: tuple[str, ...] = ()  # benches; none: all
 
     def text(self, goal: Goal) -> str:
         over = ("wall time: " if goal.wall else "") + self.contenders[goal.over].title

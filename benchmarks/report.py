@@ -73,17 +73,21 @@ def goals(plan: Plan, results: Results, walls: Results) -> list[dict[str, Any]]:
     return found
 
 
-def mean(plan: Plan, results: Results) -> dict[str, float]:
-    """The geometric mean of the ratios of medians over all benches that both took part in."""
-    peer = plan.mean_against
-    ratios = [
-        statistics.median(by[peer]) / statistics.median(by["ours"])
-        for by in results.values()
-        if peer is not None and peer in by and "ours" in by
-    ]
-    if not ratios:
-        return {}
-    return {"ratio": statistics.geometric_mean(ratios), "benches": len(ratios)}
+def means(plan: Plan, results: Results) -> dict[str, dict[str, Any]]:
+    """For each peer, the geometric mean of its ratios of medians over the benches."""
+    found = {}
+    for peer, limit in plan.means.items():
+        ratios = [
+            statistics.median(by[peer]) / statistics.median(by["ours"])
+            for bench, by in results.items()
+            if peer in by and "ours" in by and bench in (plan.mean_of or results)
+        ]
+        if ratios:
+            value = statistics.geometric_mean(ratios)
+            found[peer] = {"ratio": value, "benches": len(ratios)}
+            if limit is not None:
+                found[peer] |= {"goal": limit, "met": value >= limit}
+    return found
 
 
 def as_json(
@@ -106,7 +110,7 @@ def as_json(
             if ours is not None:
                 rows[contender]["vs_ours"] = ratio(values, ours)
         out[bench.name] = {"title": bench.title, "unit": bench.unit, "contenders": rows}
-    return {"benches": out, "goals": goals(plan, results, walls), "mean": mean(plan, results)}
+    return {"benches": out, "goals": goals(plan, results, walls), "means": means(plan, results)}
 
 
 def _number(value: float, unit: str) -> str:
@@ -157,11 +161,13 @@ def print_goals(console: Console, plan: Plan, results: Results, walls: Results) 
         console.print(table)
 
 
-def print_mean(console: Console, plan: Plan, results: Results) -> None:
-    found = mean(plan, results)
-    if found and plan.mean_against is not None:
-        title = plan.contenders[plan.mean_against].title
+def print_means(console: Console, plan: Plan, results: Results) -> None:
+    for peer, found in means(plan, results).items():
+        goal = ""
+        if "goal" in found:
+            met = "[green]met[/]" if found["met"] else "[red]missed[/]"
+            goal = f", of {found['goal']:g} to reach: {met}"
         console.print(
-            f"geometric mean of {title} / greenletio over {found['benches']} benches:"
-            f" {found['ratio']:.2f}"
+            f"geometric mean of {plan.contenders[peer].title} / greenletio"
+            f" over {found['benches']} benches: {found['ratio']:.2f}{goal}"
         )

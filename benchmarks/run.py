@@ -248,7 +248,7 @@ def measure(console: Console, plan: Plan, benches: list[Bench], args: argparse.N
             if run.results[bench.name]:
                 report.print_bench(console, plan, bench, run.results, run.walls)
         report.print_goals(console, plan, run.results, run.walls)
-        report.print_mean(console, plan, run.results)
+        report.print_means(console, plan, run.results)
         for name, why in run.left_out.items():
             console.print(f"[yellow]left out: {name}: {why}[/]", highlight=False)
     if args.json is not None:

@@ -34,6 +34,7 @@ def become_main(task: asyncio.Task[Any] | None, call: Any = None) -> None:
     """Have ``call``, which ``task`` runs, count as the code of the main thread."""
     global _main, _main_task
     _main_task, _main = task, call
+    _core._become_main(call)
 
 
 def main_task() -> asyncio.Task[Any] | None:
@@ -47,9 +48,8 @@ def interrupt(error: BaseException) -> None:
     if task is None or task.done():
         raise error
     waiter = getattr(task, "_fut_waiter", None)
-    if isinstance(waiter, _core.Waiter):
-        waiter.set_exception(error)
-    else:  # it is about to run: it will wait again, or end
+    if not isinstance(waiter, _core.Waiter) or not waiter.set_exception(error):
+        # it is about to run: it will wait again, or end
         task.get_loop().call_soon(interrupt, error)
 
 

@@ -11,16 +11,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import greenlet
 
 import greenletio
 from greenletio import _core, _threads
-from greenletio.green._local import local as _local  # noqa: F401  (re-exported)
+from greenletio._core import Lock, RLock, _local, get_ident  # noqa: F401  (re-exported)
 from greenletio.green._std import (
     adopt,
     become_main,
@@ -33,188 +31,6 @@ from greenletio.green._std import (
 __all__ = public(_std)
 
 _PLAIN = 0  # _core.place(): no loop runs in this thread
-_allocate = _std.allocate_lock  # a real lock: held for a few instructions, never across a wait
-
-# Waiters are set to True by whoever wakes them; one that withdraws sets itself to False.
-_Waiters: TypeAlias = "deque[_core.Waiter[bool]]"
-
-
-def _wake(waiters: _Waiters, n: int = 1) -> int:
-    """Wake the first ``n`` that still wait; how many there were."""
-    woken = 0
-    while woken < n:
-        try:
-            waiter = waiters.popleft()
-        except IndexError:
-            break
-        woken += waiter.set(True)
-    return woken
-
-
-def _withdraw(waiter: _core.Waiter[bool], waiters: _Waiters) -> bool:
-    """Stop waiting. False: too late, it has been woken and owns what it was woken for."""
-    waiter.set(False)
-    try:
-        waiters.remove(waiter)
-    except ValueError:
-        pass
-    return waiter.cancelled() or not waiter.result()
-
-
-def _await_turn(
-    waiter: _core.Waiter[bool],
-    waiters: _Waiters,
-    timeout: float | None,
-    pass_on: Callable[[], object],
-) -> bool:
-    """Wait until woken. False at the timeout; on an exception a turn that came is passed on."""
-    try:
-        return waiter.wait(timeout) or not _withdraw(waiter, waiters)
-    except BaseException:
-        if not _withdraw(waiter, waiters):
-            pass_on()
-        raise
-
-
-def get_ident() -> int:
-    """The number of what runs here: a greenlet's call, or the thread of the system."""
-    call = current_call()
-    return _std.get_ident() if call is None else id(call)
-
-
-class Lock:
-    """``threading.Lock``: FIFO; may be released by another greenlet or thread than took it.
-
-    There is no moment at which a signal handler or a finalizer that uses the same lock could
-    find it inconsistent: the state is a real lock, and a release hands it to the first waiter.
-    """
-
-    __slots__ = ("__weakref__", "_state", "_waiters")
-
-    def __init__(self) -> None:
-        self._at_fork_reinit()
-
-    def _at_fork_reinit(self) -> None:
-        self._state = _allocate()
-        self._waiters: _Waiters = deque()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock; False if it is taken, after ``timeout`` seconds. Can be cancelled."""
-        if not blocking and timeout != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
-        if timeout < 0 and timeout != -1:
-            raise ValueError("timeout value must be a non-negative number")
-        if timeout > _std.TIMEOUT_MAX:
-            raise OverflowError("timeout value is too large")
-        if self._state.acquire(False):
-            return True
-        if not blocking or timeout == 0:
-            return False
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        self._waiters.append(waiter)
-        if self._state.acquire(False):  # released before we stood in the queue
-            _withdraw(waiter, self._waiters)
-            return True
-        limit = None if timeout == -1 else timeout
-        return _await_turn(waiter, self._waiters, limit, self.release)
-
-    def release(self) -> None:
-        """Hand the lock to the first waiter, or open it. Never waits; from any thread."""
-        while not _wake(self._waiters):
-            self._state.release()
-            if not self._waiters or not self._state.acquire(False):
-                return  # nobody came in between, or whoever holds it now will wake them
-
-    def locked(self) -> bool:
-        """Whether it is taken."""
-        return self._state.locked()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        state = "locked" if self.locked() else "unlocked"
-        return (
-            f"<{state} {type(self).__module__}.{type(self).__qualname__} object at {id(self):#x}>"
-        )
-
-    acquire_lock = acquire
-    release_lock = release
-    locked_lock = locked
-
-
-class RLock:
-    """``threading.RLock``: its owner, a greenlet's call or a thread, may take it again."""
-
-    __slots__ = ("__weakref__", "_block", "_count", "_owner")
-
-    def __init__(self) -> None:
-        self._at_fork_reinit()
-
-    def _at_fork_reinit(self) -> None:
-        self._block = Lock()
-        self._owner: int | None = None
-        self._count = 0
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock; False if another has it, after ``timeout`` seconds. Can be cancelled."""
-        me = get_ident()
-        if self._owner == me:
-            self._count += 1
-            return True
-        if not self._block.acquire(blocking, timeout):
-            return False
-        self._owner, self._count = me, 1
-        return True
-
-    def release(self) -> None:
-        """Give it back once. ``RuntimeError`` unless the caller owns it. Never waits."""
-        if self._owner != get_ident():
-            raise RuntimeError("cannot release un-acquired lock")
-        self._count -= 1
-        if not self._count:
-            self._owner = None
-            self._block.release()
-
-    def locked(self) -> bool:
-        """Whether it is taken."""
-        return self._block.locked()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        state = "locked" if self.locked() else "unlocked"
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{state} {name} object owner={self._owner} count={self._count} at {id(self):#x}>"
-
-    # What Condition needs.
-
-    def _is_owned(self) -> bool:
-        return self._owner == get_ident()
-
-    def _release_save(self) -> tuple[int, int | None]:
-        if not self._count:
-            raise RuntimeError("cannot release un-acquired lock")
-        state = self._count, self._owner
-        self._count, self._owner = 0, None
-        self._block.release()
-        return state
-
-    def _acquire_restore(self, state: tuple[int, int | None]) -> None:
-        self._block.acquire()
-        self._count, self._owner = state
-
-    def _recursion_count(self) -> int:
-        return self._count if self._is_owned() else 0
-
-
 allocate_lock = allocate = LockType = Lock
 if hasattr(_std, "lock"):
     lock = Lock
@@ -222,10 +38,43 @@ if hasattr(_std, "lock"):
 
 # Threads.
 
-_sentinels: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()  # by call
 _real = _std._local()  # .sentinel of a thread of the system
-_tasks: dict[int, asyncio.Task[Any]] = {}  # of threads that are greenlets, by identity
-_alive = 0  # how many those are
+
+
+class _Life:
+    """A thread that is a greenlet, from its start to its end."""
+
+    __slots__ = ("ident", "sentinel", "then")
+
+    def __init__(self, then: Callable[[], object] | None) -> None:
+        self.ident: int | None = None
+        self.sentinel: Lock | None = None
+        self.then = then  # is called when it ends
+
+    def end(self) -> None:
+        """Called however it ends, more than once perhaps."""
+        if self.ident is None or _lives.pop(self.ident, None) is None:
+            return
+        self.ident = None
+        if self.then is not None:
+            self.then()
+        if self.sentinel is not None and self.sentinel.locked():
+            self.sentinel.release()
+
+
+class _Guard:
+    """An argument of the call that runs a thread: goes with it, also if that never began."""
+
+    __slots__ = ("life",)
+
+    def __init__(self, life: _Life) -> None:
+        self.life = life
+
+    def __del__(self) -> None:
+        self.life.end()
+
+
+_lives: dict[int, _Life] = {}  # by identity
 
 
 def _ignored(error: BaseException) -> bool:
@@ -278,7 +127,7 @@ def _run(function: Callable[..., object], args: Any, kwargs: Any) -> None:
             _real.sentinel.release()
 
 
-def _run_green(function: Callable[..., object], args: Any, kwargs: Any) -> None:
+def _run_green(function: Callable[..., object], args: Any, kwargs: Any, guard: _Guard) -> None:
     try:
         function(*args, **kwargs)
     except SystemExit:
@@ -287,27 +136,17 @@ def _run_green(function: Callable[..., object], args: Any, kwargs: Any) -> None:
         if _ignored(error):
             raise
         _complain(function)
+    finally:
+        guard.life.end()
 
 
-def _spawn(function: Any, args: Any, kwargs: Any, done: Callable[[Any], object]) -> Any:
-    """Start a green thread; returns its call. ``done(task)`` is called however it ends."""
-    global _alive
-    task = greenletio.spawn(_run_green, function, args, kwargs).task
-    call: Any = task.get_coro()
-    _tasks[id(call)] = task
-    _alive += 1
-    task.add_done_callback(done)
-    return call
-
-
-def _done(task: asyncio.Task[Any]) -> None:
-    global _alive
-    _alive -= 1
-    call = task.get_coro()
-    _tasks.pop(id(call), None)
-    sentinel = _sentinels.pop(call, None)
-    if sentinel is not None and sentinel.locked():
-        sentinel.release()
+def _spawn(function: Any, args: Any, kwargs: Any, then: Callable[[], object] | None = None) -> int:
+    """Start a green thread and return its identity. ``then`` is called however it ends."""
+    life = _Life(then)
+    green = greenletio.spawn(_run_green, function, args, kwargs, _Guard(life))
+    ident = life.ident = id(green._call)
+    _lives[ident] = life
+    return ident
 
 
 def start_new_thread(
@@ -324,15 +163,15 @@ def start_new_thread(
     if _core.place() == _PLAIN:
         return _std.start_new_thread(_run, (function, args, kwargs))
     sys.audit("_thread.start_new_thread", function, args, kwargs)
-    return id(_spawn(function, args, kwargs, _done))
+    return _spawn(function, args, kwargs)
 
 
 def _after_fork() -> None:
     """A forked child has one thread, the one that forked. No loop runs in it."""
-    global _alive
-    _alive = 0
-    _tasks.clear()
     call = _core.current_call()
+    _lives.pop(id(call), None)
+    for life in list(_lives.values()):
+        life.end()
     if call is not None:
         become_main(None, call)
 
@@ -352,6 +191,8 @@ def interrupt_main(signum: int = signal.SIGINT, /) -> None:
     if not 0 < signum < signal.NSIG:
         raise ValueError("signal number out of range")
     main.get_loop().call_soon(_handle, signum)
+    if _core.place() > 0:
+        _core.sleep(0)  # until it was handled: our end might come before it
 
 
 def _handle(signum: int) -> None:
@@ -361,23 +202,19 @@ def _handle(signum: int) -> None:
         interrupt(error)
 
 
-def _new_sentinel(call: Any) -> Lock:
-    sentinel = Lock()
-    if call is None:
-        _real.sentinel = sentinel
-    else:
-        _sentinels[call] = sentinel
-    return sentinel
-
-
 def _set_sentinel() -> Lock:
     """A lock that is released, if somebody holds it, when the thread that runs here ends."""
-    return _new_sentinel(current_call())
+    sentinel = Lock()
+    if current_call() is None:
+        _real.sentinel = sentinel
+    elif (life := _lives.get(get_ident())) is not None:
+        life.sentinel = sentinel
+    return sentinel
 
 
 def _count() -> int:
     """How many threads there are that were started here or by the system."""
-    return _std._count() - _threads.count() + _alive
+    return _std._count() - _threads.count() + len(_lives)
 
 
 if sys.version_info >= (3, 13):
@@ -434,12 +271,7 @@ if sys.version_info >= (3, 13):
             raise RuntimeError("thread already started")
         if _core.place() != _PLAIN:
             sys.audit("_thread.start_joinable_thread", function, daemon, handle)
-
-            def done(task: asyncio.Task[Any]) -> None:
-                _done(task)
-                handle._set_done()
-
-            handle._ident = id(_spawn(function, (), {}, done))
+            handle._ident = _spawn(function, (), {}, handle._set_done)
             return handle
 
         def run() -> None:

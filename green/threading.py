@@ -19,23 +19,14 @@ import os
 import sys
 import threading as _std
 import weakref
-from collections import deque
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
 from greenletio import _core, _loops
 from greenletio.green import _thread as _green_thread
 from greenletio.green._std import adopt, current_call, execute, public
-from greenletio.green._thread import (
-    _PLAIN,
-    _allocate,
-    _await_turn,
-    _ignored,
-    _tasks,
-    _Waiters,
-    _wake,
-    _withdraw,
-)
+from greenletio.green._thread import _PLAIN, _ignored, _lives
 
 __all__ = public(_std)
 
@@ -66,77 +57,18 @@ _names.update((name, getattr(_std, name)) for name in _SHARED if hasattr(_std, n
 RLock: Any = _names["RLock"]
 
 
-class Condition(_std.Condition):
+class Condition(_core.Condition, _std.Condition):
     """``threading.Condition``. A cancelled ``wait`` takes the lock back before it raises."""
 
-    _waiters: _Waiters
-
     def __init__(self, lock: Any = None) -> None:
-        lock = RLock() if lock is None else lock
         super().__init__(lock)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for a notification; False after ``timeout`` seconds. Can be cancelled."""
-        if not self._is_owned():  # type: ignore[attr-defined]
-            raise RuntimeError("cannot wait on un-acquired lock")
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        waiters = self._waiters
-        waiters.append(waiter)
-        saved = self._release_save()  # type: ignore[attr-defined]
-        try:
-            limit = None if timeout is None else max(timeout, 0)
-            return _await_turn(waiter, waiters, limit, lambda: _wake(waiters))
-        finally:
-            self._retake(saved)
 
-    def _retake(self, saved: Any) -> None:
-        cancelled = None
-        while True:
-            try:
-                self._acquire_restore(saved)  # type: ignore[attr-defined]
-                break
-            except asyncio.CancelledError as error:
-                cancelled = error  # the caller is inside `with`: it must hold the lock
-        if cancelled is not None:
-            raise cancelled
-
-    def notify(self, n: int = 1) -> None:
-        """Wake ``n`` that wait. The caller must own the lock."""
-        if not self._is_owned():  # type: ignore[attr-defined]
-            raise RuntimeError("cannot notify on un-acquired lock")
-        _wake(self._waiters, n)
-
-
-class Semaphore(_std.Semaphore):
+class Semaphore(_core.Semaphore, _std.Semaphore):
     """``threading.Semaphore``, FIFO. ``release`` never waits and may come from any thread."""
 
     def __init__(self, value: int = 1) -> None:
         super().__init__(value)
-        self._mutex = _allocate()
-        self._waiters: _Waiters = deque()
-
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Take one; False if there is none, after ``timeout`` seconds. Can be cancelled."""
-        if not blocking and timeout is not None:
-            raise ValueError("can't specify timeout for non-blocking acquire")
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        with self._mutex:
-            if self._value > 0:
-                self._value -= 1
-                return True
-            if not blocking or (timeout is not None and timeout <= 0):
-                return False
-            self._waiters.append(waiter)
-        return _await_turn(waiter, self._waiters, timeout, lambda: Semaphore.release(self))
-
-    __enter__ = acquire
-
-    def release(self, n: int = 1) -> None:
-        """Give ``n`` back: first to those that wait. Never waits."""
-        if n < 1:
-            raise ValueError("n must be one or more")
-        with self._mutex:
-            self._value += n - _wake(self._waiters, n)
 
 
 class BoundedSemaphore(Semaphore):
@@ -153,43 +85,24 @@ class BoundedSemaphore(Semaphore):
         super().release(n)
 
 
-class Event(_std.Event):
+class Event(_core.Event, _std.Event):
     """``threading.Event``. ``set`` never waits and may come from any thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiters: _Waiters = deque()
 
-    def _at_fork_reinit(self) -> None:
-        self._waiters = deque()
-
-    def set(self) -> None:
-        """Raise the flag and wake all that wait."""
-        self._flag = True
-        _wake(self._waiters, len(self._waiters))
-
-    def clear(self) -> None:
-        """Lower the flag."""
-        self._flag = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the flag; False after ``timeout`` seconds. Can be cancelled."""
-        if self._flag:
-            return True
-        waiter: _core.Waiter[bool] = _core.Waiter()
-        self._waiters.append(waiter)
-        if self.is_set():  # raised before we stood in the queue
-            _withdraw(waiter, self._waiters)
-            return True
-        limit = None if timeout is None else max(timeout, 0)
-        return _await_turn(waiter, self._waiters, limit, lambda: None)
+    @cached_property
+    def _cond(self) -> Condition:  # for what knows the standard one's inside
+        return Condition(_core.Lock())
 
 
 # Threads.
 
+_active: Any = _names["_active"]
+_get_native_id: Any = _names["get_native_id"]
 _current_thread: Any = _names["current_thread"]
 _make_invoke: Any = _names["_make_invoke_excepthook"]
-_greens: dict[Any, asyncio.Task[Any]] = {}  # threads that are greenlets, while they run
+_greens: dict[Any, Any] = {}  # threads that are greenlets, while they run; weakly, their loops
 
 
 def excepthook(args: Any, /) -> Any:
@@ -223,32 +136,34 @@ class _GreenThread:
         if _core.place() == _PLAIN or not self._initialized or self._started.is_set():
             self._greenletio_start()  # which also refuses what cannot be started
             return
-        with _names["_active_limbo_lock"]:
-            _names["_limbo"][self] = self
-        try:
-            self._greenletio_spawn()
-        finally:
-            del _names["_limbo"][self]
-        self._native_id = _std.get_native_id()
-        _names["_active"][self._ident] = self
-        task = _greens[self] = _tasks[self._ident]
-        task.add_done_callback(self._greenletio_end)
+        self._greenletio_spawn()
+        self._native_id = _get_native_id()
+        _active[self._ident] = self
+        _greens[self] = weakref.ref(asyncio.get_running_loop())
         self._started.set()
 
     if sys.version_info >= (3, 13):
 
         def _greenletio_spawn(self: Any) -> None:
+            handle = self._handle
             _names["_start_joinable_thread"](
-                self._greenletio_work, handle=self._handle, daemon=self.daemon
+                self._greenletio_work, handle=handle, daemon=self.daemon
             )
-            self._ident = self._handle.ident
+            self._ident = handle.ident
+
+            def end() -> None:
+                self._greenletio_end()
+                handle._set_done()
+
+            _lives[self._ident].then = end
 
     else:
 
         def _greenletio_spawn(self: Any) -> None:
             self._ident = _names["_start_new_thread"](self._greenletio_work, ())
-            call: Any = _tasks[self._ident].get_coro()
-            lock = self._tstate_lock = _green_thread._new_sentinel(call)
+            life = _lives[self._ident]
+            life.then = self._greenletio_end
+            lock = self._tstate_lock = life.sentinel = _core.Lock()
             lock.acquire()
             if not self.daemon:
                 with _names["_shutdown_locks_lock"]:
@@ -272,8 +187,8 @@ class _GreenThread:
             if hooks[1]:
                 sys.setprofile(before[1])
 
-    def _greenletio_end(self: Any, _: object = None) -> None:
-        _names["_active"].pop(self._ident, None)
+    def _greenletio_end(self: Any) -> None:
+        _active.pop(self._ident, None)
         _greens.pop(self, None)
 
     def _wait_for_tstate_lock(self: Any, block: bool = True, timeout: float = -1) -> None:
@@ -308,10 +223,10 @@ def current_thread() -> _std.Thread:
     if call is None:
         thread = _current_thread()
     else:
-        thread = _std._active.get(id(call))  # type: ignore[attr-defined]
+        thread = _active.get(id(call))
         if thread is None:
             thread = _names["_DummyThread"]()
-            weakref.finalize(call, _std._active.pop, id(call), None).atexit = False  # type: ignore[attr-defined]
+            weakref.finalize(call, _active.pop, id(call), None).atexit = False
     return thread  # type: ignore[no-any-return]
 
 
@@ -320,7 +235,9 @@ def _join_greens(loop: Any = None) -> None:
     loop = loop or asyncio._get_running_loop()  # none does in a forked child
     while True:
         waited = [
-            t for t, task in list(_greens.items()) if task.get_loop() is loop and not t.daemon
+            thread
+            for thread, its_loop in list(_greens.items())
+            if its_loop() is loop and not thread.daemon
         ]
         if not waited:
             return
@@ -332,8 +249,8 @@ def _join_all() -> None:
     """When a program ends: those that its own loop can bring to an end. The others have ended."""
     if _loops._own.loop is not None:
         _join_greens(_loops._own.loop)
-    for task in list(_greens.values()):
-        _green_thread._done(task)
+    for life in list(_lives.values()):
+        life.end()
 
 
 os.register_at_fork(after_in_child=_greens.clear)

@@ -142,6 +142,12 @@ static const GioAPI api = {
     .shield = api_shield,
 };
 
+GioState *
+gio_api_state(void)
+{
+    return the_state;
+}
+
 const GioAPI *
 gio_api(void)
 {

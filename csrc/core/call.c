@@ -20,6 +20,7 @@ static PyMemberDef call_members[] = {
 void
 gio_call_drop_job(GioCall *c)
 {
+    gio_locals_end(&c->locals);
     if (c->portal) { /* its coroutine tells what became of it */
         return;
     }

@@ -42,6 +42,14 @@ struct GioState {
     PyTypeObject *worker_type;
     PyTypeObject *green_socket_type; /* csrc/sync */
     PyTypeObject *tls_session_type;
+    PyTypeObject *lock_type;
+    PyTypeObject *rlock_type;
+    PyTypeObject *condition_type;
+    PyTypeObject *event_type;
+    PyTypeObject *semaphore_type;
+    PyTypeObject *simple_queue_type;
+    PyTypeObject *queue_type;
+    PyTypeObject *local_type;
     PyTypeObject *loop_type; /* from here: csrc/loop */
     PyTypeObject *green_type;
     PyTypeObject *public_green; /* greenletio.Green; NULL before the first spawn() */
@@ -72,6 +80,7 @@ struct GioState {
     GioThread *threads;          /* all of them, linked, borrowed */
     GioThread *last_thread;      /* the one that was asked for last, borrowed, */
     uint64_t last_thread_id;     /* and its thread state's id, which is never used again */
+    GioThread *ending;           /* is letting go of its locals, borrowed; or NULL */
     unsigned long collecting;    /* the thread in which the garbage collector is at work, or 0 */
     PyObject *str_add_done_callback;
     PyObject *str_blocking; /* "_asyncio_future_blocking" */
@@ -112,10 +121,24 @@ struct GioState {
     bool much_received;   /* by the last of them that asked for much */
     char *spare_out; /* memory for ciphertext, that no green TLS session uses now; NULL: none */
     size_t spare_room;
-    PyObject *str_tls;                /* "_tls", of green TLS sockets */
+    PyObject *str_tls; /* "_tls", of green TLS sockets */
+    PyObject *str_acquire;
+    PyObject *str_append;
+    PyObject *str_locked;
+    PyObject *str_pop;
+    PyObject *str_popleft;
+    PyObject *str_release;
+    PyObject *heappush, *heappop;     /* heapq's */
+    PyObject *main_call;              /* counts as the code of the main thread; NULL: none does */
     const struct GioOpenSSL *openssl; /* _ssl's, once it was asked for; NULL: not usable */
     bool openssl_sought;
 };
+
+/* What a threading.local has for one call or thread (csrc/sync/local.c): a list, NULL if nothing.
+ */
+typedef struct GioLocalValues GioLocalValues;
+/* It is over: let go of them. Runs Python; keeps the exception that is raised. */
+void gio_locals_end(GioLocalValues **head);
 
 /* What belongs to one line of sync execution: a call of an async_ function, or
  * a thread's plain code. */
@@ -150,10 +173,11 @@ struct GioThread {
     GioHub *hub;        /* the last one used, a cache */
     PyObject *own_loop; /* for plain code that spawned something */
     GioJob job;         /* the thread's plain code */
-    int wake_fd;        /* eventfd that plain waits on a Waiter poll; -1 */
-    char *stack_low;    /* lowest usable address of the C stack, or NULL */
-    char *stack_high;   /* its other end, where depths are counted from */
-    size_t depth_unit;  /* bytes of C stack */
+    GioLocalValues *locals;
+    int wake_fd;       /* eventfd that plain waits on a Waiter poll; -1 */
+    char *stack_low;   /* lowest usable address of the C stack, or NULL */
+    char *stack_high;  /* its other end, where depths are counted from */
+    size_t depth_unit; /* bytes of C stack */
 };
 
 /* The calling thread's, made on first use; borrowed, NULL with an exception. */
@@ -266,6 +290,7 @@ struct GioCall {
     GioHub *hub;       /* of the loop that drives it, once it has waited there */
     GioCall *prev, *next;
     GioJob job;
+    GioLocalValues *locals;
     GioCallStatus status;
     bool closing; /* every wait is refused with GreenletExit */
     bool noted;   /* its hub was looked for, so that it is unwound when the loop closes */
@@ -344,6 +369,11 @@ typedef struct GioFdWait {
     bool linked;
 } GioFdWait;
 
+/* Those that wait for the same thing, in their order (csrc/sync/line.c). Each is owned. */
+typedef struct {
+    GioWaiter *first, *last;
+} GioLine;
+
 /* Its time has come, but not its turn in the loop: in place of the place among the timers. */
 #define GIO_DUE (-2)
 
@@ -366,14 +396,17 @@ struct GioWaiter {
     GioWaiter *held_prev, *held_next; /* in the hub's list of what it keeps, if `held` */
     bool held;
     GioWaiter *ready_next; /* in the hub's ready list, which owns a reference */
+    GioLine *line;         /* that it stands in, borrowed; NULL: none */
+    GioWaiter *line_prev, *line_next;
     GioWaiterStatus status;
     bool blocking;
 };
 
 GioWaiter *gio_waiter_new(GioState *st, GioHub *hub);
-/* Off every list of the hub, which may have owned it: the caller has a reference. Never runs
- * Python. */
+/* Off every list of the hub and out of its line, which may have owned it: the caller has a
+ * reference. Never runs Python. */
 void gio_waiter_detach(GioWaiter *w);
+void gio_line_leave(GioWaiter *w);
 /* End it once: false if it had ended. `value` is stolen. Takes it off all lists.
  * The wake-up itself is gio_waiter_wake. */
 bool gio_waiter_finish(GioWaiter *w, GioWaiterStatus status, PyObject *value);
@@ -486,6 +519,8 @@ int gio_wait_fds(GioState *st, const int *fds, const int *events, int *ready, in
                  int64_t deadline);
 int gio_sleep_until(GioState *st, int64_t deadline);
 int gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline);
+/* The same; where it would hold a running loop, WouldBlockError names `what`. */
+int gio_wait_for(GioState *st, GioWaiter *w, int64_t deadline, const char *what);
 /* Plain code: run `loop`, the thread's own, until w (bound to it) ends. As gio_suspend. */
 int gio_run_until(GioState *st, GioHere *here, PyObject *loop, GioWaiter *w, int64_t deadline);
 /* Under a shield, the CancelledError that is raised is kept for its end: true, none is raised. */
@@ -531,6 +566,8 @@ int gio_green_setup_types(PyObject *module, GioState *st);
 /* ---- the capsule (api.c) --------------------------------------------------- */
 
 const GioAPI *gio_api(void);
+/* Of the one module there is: for objects whose type may be made in Python from one of ours. */
+GioState *gio_api_state(void);
 int gio_api_export(PyObject *module, GioState *st);
 
 /* A step's outcome as the value of send(), throw() and next(): returning is StopIteration. */

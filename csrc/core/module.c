@@ -311,6 +311,12 @@ static PyMethodDef core_methods[] = {
      "it returns the cancellation that arrived, or None. For short clean-up with a deadline."},
     {"current_call", core_current_call, METH_NOARGS,
      "current_call($module, /)\n--\n\nThe async_ call that is running here, or None."},
+    {"get_ident", gio_sync_get_ident, METH_NOARGS,
+     "get_ident($module, /)\n--\n\n"
+     "The number of what runs here: a call of async_ or spawn, or a thread of the system."},
+    {"_become_main", gio_sync_become_main, METH_O,
+     "_become_main($module, call, /)\n--\n\n"
+     "Have the call (None: none) count as the code of the main thread."},
     {"calls", core_calls, METH_VARARGS,
      "calls($module, ident=None, /)\n--\n\n"
      "The async_ calls of this thread, or of another, that have started and not ended, and what\n"
@@ -339,7 +345,13 @@ intern_all(GioState *st)
         PyObject **slot;
         const char *text;
     } strings[] = {
+        {&st->str_acquire, "acquire"},
         {&st->str_add_done_callback, "add_done_callback"},
+        {&st->str_append, "append"},
+        {&st->str_locked, "locked"},
+        {&st->str_pop, "pop"},
+        {&st->str_popleft, "popleft"},
+        {&st->str_release, "release"},
         {&st->str_blocking, "_asyncio_future_blocking"},
         {&st->str_call_soon, "call_soon"},
         {&st->str_call_soon_threadsafe, "call_soon_threadsafe"},
@@ -406,6 +418,9 @@ core_exec(PyObject *module)
         gio_hub_setup_types(module, st) < 0 || gio_timeout_setup_types(module, st) < 0 ||
         gio_loop_setup_types(module, st) < 0 || gio_green_setup_types(module, st) < 0 ||
         gio_socket_setup_types(module, st) < 0 || gio_green_tls_setup_types(module, st) < 0 ||
+        gio_lock_setup_types(module, st) < 0 || gio_condition_setup_types(module, st) < 0 ||
+        gio_event_setup_types(module, st) < 0 || gio_simple_queue_setup_types(module, st) < 0 ||
+        gio_queue_setup_types(module, st) < 0 || gio_local_setup_types(module, st) < 0 ||
         PyModule_AddIntConstant(module, "READ", GIO_READ) < 0 ||
         PyModule_AddIntConstant(module, "WRITE", GIO_WRITE) < 0 ||
         PyModule_AddIntConstant(module, "KEEP", GIO_KEEP) < 0 || gio_api_export(module, st) < 0) {
@@ -432,6 +447,17 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->worker_type);
     Py_VISIT(st->green_socket_type);
     Py_VISIT(st->tls_session_type);
+    Py_VISIT(st->lock_type);
+    Py_VISIT(st->rlock_type);
+    Py_VISIT(st->condition_type);
+    Py_VISIT(st->event_type);
+    Py_VISIT(st->semaphore_type);
+    Py_VISIT(st->simple_queue_type);
+    Py_VISIT(st->queue_type);
+    Py_VISIT(st->local_type);
+    Py_VISIT(st->main_call);
+    Py_VISIT(st->heappush);
+    Py_VISIT(st->heappop);
     Py_VISIT(st->loop_type);
     Py_VISIT(st->green_type);
     Py_VISIT(st->public_green);
@@ -469,6 +495,7 @@ core_clear(PyObject *module)
 {
     GioState *st = PyModule_GetState(module);
     Py_CLEAR(st->loops);
+    Py_CLEAR(st->main_call);
     return 0;
 }
 

@@ -240,6 +240,10 @@ thread_dealloc(GioThread *t)
         }
         /* otherwise its stack belongs to a thread that has gone: left alone */
     }
+    GioThread *outer = t->state->ending;
+    t->state->ending = t; /* a finalizer that uses a local must not make another GioThread */
+    gio_locals_end(&t->locals);
+    t->state->ending = outer;
     thread_clear(t);
     gio_thread_forget_wake_fd(t);
     PyObject_GC_Del(t);

@@ -614,7 +614,7 @@ plain_wait(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
 }
 
 int
-gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
+gio_wait_for(GioState *st, GioWaiter *w, int64_t deadline, const char *what)
 {
     GioHere here;
     int r = -1;
@@ -625,7 +625,7 @@ gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
         bool mine = !w->waited;
         w->waited = true;
         if (here.place == GIO_PLACE_FORBIDDEN) {
-            gio_would_block(st, "waiting");
+            gio_would_block(st, what);
         }
         else if (!mine) {
             PyErr_SetString(PyExc_RuntimeError,
@@ -672,4 +672,10 @@ gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
         return -1;
     }
     return w->status == GIO_SET;
+}
+
+int
+gio_wait_waiter(GioState *st, GioWaiter *w, int64_t deadline)
+{
+    return gio_wait_for(st, w, deadline, "waiting");
 }

@@ -40,6 +40,9 @@ gio_waiter_detach(GioWaiter *w)
     if (w->heap >= 0) {
         gio_timers_remove(w->hub, w);
     }
+    if (w->line != NULL) {
+        gio_line_leave(w);
+    }
     if (w->held) {
         gio_hub_release(w->hub, w);
     }

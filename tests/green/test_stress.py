@@ -8,7 +8,6 @@ import os
 import random
 import sys
 import threading as std
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -102,7 +101,7 @@ def test_a_condition_and_its_lock_survive(run: Any, seed: int) -> None:
     condition = threading.Condition()
     assert hammer(run, condition_step(condition), seed) > 0
     assert condition.acquire(False)
-    assert not condition._waiters
+    assert condition._waiters == []
 
 
 @pytest.mark.parametrize("make", [queue.Queue, queue.SimpleQueue])
@@ -196,65 +195,65 @@ def test_two_thousand_waits_leave_nothing(run: Any, call: Callable[[], None]) ->
     run(main())
 
 
-# The interleavings of two threads that chance hardly ever finds, made to happen.
-
-
-class Interrupted(deque[Any]):
-    """A queue of waiters in which something happens just before one enters it."""
-
-    def __init__(self, happens: Callable[[], object]) -> None:
-        super().__init__()
-        self._happens = happens
-
-    def append(self, waiter: Any) -> None:
-        self._happens()
-        super().append(waiter)
-
-
-def test_a_lock_released_just_before_the_waiter_stands_in_the_queue() -> None:
+def taken_lock() -> tuple[Callable[[], object], Callable[[], object]]:
     lock = threading.Lock()
     lock.acquire()
-    lock._waiters = Interrupted(lock.release)
-    assert lock.acquire(timeout=5)
-    assert not lock._waiters and lock.locked()
+    return lambda: lock.acquire(timeout=5), lock.release
 
 
-def test_an_event_set_just_before_the_waiter_stands_in_the_queue() -> None:
+def taken_semaphore() -> tuple[Callable[[], object], Callable[[], object]]:
+    semaphore = threading.Semaphore(0)
+    return lambda: semaphore.acquire(timeout=5), semaphore.release
+
+
+def lowered_event() -> tuple[Callable[[], object], Callable[[], object]]:
     event = threading.Event()
-    event._waiters = Interrupted(event.set)
-    assert event.wait(5)
-    assert not event._waiters
+    return lambda: event.wait(5), event.set
 
 
-def test_an_item_put_just_before_the_waiter_stands_in_the_queue() -> None:
+def empty_simple_queue() -> tuple[Callable[[], object], Callable[[], object]]:
     items = queue.SimpleQueue()
-    items._waiters = Interrupted(lambda: items.put("item"))
-
-    async def main() -> object:
-        return items.get()  # a wait would be refused here
-
-    assert asyncio.run(main()) == "item"
-    assert not items._waiters
+    return lambda: items.get(timeout=5), lambda: items.put(True)
 
 
-def test_a_waiter_that_comes_while_the_lock_is_being_released() -> None:
-    lock = threading.Lock()
-    taken: list[bool] = []
+def empty_queue() -> tuple[Callable[[], object], Callable[[], object]]:
+    items: Any = queue.Queue()
+    return lambda: items.get(timeout=5), lambda: items.put(True)
 
-    class Latecomer(deque[Any]):
-        def popleft(self) -> Any:
-            if not self and not threads:
-                thread = std.Thread(target=lambda: taken.append(lock.acquire(timeout=5)))
-                threads.append(thread)
-                thread.start()
-                while not self:
-                    time.sleep(0.001)
-                raise IndexError  # the release had looked just before
-            return super().popleft()
 
-    threads: list[std.Thread] = []
-    lock.acquire()
-    lock._waiters = Latecomer()
-    lock.release()
-    threads[0].join()
-    assert taken == [True]
+def full_queue() -> tuple[Callable[[], object], Callable[[], object]]:
+    items: Any = queue.Queue(1)
+    items.put(1)
+    return lambda: items.put(2, timeout=5) is None, lambda: items.get()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [taken_lock, taken_semaphore, lowered_event, empty_simple_queue, empty_queue, full_queue],
+)
+def test_what_comes_just_before_the_waiter_stands_in_the_line(make: Any) -> None:
+    """Before Python 3.12 the collector may run a finalizer whenever an object is made."""
+
+    class Cycle:
+        def __init__(self, give: Callable[[], object]) -> None:
+            self.me, self.give = self, give
+
+        def __del__(self) -> None:
+            self.give()
+
+    threshold = gc.get_threshold()
+    for moment in range(1, 10):
+        wait, give = make()
+        gc.collect()
+        gc.disable()
+        Cycle(give)
+        gc.set_threshold(moment, 1000, 1000)
+        late = std.Timer(0.02, gc.collect)  # where it has not come by itself
+        late.start()
+        gc.enable()
+        try:
+            assert wait() is True
+        finally:
+            gc.set_threshold(*threshold)
+            late.cancel()
+            late.join()

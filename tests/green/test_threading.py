@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import greenletio
 from greenletio import WouldBlockError, async_, await_, spawn
 from greenletio.green import threading, time
 
@@ -862,3 +863,60 @@ def test_a_local_in_a_cycle_is_garbage(green: Any) -> None:
 
     green(main)
     main()
+
+
+def tasks_alive() -> int:
+    return sum(isinstance(each, asyncio.Task) for each in gc.get_objects())
+
+
+@pytest.mark.skipif(
+    not (3, 11) <= sys.version_info < (3, 14), reason="there a spawned greenlet has a task"
+)
+def test_a_thread_has_no_task_on_our_loop() -> None:
+    async def main() -> None:
+        before = tasks_alive()
+        go = threading.Event()
+        local = threading.local()
+
+        def work() -> None:
+            local.me = threading.current_thread()
+            go.wait()
+
+        def start_and_join() -> None:
+            threads = [threading.Thread(target=work) for _ in range(10)]
+            for thread in threads:
+                thread.start()
+            let_others_run()
+            alive.append(tasks_alive())
+            go.set()
+            for thread in threads:
+                thread.join()
+            alive.append(tasks_alive())
+
+        alive: list[int] = []
+        await async_(start_and_join)()
+        assert alive == [before, before]
+
+    greenletio.run(main())
+
+
+def test_a_thread_that_never_began_has_ended(run: Any) -> None:
+    from greenletio.green import _thread
+
+    before = _thread._count()
+    ran: list[int] = []
+    threads = [threading.Thread(target=ran.append, args=(1,)) for _ in range(3)]
+
+    async def main() -> None:
+        for thread in threads:
+            thread.start()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+
+    run(main())
+    gc.collect()
+    assert ran == [] and _thread._count() == before
+    for thread in threads:
+        assert not thread.is_alive() and thread not in threading.enumerate()
+        thread.join()
