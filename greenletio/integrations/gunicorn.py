@@ -102,6 +102,10 @@ class Worker(AsyncWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Load the application and serve it, in the loop's main greenlet."""
+        # Until then they would go to the handlers that are the master's, and be lost.
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        signal.signal(signal.SIGINT, self.handle_quit)
+        signal.signal(signal.SIGQUIT, self.handle_quit)
         new_loop = _program.load_loop(os.environ.get("GREENLETIO_LOOP", "greenletio"))
         self._patch()
         _program.run_green(super().init_process, new_loop)

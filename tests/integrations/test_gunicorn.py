@@ -268,6 +268,13 @@ def test_only_a_held_loop_gets_the_worker_killed(gunicorn: Any, tmp_path: Path) 
     assert server.get("/pid") != pid
 
 
+def test_a_worker_that_is_told_to_stop_while_it_begins(gunicorn: Any) -> None:
+    # One that did not hear of it would be killed after that time, which is longer than we wait.
+    server = gunicorn("--workers", "3", "--graceful-timeout", "120")
+    server.until(lambda: server.log.read_text().count("Booting worker") == 3)
+    assert "Traceback" not in server.end()
+
+
 def test_max_requests_restarts_the_worker(gunicorn: Any, tmp_path: Path) -> None:
     server, go = gunicorn("--max-requests", "20"), tmp_path / "go"
     pid = server.get("/pid")
