@@ -134,7 +134,7 @@ class Worker(AsyncWorker):  # type: ignore[misc]
         """Set the signal handlers."""
         wakeup = signal.set_wakeup_fd(-1)
         super().init_signals()
-        signal.set_wakeup_fd(wakeup)  # it is the loop's
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)  # it is the loop's
         # The others run in the main greenlet or the loop: this one interrupts who holds that.
         signal.signal(signal.SIGABRT, self.handle_abort)
 
