@@ -4,6 +4,7 @@
 regular files are read and written at once, for no descriptor tells when they are ready.
 ``waitpid`` and its kin wait for the process by its pidfd, or in a thread. ``fsync`` and
 ``fdatasync`` run in a thread, ``lockf`` tries again and again. All of them can be cancelled.
+``open`` blocks where the system's does: at a FIFO whose other end is not open.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def pause() -> None:
     try:
         _core.wait_fd(reading, _core.READ)
     finally:
-        _std.set_wakeup_fd(before)
+        _std.set_wakeup_fd(before, warn_on_full_buffer=False)
         os.set_blocking(reading, False)
         try:
             if before >= 0:  # its owner hears of it, too

@@ -233,6 +233,7 @@ adopt(
     globals(),
     _std,
     rebound=(
+        "_fallback_socketpair",
         "create_connection",
         "create_server",
         "fromfd",

@@ -184,6 +184,7 @@ def connect(database: Any, *args: Any, **kwargs: Any) -> Any:
 adopt(globals(), _std)
 Connection.__module__ = Cursor.__module__ = __name__
 
+if not hasattr(_std, "__getattr__"):  # since Python 3.12 it warns of what is going to go
 
-def __getattr__(name: str) -> Any:
-    return getattr(_std, name)
+    def __getattr__(name: str) -> Any:
+        return getattr(_std, name)

@@ -20,13 +20,14 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from types import CodeType, TracebackType
-from typing import Any, Literal
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from greenletio import _core
 from greenletio._stacks import Stack, describe, frame_of, running_frames
 from greenletio.errors import BlockingError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ("Detector", "Report", "detect_blocking")
 

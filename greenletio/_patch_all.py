@@ -27,7 +27,7 @@ from greenletio import _twins
 from greenletio._patch import _PackageLoader, load_twins
 from greenletio._twins import GREEN, MODULES, REPLACED, top
 
-__all__ = ("is_patched", "patch_all")
+__all__ = ("is_patched", "patch_all", "take_over", "too_late")
 
 # They wait for events themselves: their imports are never green.
 LOOPS = frozenset(
@@ -204,8 +204,19 @@ def patch_all() -> None:
 
     There is no way back. A second call does nothing.
     """
+    if names := take_over():
+        warnings.warn(too_late(names), RuntimeWarning, stacklevel=2)
+
+
+def too_late(names: list[str]) -> str:
+    """The warning about what ``take_over`` was too late for."""
+    return "these were made before patch_all() and still block: " + ", ".join(names)
+
+
+def take_over() -> list[str]:
+    """``patch_all`` that returns what it was too late for instead of warning of it."""
     if _standard:
-        return
+        return []
     standard_threads = sys.modules["threading"].enumerate()
     _settle()
     load_twins()
@@ -232,13 +243,7 @@ def patch_all() -> None:
         if top(name) not in sys.stdlib_module_names:
             too_early += _remade(module, kinds)
     _patch_logging()
-    too_early += [f"the thread {t.name}" for t in standard_threads[1:]]
-    if too_early:
-        warnings.warn(
-            "these were made before patch_all() and still block: " + ", ".join(too_early),
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    return too_early + [f"the thread {t.name}" for t in standard_threads[1:]]
 
 
 def _take_names(pairs: list[tuple[ModuleType, ModuleType]]) -> None:

@@ -6,11 +6,12 @@ import asyncio
 import gc
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 from greenletio import _core
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ("Portal", "portal")
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from greenletio import _core
 
-__all__ = ("Program", "load_loop", "run_green")
+__all__ = ("Program", "load_loop", "nested", "run_green")
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
@@ -197,7 +197,7 @@ class Program:
             self._run(names, new_loop)
 
     def _run(self, names: dict[str, Any], new_loop: NewLoop) -> None:
-        asyncio.run = _nested(asyncio.run)
+        asyncio.run = nested(asyncio.run)
         try:
             run_green(lambda: exec(self._load(), names), new_loop)
         except SystemExit:
@@ -207,7 +207,7 @@ class Program:
             raise
 
 
-def _nested(run: Callable[..., Any]) -> Callable[..., Any]:
+def nested(run: Callable[..., Any]) -> Callable[..., Any]:
     """``asyncio.run`` for a program that runs in a loop already: the coroutine runs in that."""
 
     def run_nested(main: Coroutine[Any, Any, Any], **options: Any) -> Any:

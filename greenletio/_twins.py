@@ -98,6 +98,10 @@ _DERIVED = {
 }
 
 
+# Of these a twin has the named classes only: all else is the state of the process, and shared.
+_OWN = {"multiprocessing.util": ("ForkAwareLocal", "ForkAwareThreadLock")}
+
+
 def top(name: str) -> str:
     return name.partition(".")[0]
 
@@ -260,23 +264,31 @@ class _TwinLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         name = self._standard.name
-        standard = _standard_module(name)
+        standard, twin = _standard_module(name), is_twin(name)
         if standard is None and top(name) not in REPLACED:
             # patch_all() has made it green under its own name
-            sys.modules[module.__name__] = importlib.import_module(name)
-        elif is_twin(name) or standard is None:
-            names, derived = vars(module), _DERIVED.get(name, ())
-            names["__file__"] = self._standard.origin
-            execute(names, self._standard, standard, self._green, derived=derived)
-            if name == "logging.handlers":
-                _suspend_handlers(names)
+            standard, twin = importlib.import_module(name), False
+        if twin or standard is None:
+            self._execute(vars(module), name, standard)
         elif name in _PACKAGES or self._standard.submodule_search_locations is not None:
+            # A package of its own, or what is in it would be found in the standard one's folder.
             for key, value in vars(standard).items():
                 if f"{name}.{key}" not in sys.modules:
                     vars(module).setdefault(key, value)
             vars(module)["__getattr__"] = lambda key: getattr(standard, key)
         else:
             sys.modules[module.__name__] = standard
+
+    def _execute(self, names: dict[str, Any], name: str, standard: ModuleType | None) -> None:
+        names["__file__"] = self._standard.origin
+        derived = _DERIVED.get(name, ())
+        execute(names, self._standard, standard, self._green, derived=derived)
+        if name == "logging.handlers":
+            _suspend_handlers(names)
+        if name in _OWN and standard is not None:
+            for key, value in vars(standard).items():
+                if key not in _OWN[name] and key[:2] != "__" and not isinstance(value, ModuleType):
+                    names[key] = value
 
 
 def _suspend_handlers(names: dict[str, Any]) -> None:

@@ -7,9 +7,10 @@
  *
  * Never is more received than what was asked for, or the record that has begun: what is left here
  * is in a record of which the session has told, or is less than one. So select() and pending()
- * say what they say of a standard SSLSocket. What was encrypted and could not be sent stays in
- * `out`; a write that gives up in that state is owed, as by OpenSSL: the next one is taken to be
- * the same again.
+ * say what they say of a standard SSLSocket. Of a nonblocking socket it is that record alone: the
+ * next may be the end, which holds no data, and which select() has to tell of. What was encrypted
+ * and could not be sent stays in `out`; a write that gives up in that state is owed, as by OpenSSL:
+ * the next one is taken to be the same again.
  */
 #include "loop/tls.h"
 #include "sync/sync.h"
@@ -265,7 +266,7 @@ session_read(GioOp *op, Session *s, char *buf, size_t size, PyObject **made, boo
             errno = EAGAIN;
             r = 0;
         }
-        else if ((r = fill(s, op->st, fd, size)) < 0) {
+        else if ((r = fill(s, op->st, fd, op->blocking ? size : 0)) < 0) {
             return -1;
         }
         if (r == 0) {

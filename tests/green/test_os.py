@@ -354,6 +354,30 @@ def test_pause(green: Any) -> None:
     assert seen == [signal.SIGUSR2]
 
 
+def test_after_a_pause_a_loop_may_be_held_while_many_signals_come(python: Any) -> None:
+    out = python(
+        """
+        import asyncio, os, signal, sys
+        from greenletio import async_, run
+        from greenletio.green import signal as green
+
+        def main():
+            come, said = [], []
+            signal.signal(signal.SIGUSR2, lambda *_: come.append(1))
+            signal.signal(signal.SIGALRM, lambda *_: None)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            green.pause()
+            sys.unraisablehook = said.append
+            for _ in range(5000):  # more than the loop's descriptor takes
+                os.kill(os.getpid(), signal.SIGUSR2)
+            print(len(come), said)
+
+        run(async_(main)())
+        """
+    )
+    assert out == "5000 []\n"
+
+
 def test_a_handler_is_given_back_as_it_was_set() -> None:
     def handler(number: int, frame: Any) -> None:
         pass

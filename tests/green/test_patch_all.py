@@ -134,3 +134,65 @@ def test_what_was_made_too_early_is_named(python: Python) -> None:
     assert first == "RuntimeWarning True"
     assert "early.Mine early.lock early.sock" in second and "the thread worker" in second
     assert "unrelated" not in second
+
+
+def test_a_package_under_both_names_has_the_same_modules(python: Python) -> None:
+    out = python(
+        """
+        import greenletio
+        greenletio.patch_all()
+        import http.client, multiprocessing.queues, multiprocessing.util, sys
+        import greenletio.green.http.client as client
+        import greenletio.green.multiprocessing.queues as queues
+        import greenletio.green.multiprocessing.util as util
+        from greenletio.green import multiprocessing as package
+        print(client is http.client, queues is multiprocessing.queues)
+        print(util is multiprocessing.util is package.util is sys.modules["multiprocessing.util"])
+        """
+    )
+    assert out.split() == ["True"] * 3
+
+
+def test_a_forked_child_sends_its_last_words(python: Python) -> None:
+    # What it does at its end is registered in multiprocessing.util, of which there must be one.
+    out = python(
+        """
+        import greenletio
+        greenletio.patch_all()
+        import asyncio, multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        def say(queue, n):
+            queue.put(n)  # a thread of the child sends it
+
+        def main():
+            context = multiprocessing.get_context("fork")
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                print(pool.submit(abs, -1).result())
+            for n in range(5):
+                queue = context.Queue()
+                process = context.Process(target=say, args=(queue, n))
+                process.start()
+                print(queue.get(timeout=30))
+                process.join(30)
+                print(process.exitcode)
+
+        asyncio.run(greenletio.async_(main)())
+        """
+    )
+    assert out.split() == ["1", *(str(n) for i in range(5) for n in (i, 0))]
+
+
+def test_what_a_process_does_at_its_end_is_registered_once(python: Python) -> None:
+    out = python(
+        """
+        from greenletio import patch_blocking
+        with patch_blocking():
+            from multiprocessing import util as green
+        from multiprocessing import util
+        print(green is util, green.Finalize is util.Finalize)
+        print(green._exit_function is util._exit_function)
+        print(green.ForkAwareLocal.__mro__[1].__module__)
+        """
+    )
+    assert out.split() == ["False", "True", "True", "greenletio.green._local"]

@@ -429,6 +429,26 @@ def test_select_and_pending_tell_of_all_there_is(green: Any, tls: Any, size: int
     green(main)
 
 
+def test_select_tells_a_nonblocking_socket_of_an_end_that_came_with_the_data(
+    green: Any, tls: Any
+) -> None:
+    def main() -> None:
+        with by_hand(tls) as (peer, client):
+            client.setblocking(False)
+            data = peer.records(b"one", b"two")
+            with pytest.raises(std.SSLWantReadError):
+                peer.object.unwrap()
+            peer.sock.sendall(data + peer.engine.take())  # and the connection stays open
+            got = []
+            while not got or got[-1]:
+                assert select.select([client], [], [], 60)[0]
+                with contextlib.suppress(std.SSLWantReadError):
+                    got.append(client.recv(65536))
+            assert got == [b"one", b"two", b""]
+
+    green(main)
+
+
 def test_records_that_dribble(green: Any, tls: Any) -> None:
     def main() -> None:
         with by_hand(tls) as (peer, client):

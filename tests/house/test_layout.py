@@ -87,6 +87,29 @@ assert made == []
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_everybody_imports_needs_no_package_that_is_not_declared() -> None:
+    optional = ("greenletio.integrations.", "greenletio.pg")
+    code = f"""
+import importlib, sys
+declared = {{"greenlet", "greenletio", "exceptiongroup", *sys.stdlib_module_names}}
+declared.add("typing_extensions" if sys.version_info < (3, 11) else "")  # exceptiongroup's
+
+class Refuse:
+    def find_spec(self, name, path, target=None):
+        if path is None and name not in declared and not name.startswith("__editable__"):
+            raise ImportError(f"{{name}} is not declared", name=name)
+
+sys.meta_path.insert(0, Refuse())
+for name in {[name for name in public_modules() if not name.startswith(optional)]!r}:
+    importlib.import_module(name)
+import greenletio
+greenletio.patch_all, greenletio.portal, greenletio.patch_blocking
+greenletio.patch_all()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("stub", STUBS, ids=lambda path: path.stem)
 def test_a_stub_has_the_names_of_its_module(stub: Path) -> None:
     # Signatures are compared by `make types`; the names here, on every Python.

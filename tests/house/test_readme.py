@@ -1,12 +1,15 @@
 """What README.md and the pages under docs/ show works as it stands there."""
 
 import os
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import greenletio
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))
@@ -38,6 +41,24 @@ def test_a_block_runs_as_a_program(name: str, pg_dsn: str, tmp_path: Path) -> No
 
 def test_there_are_blocks_to_run() -> None:
     assert len(BLOCKS) >= 5
+
+
+def test_the_names_that_the_migration_page_gives_exist() -> None:
+    page = (ROOT / "docs/migrating.md").read_text()
+    rows = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|$", page, re.MULTILINE)
+    names = {name for cell in rows for name in re.findall(r"`([A-Za-z_][\w.]*)", cell)}
+    checked = 0
+    for name in names:
+        first, _, rest = name.partition(".")
+        if first == "green" and rest:
+            name = f"greenletio.{name}"
+        elif first in ("debug", "io", "threads") or hasattr(greenletio, first):
+            name = f"greenletio.{name}"
+        else:
+            continue
+        pkgutil.resolve_name(name)
+        checked += 1
+    assert checked > 40
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -64,6 +64,8 @@ class Result(unittest.TestResult):
 
     def stopTest(self, test: Any) -> None:
         faulthandler.cancel_dump_traceback_later()
+        if self._current is None:  # Python 3.12.1 does not start what it skips
+            return
         # Since the end of the last test: on Python 3.10 some loops are made before the start.
         counted = self._counts - self._before
         self._tell(end=self._current, outcome=self._outcome, detail=self._detail, **asdict(counted))
@@ -71,7 +73,9 @@ class Result(unittest.TestResult):
         super().stopTest(test)
 
     def _heard(self, test: Any, outcome: str, detail: str) -> None:
-        if self._current is None:  # setUpClass or setUpModule: the tests it is for do not run
+        if self._current is None and isinstance(test, unittest.TestCase):
+            self._tell(end=short_id(test, self._package), outcome=outcome, detail=detail)
+        elif self._current is None:  # setUpClass or setUpModule: the tests it is for do not run
             self._tell(fixture=str(test), outcome=outcome, detail=detail)
         elif self.RANK.index(outcome) > self.RANK.index(self._outcome):
             self._outcome, self._detail = outcome, detail
