@@ -67,6 +67,10 @@ gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file, PyObject *p
     if (gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0) {
         return NULL;
     }
+    if (extra != NULL && extra != Py_None && !PyDict_Check(extra)) {
+        PyErr_Format(PyExc_TypeError, "what get_extra_info() knows is a dict, not %R", extra);
+        return NULL;
+    }
     int fd = PyObject_AsFileDescriptor(file);
     if (fd < 0) {
         return NULL;
@@ -247,7 +251,13 @@ transport__call_connection_lost(GioTransport *t, PyObject *exc)
     }
     PyObject *raised = r == NULL ? gio_err_take() : NULL;
     if (gio_transport_extra(t) == NULL) { /* it may be asked for after the socket's end, too */
-        PyErr_WriteUnraisable((PyObject *)t);
+        if (raised == NULL && gio_ends_run()) {
+            raised = gio_err_take();
+            Py_CLEAR(r);
+        }
+        else {
+            PyErr_WriteUnraisable((PyObject *)t);
+        }
     }
     finish(t);
     if (t->empty_waiter != NULL && fail_empty_waiter(t) < 0) {
