@@ -40,6 +40,7 @@ READ_AHEAD = 65536  # bytes of a body, at least
 HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
 )
+STATUS = re.compile(r"[2-9][0-9]{2}( |$)")
 #: What would end a header before its time: servers differ in whether they look for it.
 ENDS_HEADER = re.compile(r"[\r\n\0]")
 
@@ -102,6 +103,7 @@ class _Request:
         self._status: int | None = None
         self._headers: RawHeaders = []
         self._started = False  # the status and the headers are sent
+        self._ended = False  # the last of the body, too
 
     async def answer(self, app: WSGIApplication) -> None:
         await self._body.take()
@@ -168,18 +170,20 @@ class _Request:
                 exc_info = None  # PEP 3333: no cycle through the traceback
         elif self._status is not None:
             raise AssertionError("start_response() was called already, and there is no exc_info")
-        code = status[:3]
-        if not (code.isascii() and code.isdigit() and status[3:4] in ("", " ")):
-            raise ValueError(f"a status is like '200 OK', not {status!r}")
-        self._status, self._headers = int(code), _encoded(headers)
+        if not isinstance(status, str) or STATUS.match(status) is None:
+            raise ValueError(f"a status is like '200 OK', and final, not {status!r}")
+        self._status, self._headers = int(status[:3]), _encoded(headers)
         return self._write
 
     def _write(self, data: bytes, last: bool = False) -> None:
         if not isinstance(data, bytes):
             raise TypeError(f"a WSGI application gives bytes, not {type(data).__name__}")
+        if self._ended:
+            raise AssertionError("the application has written after its answer's end")
         if not self._started:
             self._start(len(data) if last else None)
         if last:
+            self._ended = True
             self._answered()
         if data or last:
             await_(self._send({"type": "http.response.body", "body": data, "more_body": not last}))
@@ -277,6 +281,8 @@ def _encoded(headers: list[tuple[str, str]]) -> RawHeaders:
     """As ASGI has them, without those that are of no meaning here."""
     encoded = []
     for name, value in headers:
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise TypeError(f"headers are pairs of str, not {(name, value)!r}")
         if ENDS_HEADER.search(name) or ENDS_HEADER.search(value):
             raise ValueError(f"a header is one line of text, not {(name, value)!r}")
         if name.lower() not in HOP_BY_HOP:

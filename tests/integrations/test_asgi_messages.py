@@ -213,6 +213,37 @@ def test_a_header_is_one_line(run: Any, header: tuple[str, str]) -> None:
     run(main())
 
 
+def test_what_an_application_may_not_say(run: Any) -> None:
+    class Late(list[bytes]):
+        write: Any
+
+        def close(self) -> None:
+            self.write(b"late")
+
+    def late(environ: Any, start_response: Any) -> Any:
+        answer = Late([b"ok"])
+        answer.write = start_response("200 OK", [])
+        return answer
+
+    def says(status: Any, headers: Any) -> Any:
+        return lambda environ, start_response: start_response(status, headers) and []
+
+    async def main() -> None:
+        for app, error, expected, sent in (
+            (says(200, []), ValueError, "a status is like '200 OK', and final, not 200", 0),
+            (says("100 Continue", []), ValueError, "and final, not '100 Continue'", 0),
+            (says("2000 OK", []), ValueError, "not '2000 OK'", 0),
+            (says("200 OK", [(b"a", "b")]), TypeError, "headers are pairs of str", 0),
+            (late, AssertionError, "has written after its answer's end", 2),
+        ):
+            server = Server(part())
+            with pytest.raises(error, match=expected):
+                await server.ask(app)
+            assert len(server.sent) == sent
+
+    run(main())
+
+
 def test_bodies_that_are_none(run: Any) -> None:
     """The length is that of the body, where the answer has one."""
 
