@@ -262,6 +262,10 @@ loop_make_socket_transport(GioLoop *loop, PyObject *args, PyObject *kwargs)
                                      &sock, &protocol, &waiter, &extra, &server)) {
         return NULL;
     }
+    if (extra != NULL && extra != Py_None && !PyDict_Check(extra)) {
+        PyErr_Format(PyExc_TypeError, "what get_extra_info() knows is a dict, not %R", extra);
+        return NULL;
+    }
     return (PyObject *)gio_stream_new(loop, loop->state->stream_type, sock, protocol, waiter, extra,
                                       NULL, server);
 }

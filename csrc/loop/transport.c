@@ -67,10 +67,6 @@ gio_transport_new(PyTypeObject *type, GioLoop *loop, PyObject *file, PyObject *p
     if (gio_loop_check_open(loop) < 0 || gio_loop_check_idle(loop) < 0) {
         return NULL;
     }
-    if (extra != NULL && extra != Py_None && !PyDict_Check(extra)) {
-        PyErr_Format(PyExc_TypeError, "what get_extra_info() knows is a dict, not %R", extra);
-        return NULL;
-    }
     int fd = PyObject_AsFileDescriptor(file);
     if (fd < 0) {
         return NULL;
