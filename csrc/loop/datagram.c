@@ -290,7 +290,7 @@ loop_make_datagram(GioLoop *loop, PyObject *args)
     }
     PyObject *peername = PyDict_GetItemString(known, "peername");
     if (peername == NULL) {
-        PyObject *asked = gio_stream_ask(t, "getpeername");
+        PyObject *asked = gio_stream_ask(sock, "getpeername");
         int r = asked == NULL ? -1 : PyDict_SetItemString(known, "peername", asked);
         peername = asked;
         Py_XDECREF(asked); /* `known` has it */

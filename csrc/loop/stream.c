@@ -139,9 +139,9 @@ gio_stream_readable(GioLoop *Py_UNUSED(loop), PyObject *self)
 /* ---- a transport's start -------------------------------------------------------------------- */
 
 PyObject *
-gio_stream_ask(GioTransport *t, const char *method)
+gio_stream_ask(PyObject *sock, const char *method)
 {
-    PyObject *address = PyObject_CallMethod(t->file, method, NULL);
+    PyObject *address = PyObject_CallMethod(sock, method, NULL);
     if (address == NULL && PyErr_ExceptionMatches(PyExc_OSError)) {
         PyErr_Clear();
         address = Py_NewRef(Py_None);
@@ -151,9 +151,9 @@ gio_stream_ask(GioTransport *t, const char *method)
 
 /* Steals the value; NULL: there is an exception. */
 static int
-add_extra(GioTransport *t, const char *key, PyObject *value)
+add_extra(PyObject *extra, const char *key, PyObject *value)
 {
-    int r = value == NULL ? -1 : PyDict_SetItemString(t->extra, key, value);
+    int r = value == NULL ? -1 : PyDict_SetItemString(extra, key, value);
     Py_XDECREF(value);
     return r;
 }
@@ -161,11 +161,17 @@ add_extra(GioTransport *t, const char *key, PyObject *value)
 int
 gio_stream_describe(GioTransport *t)
 {
-    if (add_extra(t, "socket", PyObject_CallOneArg(t->state->transport_socket, t->file)) < 0 ||
-        add_extra(t, "sockname", gio_stream_ask(t, "getsockname")) < 0) {
-        return -1;
+    PyObject *extra = Py_NewRef(t->extra), *sock = Py_NewRef(t->file); /* t may let go of both */
+    int r = add_extra(extra, "socket", PyObject_CallOneArg(t->state->transport_socket, sock));
+    if (r == 0 && t->address != NULL) {
+        r = add_extra(extra, "peername", Py_NewRef(t->address));
     }
-    return t->address == NULL ? 0 : add_extra(t, "peername", Py_NewRef(t->address));
+    if (r == 0) {
+        r = add_extra(extra, "sockname", gio_stream_ask(sock, "getsockname"));
+    }
+    Py_DECREF(sock);
+    Py_DECREF(extra);
+    return r;
 }
 
 PyObject *
@@ -177,6 +183,7 @@ gio_transport_extra(GioTransport *t)
     if (t->undescribed && t->file != NULL) {
         t->undescribed = false;
         if (gio_stream_describe(t) < 0) {
+            t->undescribed = true;
             return NULL;
         }
     }
@@ -237,7 +244,7 @@ gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, PyObject *prot
     if (peername != NULL)
         t->address = Py_NewRef(peername);
     else if (extra == NULL || extra == Py_None || PyDict_GetItemString(extra, "peername") == NULL)
-        t->address = gio_stream_ask(t, "getpeername");
+        t->address = gio_stream_ask(sock, "getpeername");
     if (PyErr_Occurred() || gio_polls_claim_fd(loop, t->fd, (PyObject *)t) < 0 ||
         gio_stream_hold_socket(t) < 0 || join_server(t, server) < 0 ||
         gio_transport_begin(t, waiter) < 0) {
@@ -253,6 +260,10 @@ loop_make_socket_transport(GioLoop *loop, PyObject *args, PyObject *kwargs)
     PyObject *sock, *protocol, *waiter = NULL, *extra = NULL, *server = NULL;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|O$OO:_make_socket_transport", keywords,
                                      &sock, &protocol, &waiter, &extra, &server)) {
+        return NULL;
+    }
+    if (extra != NULL && extra != Py_None && !PyDict_Check(extra)) {
+        PyErr_Format(PyExc_TypeError, "what get_extra_info() knows is a dict, not %R", extra);
         return NULL;
     }
     return (PyObject *)gio_stream_new(loop, loop->state->stream_type, sock, protocol, waiter, extra,

@@ -247,7 +247,13 @@ transport__call_connection_lost(GioTransport *t, PyObject *exc)
     }
     PyObject *raised = r == NULL ? gio_err_take() : NULL;
     if (gio_transport_extra(t) == NULL) { /* it may be asked for after the socket's end, too */
-        PyErr_WriteUnraisable((PyObject *)t);
+        if (raised == NULL && gio_ends_run()) {
+            raised = gio_err_take();
+            Py_CLEAR(r);
+        }
+        else {
+            PyErr_WriteUnraisable((PyObject *)t);
+        }
     }
     finish(t);
     if (t->empty_waiter != NULL && fail_empty_waiter(t) < 0) {

@@ -135,9 +135,9 @@ GioTransport *gio_stream_new(GioLoop *loop, PyTypeObject *type, PyObject *sock, 
 int gio_stream_readable(GioLoop *loop, PyObject *self);
 /* What has arrived, as bytes: empty at the end, NULL with or without an exception. */
 PyObject *gio_stream_receive(GioTransport *t);
-/* The address that a method of the socket gives: None if it cannot be had. */
-PyObject *gio_stream_ask(GioTransport *t, const char *method);
-/* Put what is known of the socket into `extra`. */
+/* The address that a method of a socket gives: None if it cannot be had. */
+PyObject *gio_stream_ask(PyObject *sock, const char *method);
+/* Put what is known of the socket into `extra`; neither may be NULL. */
 int gio_stream_describe(GioTransport *t);
 /* What get_extra_info() knows, a borrowed dict. A stream's is made when it is first asked for, or
  * at the end: an idle connection has none. */

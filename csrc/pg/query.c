@@ -379,7 +379,8 @@ feed_executing(GioPgOp *op, const PGresult *res)
             c->discard_copy = true;
             return;
         }
-        PQputCopyEnd(c->pg, "a COPY needs one of the copy methods");
+        if (PQputCopyEnd(c->pg, "a COPY needs one of the copy methods") <= 0)
+            c->lost = true; /* libpq would say for ever that the COPY goes on */
         return;
     case PGRES_COPY_BOTH: /* replication: there is no way back to queries */
         gio_pg_error_set("NotSupportedError", "replication is not supported");

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sys
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote, unquote_to_bytes
 
 from greenletio import async_, await_
 
@@ -29,7 +32,7 @@ __all__ = ("as_asgi",)
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-Headers: TypeAlias = list[tuple[str, str]]
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType]
 
 READ_AHEAD = 65536  # bytes of a body, at least
@@ -37,6 +40,9 @@ READ_AHEAD = 65536  # bytes of a body, at least
 HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
 )
+STATUS = re.compile(r"[2-9][0-9]{2}( |$)")
+#: What would end a header before its time: servers differ in whether they look for it.
+ENDS_HEADER = re.compile(r"[\r\n\0]")
 
 
 def as_asgi(
@@ -95,8 +101,9 @@ class _Request:
         self._scope = scope
         self._send = send
         self._status: int | None = None
-        self._headers: Headers = []
+        self._headers: RawHeaders = []
         self._started = False  # the status and the headers are sent
+        self._ended = False  # the last of the body, too
 
     async def answer(self, app: WSGIApplication) -> None:
         await self._body.take()
@@ -104,23 +111,32 @@ class _Request:
             return
         task = asyncio.current_task()
         assert task is not None
-        self._listening = asyncio.get_running_loop().create_task(self._body.listen(task))
+        cancelling = task.cancelling() if sys.version_info >= (3, 11) else 0
+        # Not by the loop's task factory: an eager task would cancel this one while it runs.
+        loop = asyncio.get_running_loop()
+        self._listening = asyncio.Task(self._body.listen(task), loop=loop)
         try:
             await async_(self._run)(app)
-        except asyncio.CancelledError:
+        except BaseException as exc:
             # That the client has gone ends the request, and nothing around it.
-            if not self._uncancel(task):
+            ours = self._uncancel(task, cancelling)
+            if not (ours and isinstance(exc, asyncio.CancelledError)):
                 raise
         else:
-            self._uncancel(task)
+            self._uncancel(task, cancelling)
         finally:
-            self._listening.cancel()
+            self._answered()
 
-    def _uncancel(self, task: asyncio.Task[Any]) -> bool:
+    def _uncancel(self, task: asyncio.Task[Any], cancelling: int) -> bool:
         """Undo what the listener did; False if somebody else wants the task to end, too."""
         if not self._body.cancelled or sys.version_info < (3, 11):
             return self._body.cancelled
-        return task.uncancel() <= self._body.cancelling
+        return task.uncancel() <= cancelling
+
+    def _answered(self) -> None:
+        """From here on, that the client goes is not too early."""
+        self._listening.cancel()
+        self._body.end(OSError("the request is answered: what is left of its body is not read"))
 
     def _run(self, app: WSGIApplication) -> None:
         chunks = app(
@@ -142,7 +158,7 @@ class _Request:
     def _start_response(
         self,
         status: str,
-        headers: Headers,
+        headers: list[tuple[str, str]],
         exc_info: ExcInfo | tuple[None, None, None] | None = None,
         /,
     ) -> Callable[[bytes], object]:
@@ -154,19 +170,21 @@ class _Request:
                 exc_info = None  # PEP 3333: no cycle through the traceback
         elif self._status is not None:
             raise AssertionError("start_response() was called already, and there is no exc_info")
-        code = status[:3]
-        if not (code.isascii() and code.isdigit() and status[3:4] in ("", " ")):
-            raise ValueError(f"a status is like '200 OK', not {status!r}")
-        self._status, self._headers = int(code), headers
+        if not isinstance(status, str) or STATUS.match(status) is None:
+            raise ValueError(f"a status is like '200 OK', and final, not {status!r}")
+        self._status, self._headers = int(status[:3]), _encoded(headers)
         return self._write
 
     def _write(self, data: bytes, last: bool = False) -> None:
         if not isinstance(data, bytes):
             raise TypeError(f"a WSGI application gives bytes, not {type(data).__name__}")
+        if self._ended:
+            raise AssertionError("the application has written after its answer's end")
         if not self._started:
             self._start(len(data) if last else None)
         if last:
-            self._listening.cancel()  # from here on, that the client goes is not too early
+            self._ended = True
+            self._answered()
         if data or last:
             await_(self._send({"type": "http.response.body", "body": data, "more_body": not last}))
 
@@ -174,11 +192,7 @@ class _Request:
         if self._status is None:
             raise AssertionError("the application has sent a body before it called start_response")
         self._started = True
-        headers = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in self._headers
-            if name.lower() not in HOP_BY_HOP
-        ]
+        headers = self._headers
         if (
             length is not None
             and self._status >= 200
@@ -186,7 +200,7 @@ class _Request:
             and self._scope["method"] != "HEAD"
             and all(name != b"content-length" for name, _ in headers)
         ):
-            headers.append((b"content-length", b"%d" % length))
+            headers = [*headers, (b"content-length", b"%d" % length)]
         await_(
             self._send({"type": "http.response.start", "status": self._status, "headers": headers})
         )
@@ -202,16 +216,18 @@ class _Body(io.RawIOBase):
     def __init__(self, receive: Receive) -> None:
         self.gone = False  # the client has left
         self.cancelled = False  # and the task was told so
-        self.cancelling = 0  # how often it had been cancelled before
         self._receive = receive
         self._ahead = bytearray()
         self._more = True
+        self._failed: Exception | None = None  # why there is no more, and what is missing
         self._change: asyncio.Future[None] | None = None  # the reader or the listener waits for it
+        self._thread = threading.get_ident()
 
     async def take(self) -> None:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self.gone, self._more = True, False
+            self.gone = True
+            self.end(ConnectionResetError("the client went away before the body's end"))
         else:
             self._ahead += message.get("body", b"")
             self._more = message.get("more_body", False)
@@ -221,12 +237,20 @@ class _Body(io.RawIOBase):
         while not self.gone:
             if self._more and len(self._ahead) >= READ_AHEAD:
                 await self._changed()
-            else:
+                continue
+            try:
                 await self.take()
-                self._tell()
-        if sys.version_info >= (3, 11):
-            self.cancelling = task.cancelling()
+            except Exception as exc:
+                self.end(exc)
+                return
+            self._tell()
         self.cancelled = task.cancel()
+
+    def end(self, why: Exception) -> None:
+        """Nothing comes any more: who wants more than is here is told why."""
+        if self._more:
+            self._more, self._failed = False, why
+        self._tell()
 
     async def _changed(self) -> None:
         self._change = asyncio.get_running_loop().create_future()
@@ -240,10 +264,12 @@ class _Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("wsgi.input can be read in the thread of the server's loop alone")
         while not self._ahead and self._more:
             await_(self._changed())
-        if self.gone:
-            raise ConnectionResetError("the client went away before the body's end")
+        if not self._ahead and self._failed is not None:
+            raise self._failed
         n = min(len(buffer), len(self._ahead))
         buffer[:n] = self._ahead[:n]
         del self._ahead[:n]
@@ -251,10 +277,23 @@ class _Body(io.RawIOBase):
         return n
 
 
+def _encoded(headers: list[tuple[str, str]]) -> RawHeaders:
+    """As ASGI has them, without those that are of no meaning here."""
+    encoded = []
+    for name, value in headers:
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise TypeError(f"headers are pairs of str, not {(name, value)!r}")
+        if ENDS_HEADER.search(name) or ENDS_HEADER.search(value):
+            raise ValueError(f"a header is one line of text, not {(name, value)!r}")
+        if name.lower() not in HOP_BY_HOP:
+            encoded.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    return encoded
+
+
 def _environ(scope: Message, body: Any) -> dict[str, Any]:
     """PEP 3333's environ of an ASGI HTTP scope."""
-    root = _native(scope.get("root_path", ""))
-    path = _native(scope["path"])
+    root = _native(scope.get("root_path", "")).rstrip("/")
+    path = _path(scope)
     if root and (path == root or path.startswith(f"{root}/")):
         path = path[len(root) :]  # servers differ in whether it is a part of the path
     host, port = scope.get("server") or ("localhost", 80)
@@ -297,6 +336,14 @@ def _add_headers(env: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) ->
         if key in env:
             value = f"{env[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
         env[key] = value
+
+
+def _path(scope: Message) -> str:
+    path: str = scope["path"]
+    raw = (scope.get("raw_path") or b"").decode("latin-1")
+    if "\ufffd" in path and unquote(raw) == path:  # bytes that are no UTF-8, and lost there
+        return unquote_to_bytes(raw).decode("latin-1")
+    return _native(path)
 
 
 def _native(text: str) -> str:

@@ -255,5 +255,9 @@ def _keep_cancelled(context: ExceptionContext) -> None:
 
 
 def _is_usable(dbapi_connection: Any) -> bool:
+    if dbapi_connection.closed:
+        return False
+    if hasattr(dbapi_connection, "raw"):  # our driver's: what comes next waits for the query's end
+        return True
     # psycopg2 and psycopg 3 alike; 1 is a query in progress, 4 a lost connection.
-    return not dbapi_connection.closed and dbapi_connection.info.transaction_status not in (1, 4)
+    return dbapi_connection.info.transaction_status not in (1, 4)

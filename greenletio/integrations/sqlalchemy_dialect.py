@@ -31,6 +31,8 @@ from greenletio.pg import _json
 
 __all__ = ("PGDialectAsync_greenletio", "PGDialect_greenletio")
 
+IDLE, IN_ERROR = 0, 3  # of libpq's PGTransactionStatusType
+
 _ident = itertools.count(1)
 
 
@@ -81,7 +83,7 @@ class _MultiRange(ranges.AbstractMultiRangeImpl):  # type: ignore[type-arg]
 class _ServerCursor(pg.Cursor[Any]):
     """A cursor at the server, for results that are not wanted as a whole."""
 
-    def __init__(self, connection: pg.Connection[Any]) -> None:
+    def __init__(self, connection: _Connection) -> None:
         super().__init__(connection, connection.row_factory)
         self._name = f"_gio_cursor_{next(_ident)}"
         self._open = False
@@ -90,13 +92,16 @@ class _ServerCursor(pg.Cursor[Any]):
         self, query: str, params: Any = None, *, timeout: float | None = None
     ) -> _ServerCursor:
         # HOLD: it works in autocommit mode, too, where nothing else keeps it.
-        hold = "WITH" if self.connection.autocommit else "WITHOUT"
+        hold = self.connection.autocommit
         super().execute(
-            f"DECLARE {self._name} NO SCROLL CURSOR {hold} HOLD FOR {query}",
+            f"DECLARE {self._name} NO SCROLL CURSOR {'WITH' if hold else 'WITHOUT'} HOLD"
+            f" FOR {query}",
             params,
             timeout=timeout,
         )
         self._open = True
+        if hold:
+            self.connection.held.add(self._name)  # type: ignore[attr-defined]
         self._take(0)  # for the description
         return self
 
@@ -114,18 +119,49 @@ class _ServerCursor(pg.Cursor[Any]):
         return self._take("ALL")
 
     def close(self) -> None:
-        connection = self.connection
-        if self._open and not connection.closed and connection.raw._transaction_status != 3:
-            super().execute(f"CLOSE {self._name}")
-        self._open = False
+        if self._open:
+            self._open = False
+            self.connection.end_cursor(self._name)  # type: ignore[attr-defined]
         super().close()
 
 
 class _Connection(pg.Connection[Any]):
     """One whose cursor() takes the name of a cursor at the server, as psycopg's does."""
 
+    @property
+    def held(self) -> set[str]:
+        """The cursors at the server that no transaction's end ends."""
+        names: set[str] = vars(self).setdefault("_held", set())
+        return names
+
     def cursor(self, name: str | None = None, **kwargs: Any) -> Any:
         return super().cursor(**kwargs) if name is None else _ServerCursor(self)
+
+    def end_cursor(self, name: str) -> None:
+        """Close a cursor at the server, if it is there still; no transaction begins, nor fails."""
+        with self._lock:
+            status = IN_ERROR if self.closed else self.raw._transaction_status
+            if status == IN_ERROR or (status == IDLE and name not in self.held):
+                return  # its transaction's end is its own
+            there = f"SELECT 1 FROM pg_catalog.pg_cursors WHERE name = '{name}'"
+            ((rows, *_),) = self.raw._op("script", "tuples", there).run()
+            if rows:
+                self._command(f"CLOSE {name}")
+            self.held.discard(name)
+
+    def rollback(self) -> None:
+        """And what is left at the server, as this is what the pool does to a connection."""
+        super().rollback()
+        for name in [*self.held]:
+            self.end_cursor(name)
+
+
+def _adopt(connection: Any, kind: type[_Connection]) -> None:
+    """Make a connection one of ours, whoever has made it."""
+    if not isinstance(connection, pg.Connection):
+        raise TypeError(f"the dialect needs a greenletio.pg.Connection, not {connection!r}")
+    if not isinstance(connection, kind):
+        connection.__class__ = kind
 
 
 class _DBAPI:
@@ -136,10 +172,8 @@ class _DBAPI:
     def __getattr__(self, name: str) -> Any:
         return getattr(pg, name)
 
-    def connect(self, *args: Any, **kwargs: Any) -> pg.Connection[Any]:
-        connection = pg.connect(*args, **kwargs)
-        connection.__class__ = _Connection
-        return connection
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        return pg.connect(*args, **kwargs)
 
 
 # --- the dialect ---------------------------------------------------------------------------------
@@ -197,10 +231,14 @@ class PGDialect_greenletio(PGDialect_psycopg):
         tell = super().on_connect()  # type: ignore[no-untyped-call]
 
         def on_connect(connection: pg.Connection[Any]) -> None:
+            self._adopt(connection)
             self._set_codecs(connection)
             tell(connection)
 
         return on_connect
+
+    def _adopt(self, connection: Any) -> None:
+        _adopt(connection, _Connection)
 
     def _set_codecs(self, connection: pg.Connection[Any]) -> None:
         codecs = connection.raw._codecs
@@ -231,7 +269,7 @@ class PGDialect_greenletio(PGDialect_psycopg):
             connection.autocommit = before
 
     def _shown(self, connection: pg.Connection[Any], what: str) -> str:
-        idle = connection.raw._transaction_status == 0
+        idle = connection.raw._transaction_status == IDLE
         row = connection.execute(f"SHOW {what}").fetchone()
         if idle:
             connection.rollback()
@@ -309,14 +347,10 @@ class _AwaitedRaw:
 
 
 class _AsyncDBAPI(_DBAPI):
-    def connect(self, *args: Any, **kwargs: Any) -> pg.Connection[Any]:
-        creator = kwargs.pop("async_creator_fn", None)
-        if creator is not None:
-            connection: pg.Connection[Any] = await_only(creator(*args, **kwargs))
-        else:
-            connection = await_only(async_(pg.connect)(*args, **kwargs))
-        connection.__class__ = _AwaitedConnection
-        connection._raw = _AwaitedRaw(connection._raw)  # type: ignore[assignment]
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        creator = kwargs.pop("async_creator_fn", async_(pg.connect))
+        connection = await_only(creator(*args, **kwargs))
+        _adopt(connection, _AwaitedConnection)
         return connection
 
 
@@ -334,6 +368,11 @@ class PGDialectAsync_greenletio(PGDialect_greenletio):
     @classmethod
     def get_pool_class(cls, url: Any) -> type[Pool]:
         return AsyncAdaptedQueuePool
+
+    def _adopt(self, connection: Any) -> None:
+        _adopt(connection, _AwaitedConnection)
+        if not isinstance(connection._raw, _AwaitedRaw):
+            connection._raw = _AwaitedRaw(connection._raw)
 
     def do_terminate(self, dbapi_connection: Any) -> None:
         dbapi_connection.raw.terminate()

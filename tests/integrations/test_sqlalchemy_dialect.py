@@ -16,7 +16,7 @@ from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from greenletio import async_, errors
+from greenletio import async_, errors, pg
 from greenletio.integrations.sqlalchemy import GreenQueuePool
 
 UTC = datetime.timezone.utc
@@ -190,6 +190,94 @@ def test_a_cursor_at_the_server(engine: sa.Engine) -> None:
             assert connection.exec_driver_sql(held).scalar() == 1
             result.close()
             assert connection.exec_driver_sql(held).scalar() == 0
+
+
+@pytest.mark.parametrize("ended", ["commit", "next transaction", "savepoint", "failure"])
+def test_a_cursor_that_its_transaction_has_ended(engine: sa.Engine, ended: str) -> None:
+    """Its result is closed without harm: nothing fails in the transaction that is open then."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TEMP TABLE t (a int)")
+        connection.commit()
+        savepoint = connection.begin_nested() if ended == "savepoint" else None
+        result = connection.execute(
+            sa.text("SELECT generate_series(1, 95)"), execution_options={"stream_results": True}
+        )
+        assert next(result) == (1,)
+        if savepoint is not None:
+            savepoint.rollback()
+        elif ended == "failure":
+            with pytest.raises(sa.exc.DataError):
+                connection.exec_driver_sql("SELECT 1/0")
+        else:
+            connection.commit()
+        if ended == "next transaction":
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        result.close()
+        if ended == "failure":
+            connection.rollback()
+        elif ended == "commit":
+            raw = connection.connection.dbapi_connection
+            assert raw.raw._transaction_status == 0  # type: ignore[union-attr]
+        connection.exec_driver_sql("INSERT INTO t VALUES (2)")
+        connection.commit()
+
+
+def test_a_held_cursor_ends_with_the_connections_use(engine: sa.Engine) -> None:
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    for _ in range(2):
+        with autocommit.connect() as connection:
+            held = "SELECT count(*) FROM pg_cursors WHERE name LIKE '\\_gio%%'"
+            assert connection.exec_driver_sql(held).scalar() == 0
+            query = sa.text("SELECT generate_series(1, 95)")
+            options = {"stream_results": True}
+            assert next(connection.execute(query, execution_options=options)) == (1,)
+
+
+def test_a_query_that_is_cancelled_leaves_its_connection(url: sa.URL, run: Any) -> None:
+    engine = sa.create_engine(url, pool_size=1, max_overflow=0)
+
+    def pid() -> Any:
+        with engine.connect() as connection:
+            return connection.scalar(sa.text("SELECT pg_backend_pid()"))
+
+    def work() -> None:
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_sleep(60)"))
+
+    async def main() -> None:
+        before = await async_(pid)()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(async_(work)(), 0.05)
+        assert await async_(pid)() == before
+        await async_(engine.dispose)()
+
+    run(main())
+
+
+def test_connections_that_others_make(url: sa.URL, run: Any) -> None:
+    conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    in_parts = {"stream_results": True}
+    query = sa.text("SELECT generate_series(1, 95)")
+    engine = sa.create_engine(url, creator=lambda: pg.connect(conninfo))
+    with engine.connect() as connection:
+        assert len(connection.execute(query, execution_options=in_parts).all()) == 95
+    engine.dispose()
+
+    async def connect(**kwargs: Any) -> pg.Connection[Any]:
+        return await async_(pg.connect)(conninfo)
+
+    async def no_connection(**kwargs: Any) -> Any:
+        return "none"
+
+    async def main() -> None:
+        engine = create_async_engine(url, async_creator=connect)
+        async with engine.connect() as connection:
+            assert len(await (await connection.stream(query)).all()) == 95
+        await engine.dispose()
+        with pytest.raises(TypeError, match="needs a greenletio.pg.Connection, not 'none'"):
+            await create_async_engine(url, async_creator=no_connection).connect()
+
+    run(main())
 
 
 def test_transactions(engine: sa.Engine) -> None:

@@ -144,6 +144,101 @@ def test_extra_info_can_be_replaced(run, sockets):
     run(main())
 
 
+class Odd(socket.socket):
+    """A socket that does something, once, when it is asked for its name."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.once = lambda: None
+
+    def getsockname(self):
+        once, self.once = self.once, lambda: None
+        once()
+        return super().getsockname()
+
+
+class Name(str):
+    """A key of a dict that does something when it is compared."""
+
+    compared = staticmethod(lambda: None)
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        self.compared()
+        return False
+
+
+@OURS
+def test_extra_info_of_sockets_that_run_python(run):
+    async def main():
+        async def one():
+            a, b = socket.socketpair()
+            a, _ = Odd(fileno=a.detach()), a.close()
+            a.setblocking(False)
+            transport, protocol = await attach(a, Recorder)
+            return a, b, transport, protocol.lost
+
+        def fail(exc):
+            raise exc
+
+        for end in (False, True):
+            # What fails is asked for again; the end of a run goes through.
+            for exc in (ValueError("mine"), KeyboardInterrupt()):
+                a, b, transport, lost = await one()
+                a.once = functools.partial(fail, exc)
+                with pytest.raises(type(exc)):
+                    if end and isinstance(exc, KeyboardInterrupt):
+                        transport._call_connection_lost(None)
+                    else:
+                        transport.get_extra_info("sockname")
+                assert transport.get_extra_info("peername") == ""
+                name = None if transport._sock is None else ""
+                assert transport.get_extra_info("sockname") == name
+                transport.abort()
+                b.close()
+            # It is asked for, replaced, or ended, within.
+            for odd in ("asked", "replaced") if end else ("asked", "replaced", "ended"):
+                a, b, transport, lost = await one()
+                a.once = {
+                    "asked": lambda t=transport: t.get_extra_info("sockname"),
+                    "replaced": lambda t=transport: setattr(t, "_extra", {"sockname": "mine"}),
+                    "ended": lambda t=transport: t._call_connection_lost(None),
+                }[odd]
+                if end:
+                    transport.abort()
+                    await lost
+                    await turns()
+                known = transport.get_extra_info("sockname")
+                assert known == {"asked": "", "replaced": "mine", "ended": None}[odd]
+                assert (transport.get_extra_info("socket") is None) == (odd == "replaced")
+                transport.abort()
+                b.close()
+            await turns()
+
+    run(main())
+
+
+@OURS
+def test_what_extra_info_begins_with(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        for key in ("socket", "sockname", "peername"):
+            a, b = socket.socketpair()
+            a.setblocking(False)
+            name = Name(key)
+            transport = loop._make_socket_transport(a, Recorder(), extra={name: 1})
+            name.compared = lambda t=transport: (setattr(t, "_extra", {}), gc.collect())
+            transport.get_extra_info("socket")
+            name.compared = lambda: None
+            transport.abort()
+            b.close()
+        with socket.socket() as sock, pytest.raises(TypeError, match="is a dict, not 5"):
+            loop._make_socket_transport(sock, Recorder(), extra=5)
+        await turns()
+
+    run(main())
+
+
 @OURS
 def test_its_repr_says_how_it_stands(run, sockets):
     async def main():
