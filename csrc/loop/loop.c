@@ -84,20 +84,20 @@ run_timed(GioLoop *loop, GioReady entry)
 static int
 run_iteration(GioLoop *loop)
 {
-    double timeout = -1, when;
+    double until = -1, when;
     /* Written to while the loop did not run, or in a turn that was cut short. */
     if (loop->unflushed != NULL && gio_tls_flush_all(loop) < 0) {
         return -1;
     }
     bool timed = gio_schedule_next(loop, &when);
     if (loop->ready.count > 0 || loop->stopping) {
-        timeout = 0;
+        until = 0;
     }
     else if (timed) {
-        timeout = when - gio_loop_time();
-        timeout = timeout < 0 ? 0 : timeout > LONGEST_POLL ? LONGEST_POLL : timeout;
+        double now = gio_loop_time();
+        until = when <= now ? 0 : when - now > LONGEST_POLL ? now + LONGEST_POLL : when;
     }
-    if (gio_polls_run(loop, timeout) < 0) {
+    if (gio_polls_run(loop, until) < 0) {
         return -1;
     }
     if (loop->schedule.count > 0 && gio_schedule_fire(loop, gio_loop_time() + 1e-9) < 0) {
@@ -474,7 +474,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     }
     raise_trim_threshold();
     loop->state = state_of(type);
-    loop->wake_fd = -1;
+    loop->wake_fd = loop->timer_fd = -1;
     loop->next = loop->state->event_loops;
     if (loop->next != NULL) {
         loop->next->prev = loop;

@@ -108,9 +108,9 @@ int gio_poll_stop(GioPoll *p);
 int gio_polls_open(GioLoop *loop);
 /* Stop whatever is started and free the base. */
 void gio_polls_close(GioLoop *loop);
-/* Wait for events for at most `timeout` seconds (< 0: as long as it takes), then put what is
- * ready in the ring. Releases the GIL. -1 with an exception. */
-int gio_polls_run(GioLoop *loop, double timeout);
+/* Wait for events until the loop's time is `until` (0: not at all, < 0: as long as it takes), then
+ * put what is ready in the ring. Releases the GIL. -1 with an exception. */
+int gio_polls_run(GioLoop *loop, double until);
 /* In a forked child, whose epolls are made anew: a list of the loops that are open, new; NULL with
  * MemoryError. */
 PyObject *gio_loops_after_fork(GioState *st);
@@ -181,6 +181,8 @@ struct GioLoop {
     int portals;                 /* > 0: new tasks step their coroutines by portals */
     struct event_base *base;     /* NULL once closed */
     struct event timer;          /* ends a poll in time */
+    int timer_fd;                /* Linux: the timerfd that it watches; -1 */
+    double alarm;                /* when that fires; 0: never */
     bool closed, stopping, debug;
     bool iterating; /* inside _run_once */
     bool polling;   /* the loop's thread is inside the poll, without the GIL */

@@ -11,6 +11,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#ifdef __linux__
+#include <sys/timerfd.h>
+#endif
+#include <unistd.h>
 
 GioFdSlot *
 gio_polls_slot(GioLoop *loop, int fd)
@@ -158,8 +162,73 @@ gio_poll_stop(GioPoll *p)
 static void
 on_time(evutil_socket_t fd, short events, void *arg)
 {
-    (void)fd, (void)events, (void)arg; /* it has ended the poll */
+    (void)fd, (void)events;
+    ((GioLoop *)arg)->alarm = 0; /* it has ended the poll */
 }
+
+#ifdef __linux__
+/* Without its most precise timers, libevent's clock goes by the kernel's ticks, of up to 10 ms;
+ * with them, each poll is a system call more. Ours is told of a time only if that is before the one
+ * that it has: it may end a poll too early, once. */
+static int
+open_timer(GioLoop *loop)
+{
+    loop->alarm = 0;
+    loop->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (loop->timer_fd < 0 || event_assign(&loop->timer, loop->base, loop->timer_fd,
+                                           EV_READ | EV_PERSIST | EV_ET, on_time, loop) < 0) {
+        return -1;
+    }
+    return event_add(&loop->timer, NULL);
+}
+
+static void
+close_timer(GioLoop *loop)
+{
+    if (loop->timer_fd >= 0) {
+        event_del(&loop->timer);
+        close(loop->timer_fd);
+        loop->timer_fd = -1;
+    }
+}
+
+static int
+set_timer(GioLoop *loop, double until)
+{
+    if (loop->alarm > 0 && loop->alarm <= until) {
+        return 0;
+    }
+    struct itimerspec at = {.it_value = {.tv_sec = (time_t)until}};
+    at.it_value.tv_nsec = (long)((until - (double)at.it_value.tv_sec) * 1e9) + 1;
+    if (at.it_value.tv_nsec >= 1000000000) {
+        at.it_value.tv_sec++;
+        at.it_value.tv_nsec = 0;
+    }
+    loop->alarm = until;
+    return timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+#else
+static int
+open_timer(GioLoop *loop)
+{
+    return evtimer_assign(&loop->timer, loop->base, on_time, loop);
+}
+
+static void
+close_timer(GioLoop *loop)
+{
+    event_del(&loop->timer);
+}
+
+static int
+set_timer(GioLoop *loop, double until)
+{
+    double timeout = until - gio_loop_time();
+    struct timeval tv = {.tv_sec = timeout > 0 ? (time_t)timeout : 0};
+    tv.tv_usec = timeout > 0 ? (suseconds_t)((timeout - (double)tv.tv_sec) * 1e6) + 1 : 0;
+    return evtimer_add(&loop->timer, &tv);
+}
+#endif
 
 /* libevent's complaints (an fd that was closed while it was watched, say) are no news. */
 static void
@@ -177,15 +246,17 @@ gio_polls_open(GioLoop *loop)
     if (config != NULL) {
         event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV |
                                           EVENT_BASE_FLAG_NO_CACHE_TIME);
+#ifndef __linux__
+        event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
+#endif
         event_set_log_callback(on_log);
         loop->base = event_base_new_with_config(config);
         event_config_free(config);
     }
-    if (loop->base == NULL) {
+    if (loop->base == NULL || open_timer(loop) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    evtimer_assign(&loop->timer, loop->base, on_time, NULL);
     return 0;
 }
 
@@ -219,25 +290,21 @@ gio_polls_close(GioLoop *loop)
     struct event_base *base = loop->base;
     loop->base = NULL;
     if (base != NULL) {
-        event_del(&loop->timer);
+        close_timer(loop);
         event_base_free(base);
     }
 }
 
 int
-gio_polls_run(GioLoop *loop, double timeout)
+gio_polls_run(GioLoop *loop, double until)
 {
     int flags = EVLOOP_ONCE;
-    if (timeout == 0) {
+    if (until == 0) {
         flags |= EVLOOP_NONBLOCK;
     }
-    else if (timeout > 0) {
-        struct timeval tv = {.tv_sec = (time_t)timeout};
-        tv.tv_usec = (suseconds_t)((timeout - (double)tv.tv_sec) * 1e6) + 1;
-        evtimer_add(&loop->timer, &tv);
-    }
-    else {
-        evtimer_del(&loop->timer);
+    else if (until > 0 && set_timer(loop, until) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
     }
     loop->nfired = 0;
     loop->woken = false;
@@ -278,7 +345,8 @@ gio_loops_after_fork(GioState *st)
         if (loop->base == NULL) {
             continue;
         }
-        if (event_reinit(loop->base) < 0) {
+        close_timer(loop); /* it is the parent's */
+        if (event_reinit(loop->base) < 0 || open_timer(loop) < 0) {
             PySys_WriteStderr("greenletio: an event loop could not be made anew after fork\n");
         }
         /* One without references was being freed by a thread that is not in the child. */
