@@ -545,6 +545,13 @@ conn_dealloc(GioPgConn *c)
 #define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
 #define QUERY METH_FASTCALL | METH_KEYWORDS
 
+static PyObject *
+conn_doubt_statements(GioPgConn *c, PyObject *Py_UNUSED(ignored))
+{
+    c->changes++;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef conn_methods[] = {
     {"execute", METHOD(conn_execute), QUERY,
      "execute($self, query, /, *args, timeout=None)\n--\n\n"
@@ -562,6 +569,7 @@ static PyMethodDef conn_methods[] = {
     {"terminate", METHOD(conn_terminate), METH_NOARGS,
      "terminate($self, /)\n--\n\nClose it at once; what is under way fails."},
     {"_cancel", METHOD(conn_cancel), METH_NOARGS, NULL},
+    {"_doubt_statements", METHOD(conn_doubt_statements), METH_NOARGS, NULL},
     {"_forget_codecs", METHOD(conn_forget_codecs), METH_NOARGS, NULL},
     {"is_closed", METHOD(conn_is_closed), METH_NOARGS,
      "is_closed($self, /)\n--\n\nWhether it is not connected (any more)."},

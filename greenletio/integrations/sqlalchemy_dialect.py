@@ -259,6 +259,14 @@ class PGDialect_greenletio(PGDialect_psycopg):
     def _psycopg_Jsonb(self) -> Callable[[Any], pg.Jsonb]:
         return lambda value: pg.Jsonb(value, self._json_serializer)
 
+    def do_execute(
+        self, cursor: Any, statement: Any, parameters: Any, context: Any = None
+    ) -> None:
+        cursor.execute(statement, parameters)
+        if context is not None and context.isddl:
+            # A table that is made where another was: a query that stays the same has other columns.
+            cursor.connection.raw._doubt_statements()
+
     # Transactions.
 
     def _set(self, connection: pg.Connection[Any], what: str) -> None:
@@ -346,11 +354,17 @@ class _AwaitedRaw:
         return getattr(self._raw, name)
 
 
+def _adopt_awaited(connection: Any) -> None:
+    _adopt(connection, _AwaitedConnection)
+    if not isinstance(connection._raw, _AwaitedRaw):
+        connection._raw = _AwaitedRaw(connection._raw)
+
+
 class _AsyncDBAPI(_DBAPI):
     def connect(self, *args: Any, **kwargs: Any) -> Any:
         creator = kwargs.pop("async_creator_fn", async_(pg.connect))
         connection = await_only(creator(*args, **kwargs))
-        _adopt(connection, _AwaitedConnection)
+        _adopt_awaited(connection)  # now: a listener of the user's may come before the dialect's
         return connection
 
 
@@ -370,9 +384,7 @@ class PGDialectAsync_greenletio(PGDialect_greenletio):
         return AsyncAdaptedQueuePool
 
     def _adopt(self, connection: Any) -> None:
-        _adopt(connection, _AwaitedConnection)
-        if not isinstance(connection._raw, _AwaitedRaw):
-            connection._raw = _AwaitedRaw(connection._raw)
+        _adopt_awaited(connection)
 
     def do_terminate(self, dbapi_connection: Any) -> None:
         dbapi_connection.raw.terminate()
