@@ -259,9 +259,7 @@ class PGDialect_greenletio(PGDialect_psycopg):
     def _psycopg_Jsonb(self) -> Callable[[Any], pg.Jsonb]:
         return lambda value: pg.Jsonb(value, self._json_serializer)
 
-    def do_execute(
-        self, cursor: Any, statement: Any, parameters: Any, context: Any = None
-    ) -> None:
+    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
         cursor.execute(statement, parameters)
         if context is not None and context.isddl:
             # A table that is made where another was: a query that stays the same has other columns.
