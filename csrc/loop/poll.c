@@ -345,8 +345,9 @@ gio_loops_after_fork(GioState *st)
         if (loop->base == NULL) {
             continue;
         }
-        close_timer(loop); /* it is the parent's */
-        if (event_reinit(loop->base) < 0 || open_timer(loop) < 0) {
+        int r = event_reinit(loop->base); /* first: until then the epoll is the parent's, */
+        close_timer(loop);                /* and so is the timer */
+        if (r < 0 || open_timer(loop) < 0) {
             PySys_WriteStderr("greenletio: an event loop could not be made anew after fork\n");
         }
         /* One without references was being freed by a thread that is not in the child. */
