@@ -41,6 +41,18 @@ FETCHES = [
     for query in QUERIES
     for tasks in (1, 10)
 ]
+POOLS = [
+    Bench(
+        f"pool-{tasks}",
+        f"SELECT 1 from a pool of ten connections, {tasks} tasks",
+        "pool",
+        "us",
+        postgres=True,
+        multiple=tasks,
+        args={"tasks": tasks},
+    )
+    for tasks in (10, 50)
+]
 OTHERS = [
     Bench("executemany", "executemany of 1000 rows", "executemany", "us", postgres=True),
     Bench("copy-in", "COPY of 10,000 records in", "copy_in", "us", postgres=True),
@@ -67,7 +79,7 @@ PLAN = Plan(
     "python -m benchmarks.pg",
     __doc__,
     CONTENDERS,
-    [*FETCHES, *OTHERS],
+    [*FETCHES, *POOLS, *OTHERS],
     GOALS,
     sample_ms=50,
     wall=True,

@@ -33,6 +33,8 @@ from greenletio.pg._errors import (
     Warning,
 )
 from greenletio.pg._json import Json, Jsonb
+from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, TooManyRequests
+from greenletio.pg._pool_sync import Pool
 from greenletio.pg._range import Range
 from greenletio.pg._values import (
     BitString,
@@ -75,6 +77,9 @@ __all__ = (
     "Path",
     "Point",
     "Polygon",
+    "Pool",
+    "PoolClosed",
+    "PoolTimeout",
     "ProgrammingError",
     "ROWID",
     "Range",
@@ -84,6 +89,7 @@ __all__ = (
     "TimeFromTicks",
     "Timestamp",
     "TimestampFromTicks",
+    "TooManyRequests",
     "Warning",
     "apilevel",
     "connect",

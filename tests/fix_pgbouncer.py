@@ -1,7 +1,7 @@
 """PgBouncer in front of the tests' server: a real one, on a port of its own.
 
-    def test_it(pgbouncer):
-        dsn = pgbouncer(pg_dsn, "transaction", default_pool_size=2)
+def test_it(pgbouncer):
+    dsn = pgbouncer(pg_dsn, "transaction", default_pool_size=2)
 """
 
 import os

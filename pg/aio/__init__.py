@@ -24,6 +24,8 @@ from greenletio.pg.aio import exceptions
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
+from greenletio.pg.aio._pool import Pool, PoolAcquireContext, create_pool
+from greenletio.pg.aio._pool_proxy import PoolConnectionProxy
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
@@ -42,6 +44,9 @@ __all__ = (
     "Path",
     "Point",
     "Polygon",
+    "Pool",
+    "PoolAcquireContext",
+    "PoolConnectionProxy",
     "PreparedStatement",
     "Range",
     "Record",
@@ -49,6 +54,7 @@ __all__ = (
     "Transaction",
     "Type",
     "connect",
+    "create_pool",
     "exceptions",
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from greenletio import _pg
@@ -47,6 +47,7 @@ async def connect(
     record_class: type[_pg.Record] = _pg.Record,
     server_settings: dict[str, str] | None = None,
     target_session_attrs: str | None = None,
+    _open: Callable[..., Coroutine[Any, Any, None]] = connect_async,
     **options: Any,
 ) -> Connection:
     """Connect to a server: asyncpg's arguments, and any option of libpq by its name.
@@ -92,6 +93,6 @@ async def connect(
     connection._cacheable_size = max_cacheable_statement_size
     connection._timeout = command_timeout
     connection._record_class = record_class
-    await connect_async(connection, options_of(dsn, given), timeout)
+    await _open(connection, options_of(dsn, given), timeout)  # a pool's may wait as sync code does
     connection._connected()
     return connection

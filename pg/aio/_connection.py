@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from greenletio import _pg
 from greenletio.pg import _errors
 from greenletio.pg._connect import forget_types
+from greenletio.pg._reset import reset_script
 from greenletio.pg._types import custom
 from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._cursor import CursorFactory
@@ -206,8 +207,8 @@ class Connection(CopyMethods, _pg.Connection):
         self._listeners.clear()
         self._log_listeners.clear()
         self._transaction = None
-        sql = "ROLLBACK; " if self.is_in_transaction() else ""
-        await self._op("script", "status", sql + _RESET, timeout=timeout)
+        sql = reset_script(self._transaction_status)
+        await self._op("script", "status", sql, timeout=timeout)
 
     async def reload_schema_state(self) -> None:
         """Forget what is known of the types of the database, and the codecs that were set."""
@@ -270,11 +271,6 @@ _FIND_TYPE = (
     " JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
     " LEFT JOIN pg_catalog.pg_proc p ON p.oid = t.typsend::oid"
     " WHERE (t.typname = $1 OR t.oid = to_regtype($1)) AND n.nspname = $2 LIMIT 1"
-)
-
-_RESET = (
-    "SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL; "
-    "DISCARD TEMP; DISCARD SEQUENCES"
 )
 
 
