@@ -36,6 +36,9 @@ from greenletio.pg._json import Json, Jsonb
 from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, TooManyRequests
 from greenletio.pg._pool_sync import Pool
 from greenletio.pg._range import Range
+from greenletio.pg._retry import retry
+from greenletio.pg._tpc import Xid
+from greenletio.pg._transaction import Rollback, Transaction
 from greenletio.pg._values import (
     BitString,
     Box,
@@ -84,17 +87,21 @@ __all__ = (
     "ROWID",
     "Range",
     "Record",
+    "Rollback",
     "STRING",
     "Time",
     "TimeFromTicks",
     "Timestamp",
     "TimestampFromTicks",
     "TooManyRequests",
+    "Transaction",
     "Warning",
+    "Xid",
     "apilevel",
     "connect",
     "errors",
     "paramstyle",
+    "retry",
     "rows",
     "threadsafety",
 )

@@ -19,6 +19,8 @@ from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
 from greenletio.pg._query import is_script, prepare
+from greenletio.pg._tpc import TwoPhase
+from greenletio.pg._transaction import Transaction, begin
 from greenletio.pg.errors import InterfaceError, ProgrammingError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ logger = logging.getLogger("greenletio.pg")
 IDLE = 0  # libpq's PQTRANS_IDLE
 
 
-class Connection(Generic[Row]):
+class Connection(TwoPhase, Generic[Row]):
     """A session with a server, for sync code.
 
     In a greenlet (under ``async_`` or ``spawn``) each call that waits for the server suspends the
@@ -70,6 +72,10 @@ class Connection(Generic[Row]):
         self._blocks = 0
         self._notice_handlers: list[Callable[[_errors.Diagnostic], Any]] = []
         self.row_factory = row_factory
+        #: What the transactions to come are like; None: as the session's defaults are.
+        self.isolation_level: str | None = None
+        self.read_only: bool | None = None
+        self.deferrable: bool | None = None
 
     # -- running
 
@@ -80,7 +86,7 @@ class Connection(Generic[Row]):
         sql, args, oids = prepare(query, params)
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", "BEGIN", timeout=timeout).run()
+                raw._op("script", "status", self._begin(), timeout=timeout).run()
             if not args and is_script(sql):
                 results = raw._op("script", "tuples", sql, timeout=timeout).run()
                 return [typed(result, raw._codecs) for result in results or ()]
@@ -96,7 +102,7 @@ class Connection(Generic[Row]):
         total = 0
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", "BEGIN").run()
+                raw._op("script", "status", self._begin()).run()
             for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2])):
                 values = [row[1] for row in group]
                 total += raw._op("many", "nothing", sql, values, oids=oids).run()
@@ -108,7 +114,7 @@ class Connection(Generic[Row]):
         raw = self._raw
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", "BEGIN").run()
+                raw._op("script", "status", self._begin()).run()
             yield Copy(raw, sql)
 
     def _command(self, sql: str) -> None:
@@ -154,32 +160,43 @@ class Connection(Generic[Row]):
     def _end(self, sql: str) -> None:
         if self._blocks:
             raise ProgrammingError(f"{sql} inside a block of transaction() is the block's own")
+        if self._tpc is not None:
+            raise ProgrammingError(f"{sql} of a transaction by tpc_begin() is tpc_{sql.lower()}()")
         if self.closed:
             raise InterfaceError("the connection is closed")
         with self._lock:
             if self._raw._transaction_status != IDLE:
                 self._command(sql)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """A block that is done as a whole or not at all; inside a transaction: a savepoint."""
-        with self._lock:
-            outermost = self._raw._transaction_status == IDLE
-            self._savepoints += 1
-            name = f"_gio_savepoint_{self._savepoints}"
-            self._command("BEGIN" if outermost else f"SAVEPOINT {name}")
-            self._blocks += 1
-        try:
-            yield
-        except BaseException:
-            self._blocks -= 1
-            if not self.closed:
-                undo = f"ROLLBACK TO {name}; RELEASE SAVEPOINT {name}"
-                self._command("ROLLBACK" if outermost else undo)
-            raise
-        else:
-            self._blocks -= 1
-            self._command("COMMIT" if outermost else f"RELEASE SAVEPOINT {name}")
+    def _begin(
+        self,
+        isolation: str | None = None,
+        readonly: bool | None = None,
+        deferrable: bool | None = None,
+    ) -> str:
+        return begin(
+            self.isolation_level if isolation is None else isolation,
+            self.read_only if readonly is None else readonly,
+            self.deferrable if deferrable is None else deferrable,
+        )
+
+    def transaction(
+        self,
+        savepoint_name: str | None = None,
+        force_rollback: bool = False,
+        *,
+        isolation: str | None = None,
+        readonly: bool | None = None,
+        deferrable: bool | None = None,
+    ) -> Transaction:
+        """A block that is done as a whole or not at all; inside a transaction: a savepoint.
+
+        ``raise Rollback`` undoes it and goes on behind it, `force_rollback` undoes it in any case.
+        `isolation` is ``"serializable"``, say; what is None is as the connection's isolation_level,
+        read_only and deferrable say, or the session's defaults.
+        """
+        options = (isolation, readonly, deferrable)
+        return Transaction(self, options, savepoint_name, force_rollback)
 
     # -- what happens by itself
 

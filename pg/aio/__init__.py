@@ -27,6 +27,7 @@ from greenletio.pg.aio._cursor import Cursor, CursorFactory
 from greenletio.pg.aio._pool import Pool, PoolAcquireContext, create_pool
 from greenletio.pg.aio._pool_proxy import PoolConnectionProxy
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
+from greenletio.pg.aio._retry import retry
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
 
@@ -56,6 +57,7 @@ __all__ = (
     "connect",
     "create_pool",
     "exceptions",
+    "retry",
 )
 
 
