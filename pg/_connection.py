@@ -272,6 +272,7 @@ def connect(
     autocommit: bool = False,
     timeout: float | None = None,
     row_factory: None = None,
+    pooler: bool = False,
     **kwargs: Any,
 ) -> Connection[tuple[Any, ...]]: ...
 @overload
@@ -281,6 +282,7 @@ def connect(
     autocommit: bool = False,
     timeout: float | None = None,
     row_factory: Factory[Other],
+    pooler: bool = False,
     **kwargs: Any,
 ) -> Connection[Other]: ...
 def connect(
@@ -289,6 +291,7 @@ def connect(
     autocommit: bool = False,
     timeout: float | None = None,
     row_factory: Any = None,
+    pooler: bool = False,
     **kwargs: Any,
 ) -> Connection[Any]:
     """Connect to a server: a libpq connection string or URL, and any option of libpq by its name.
@@ -297,8 +300,12 @@ def connect(
     all of them within `timeout` seconds. Names are resolved off the loop. Waits as every call of
     the connection does; can be cancelled. OperationalError (CannotConnect, or what the server
     said); TimeoutError after `timeout`.
+
+    ``pooler=True`` is for PgBouncer and others that give a session to a client for a transaction or
+    a statement only: nothing is prepared on the server.
     """
     raw = _pg.Connection()
+    raw._pooler = pooler
     connect_sync(raw, options_of(conninfo, kwargs), timeout)
     raw._codecs.update(_json.codecs())
     connection: Connection[Any] = Connection(

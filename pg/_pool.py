@@ -292,7 +292,8 @@ class Core:
             if slot.con.is_closed():
                 self.stats.lost += 1
             self.discard(slot)
-        elif not slot.dirty:
+        elif not slot.dirty or slot.needs_no_reset():
+            slot.dirty = False
             self.ready(slot)
         elif _get_running_loop() is None:
             return False

@@ -101,7 +101,12 @@ class Slot:
         # Of a query that is being cancelled, nobody knows yet what transaction it leaves.
         status = con._transaction_status
         self.settled = status != 1 and not con._busy
-        return reset_script(status, self.prepared) if self.settled else ""
+        return reset_script(con, self.prepared) if self.settled else ""
+
+    def needs_no_reset(self) -> bool:
+        """Whether it is a pooler's, between two transactions: the session is nobody's."""
+        con = self.con
+        return con._pooler and con._transaction_status == 0 and not con._busy
 
     def is_clean(self) -> bool:
         """What next_script() gave was run; whether that is all."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from greenletio import _pg
 
 __all__ = ("RESET_TIMEOUT", "may_prepare", "reset_script")
 
@@ -20,11 +24,14 @@ _UNDO = (
 _PREPARE = re.compile(r"\bprepare\s", re.IGNORECASE)
 
 
-def reset_script(transaction_status: int, prepared: bool = False) -> str:
-    """The script, for a session with this transaction status of libpq's: 0 is idle.
+def reset_script(con: _pg.Connection, prepared: bool = False) -> str:
+    """The script for a connection that has nothing under way.
 
     `prepared`: statements by SQL's PREPARE, too, and with them the driver's, which it must forget.
     """
+    transaction_status = con._transaction_status
+    if con._pooler:  # its session is not ours, but for a transaction that is open
+        return "ROLLBACK" if transaction_status else ""
     script = f"ROLLBACK; {_UNDO}" if transaction_status else _UNDO
     return f"{script}; DEALLOCATE ALL" if prepared else script
 

@@ -88,6 +88,8 @@ struct GioPgConn {
 
     PyObject *cache; /* {key: GioPgStatement} */
     Py_ssize_t cache_size, cacheable_size;
+    char
+        pooler; /* the session may be another's after each round trip: each is complete by itself */
     uint64_t clock; /* grows with every use of a statement */
     unsigned long serial;
     PyObject *codecs;       /* {oid: Codec}: what differs from the built-in ones */
@@ -284,7 +286,7 @@ struct GioPgStatement {
     Oid *param_oids, *col_oids;
     int nparams, ncols;
     uint64_t used;
-    char name[24];  /* "": the unnamed one */
+    char name[24];  /* "": the unnamed one, of which a pooler's next round trip knows nothing */
     bool prepared;  /* the server has it */
     bool described; /* params and cols are known */
     bool text;      /* its results are asked for as text */

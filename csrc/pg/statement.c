@@ -44,7 +44,7 @@ gio_pg_statement_get(GioPgOp *op)
     s->used = ++c->clock;
     s->cached = c->cache_size > 0 &&
                 (c->cacheable_size == 0 || PyUnicode_GET_LENGTH(s->sql) <= c->cacheable_size);
-    if (s->cached || op->kind == GIO_PG_PREPARE)
+    if ((s->cached || op->kind == GIO_PG_PREPARE) && !c->pooler)
         PyOS_snprintf(s->name, sizeof s->name, "_gio_%lx", ++c->serial);
     return s;
 }
@@ -71,6 +71,10 @@ gio_pg_statement_oldest(GioPgConn *c)
         if (Py_IS_TYPE(s, c->st->statement_type) && Py_REFCNT(s) == 1 &&
             (oldest == NULL || s->used < oldest->used)) /* nobody else's */
             oldest = s;
+    }
+    if (oldest != NULL && oldest->name[0] == '\0') { /* the server does not have it */
+        gio_pg_statement_forget(c, oldest);
+        return NULL;
     }
     return oldest;
 }
@@ -267,7 +271,7 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
                          s->nparams, s->nparams == 1 ? "" : "s", n, n == 1 ? "was" : "were");
         return -1;
     }
-    const char *few_values[FEW], **values = few_values;
+    const char *sql, *few_values[FEW], **values = few_values;
     int few_lens[2 * FEW], *lens = few_lens;
     int rc = -1;
     if (n > FEW) {
@@ -301,7 +305,15 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
         if (lens[i] >= 0)
             at += lens[i] + 1;
     }
-    if (!PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !s->text)) {
+    int sent = 0;
+    if (!c->pooler)
+        sent = PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !s->text);
+    else if ((sql = gio_pg_statement_text(s->sql)) != NULL)
+        sent =
+            PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !s->text);
+    else
+        goto done;
+    if (!sent) {
         PyObject *error = gio_pg_error_lost(c);
         if (error != NULL)
             gio_err_give(error);

@@ -47,6 +47,7 @@ async def connect(
     record_class: type[_pg.Record] = _pg.Record,
     server_settings: dict[str, str] | None = None,
     target_session_attrs: str | None = None,
+    pooler: bool = False,
     _open: Callable[..., Coroutine[Any, Any, None]] = connect_async,
     **options: Any,
 ) -> Connection:
@@ -56,6 +57,10 @@ async def connect(
     environment variables, service files and ``.pgpass``. Several hosts are tried in turn, each
     address within ``connect_timeout`` seconds if that is set, all of them within `timeout` seconds.
     Can be cancelled. Raises CannotConnect or the server's own error, TimeoutError after `timeout`.
+
+    ``pooler=True`` is for PgBouncer and others that give a session to a client for a transaction or
+    a statement only: nothing is prepared on the server, and nothing of a session is relied on. So
+    it is with ``statement_cache_size=0``, too, but then every query asks for its types anew.
 
     ``max_cached_statement_lifetime`` is accepted and has no effect: a statement leaves the cache
     when newer ones need its place. ``loop`` is ignored.
@@ -91,6 +96,7 @@ async def connect(
     connection = connection_class()
     connection._cache_size = statement_cache_size
     connection._cacheable_size = max_cacheable_statement_size
+    connection._pooler = pooler or statement_cache_size == 0
     connection._timeout = command_timeout
     connection._record_class = record_class
     await _open(connection, options_of(dsn, given), timeout)  # a pool's may wait as sync code does

@@ -17,7 +17,7 @@ from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.aio._prepared import PreparedStatement
 from greenletio.pg.aio._transaction import Transaction
-from greenletio.pg.errors import NotSupportedError
+from greenletio.pg.errors import InterfaceError, NotSupportedError
 
 __all__ = ("Connection", "ServerVersion")
 
@@ -147,6 +147,10 @@ class Connection(CopyMethods, _pg.Connection):
 
     async def add_listener(self, channel: str, callback: Listener) -> None:
         """LISTEN: have callback(connection, pid, channel, payload) called for each notification."""
+        if self._pooler:
+            raise InterfaceError(
+                "LISTEN needs a session of one's own: this connection is to a transaction pooler"
+            )
         if channel not in self._listeners:
             await self.fetch(f"LISTEN {quoted(channel)}")
         listeners = self._listeners.setdefault(channel, [])
@@ -207,8 +211,7 @@ class Connection(CopyMethods, _pg.Connection):
         self._listeners.clear()
         self._log_listeners.clear()
         self._transaction = None
-        sql = reset_script(self._transaction_status)
-        await self._op("script", "status", sql, timeout=timeout)
+        await self._op("script", "status", reset_script(self), timeout=timeout)
 
     async def reload_schema_state(self) -> None:
         """Forget what is known of the types of the database, and the codecs that were set."""

@@ -225,7 +225,7 @@ def test_a_deadlock_is_tried_again(run, dsn, table):
 
         async with aio.create_pool(dsn, min_size=2, max_size=2) as pool:
             await asyncio.gather(aio.retry(pool, move, 1, 2), aio.retry(pool, move, 2, 1))
-        assert len(attempts) == 3
+        assert len(attempts) >= 3
 
     run(main())
     assert table() == [(102,), (102,)]
