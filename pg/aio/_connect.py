@@ -10,6 +10,7 @@ from greenletio.pg._connect import connect_async
 from greenletio.pg._conninfo import options_of
 from greenletio.pg.aio._connection import Connection
 from greenletio.pg.errors import InterfaceError, NotSupportedError
+from greenletio.pg.rows import Factory
 
 __all__ = ("connect",)
 
@@ -48,6 +49,7 @@ async def connect(
     server_settings: dict[str, str] | None = None,
     target_session_attrs: str | None = None,
     pooler: bool = False,
+    row_factory: Factory[Any] | None = None,
     _open: Callable[..., Coroutine[Any, Any, None]] = connect_async,
     **options: Any,
 ) -> Connection:
@@ -57,6 +59,8 @@ async def connect(
     environment variables, service files and ``.pgpass``. Several hosts are tried in turn, each
     address within ``connect_timeout`` seconds if that is set, all of them within `timeout` seconds.
     Can be cancelled. Raises CannotConnect or the server's own error, TimeoutError after `timeout`.
+
+    `row_factory`, one of ``greenletio.pg.rows``, makes rows other than Records.
 
     ``pooler=True`` is for PgBouncer and others that give a session to a client for a transaction or
     a statement only: nothing is prepared on the server, and nothing of a session is relied on. So
@@ -101,4 +105,5 @@ async def connect(
     connection._record_class = record_class
     await _open(connection, options_of(dsn, given), timeout)  # a pool's may wait as sync code does
     connection._connected()
+    connection.row_factory = row_factory
     return connection

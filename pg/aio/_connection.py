@@ -16,6 +16,7 @@ from greenletio.pg._types import custom
 from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.aio._prepared import PreparedStatement
+from greenletio.pg.aio._rows import RowFactory
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError, NotSupportedError
 
@@ -37,7 +38,7 @@ class ServerVersion(NamedTuple):
     serial: int
 
 
-class Connection(CopyMethods, _pg.Connection):
+class Connection(CopyMethods, RowFactory, _pg.Connection):
     """A session with a server, for tasks: asyncpg's names and semantics.
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
@@ -251,7 +252,7 @@ class Connection(CopyMethods, _pg.Connection):
         self._forget_codecs()
 
     async def _find_type(self, name: str, schema: str) -> tuple[int, int, str]:
-        row = await self.fetchrow(_FIND_TYPE, name, schema)
+        row = await _pg.Connection.fetchrow(self, _FIND_TYPE, name, schema)
         if row is None:
             raise ValueError(f"there is no type {schema}.{name}")
         oid, array, kind, send = row

@@ -72,12 +72,13 @@ class PreparedStatement:
     ) -> list[_pg.Record]:
         """Its rows."""
         rows: list[_pg.Record] = await self._op("records", args, timeout)
-        return rows
+        return self._connection._made(rows)
 
     async def fetchrow(self, *args: Any, timeout: float | None = None) -> _pg.Record | None:
         """Its first row, or None."""
         row: _pg.Record | None = await self._op("record", args, timeout)
-        return row
+        made: _pg.Record | None = self._connection._made_one(row)
+        return made
 
     async def fetchval(self, *args: Any, column: int = 0, timeout: float | None = None) -> Any:
         """A column of its first row, or None."""
