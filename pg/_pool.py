@@ -110,6 +110,10 @@ class Core:
         """How many wait for a connection."""
         return len(self._queue)
 
+    def has(self, slot: Slot) -> bool:
+        """Whether that is one of its places, still."""
+        return slot in self._slots
+
     # ---- taking one
 
     def take(self) -> Slot | None:

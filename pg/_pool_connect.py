@@ -21,8 +21,9 @@ from greenletio.pg.errors import InterfaceError
 if TYPE_CHECKING:
     from greenletio import _pg
     from greenletio.pg._pool_slot import Slot
+    from greenletio.pg.aio._connection import Connection
 
-__all__ = ("Connect", "Run", "leave")
+__all__ = ("Connect", "Run", "leave", "report_transaction")
 
 
 class Run:
@@ -92,7 +93,7 @@ class Connect:
         except BaseException:
             con.terminate()
             raise
-        self._slot.con = con
+        self._slot.take(con)
 
     def run(self) -> None:
         self._slot.loop = _get_running_loop()
@@ -111,12 +112,15 @@ class Connect:
         except BaseException:
             con.terminate()
             raise
-        self._slot.con = con
+        self._slot.take(con)
 
 
-def leave(con: Any) -> None:
+def leave(slot: Slot) -> None:
     """What a lease has left on a connection's Python side is dropped."""
+    con = slot.con
     con._transaction = None
+    if con.row_factory is not slot.row_factory:
+        con.row_factory = slot.row_factory
     for what, listeners in (("notification", con._listeners), ("log", con._log_listeners)):
         if listeners:
             warnings.warn(
@@ -125,3 +129,12 @@ def leave(con: Any) -> None:
                 stacklevel=4,
             )
             listeners.clear()
+
+
+def report_transaction(con: Connection) -> None:
+    """A transaction that was begun by hand and not ended is said to the loop, as asyncpg does."""
+    managed = con._transaction is not None and con._transaction._managed
+    if con.is_in_transaction() and not managed:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": f"Resetting connection with an active transaction {con!r}"}
+        )

@@ -38,6 +38,7 @@ class Slot:
         "on_event",
         "patience",
         "prepared",
+        "row_factory",
         "settled",
         "since",
         "undress",
@@ -62,6 +63,11 @@ class Slot:
         self._op: _pg.Op[str] | None = None
         self._waiter: _core.Waiter[None] | None = None
         self.settled = False
+
+    def take(self, con: Connection) -> None:
+        """This is its connection."""
+        self.con = con
+        self.row_factory = con.row_factory
 
     def is_connected(self) -> bool:
         """Whether there is a connection, open or closed."""

@@ -349,7 +349,7 @@ class Pool:
         raw = slot.con
         raw._on_event = slot.on_event
         connection._raw = _RETURNED
-        leave(raw)
+        leave(slot)
         if self._reset is None:
             if self._core.give(slot):
                 return

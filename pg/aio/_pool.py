@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from greenletio import _pg
 from greenletio.pg._pool import Core
-from greenletio.pg._pool_connect import Connect, Run, leave
+from greenletio.pg._pool_connect import Connect, Run, leave, report_transaction
 from greenletio.pg._pool_parts import Limits, PoolClosed, wait
 from greenletio.pg._pool_slot import Slot
 from greenletio.pg._reset import RESET_TIMEOUT
@@ -325,7 +325,6 @@ class Pool(Queries):
             try:
                 await self._setup(proxy)
             except BaseException:
-                proxy._detach()
                 self._core.discard(slot)
                 raise
             slot.dirty = True
@@ -338,21 +337,21 @@ class Pool(Queries):
 
         With a ``reset`` of one's own it waits for that. `timeout`: seconds for the reset.
         """
-        if type(connection) is not PoolConnectionProxy:
-            raise InterfaceError(
-                f"Pool.release() received invalid connection: {connection!r} is not of a pool"
-            )
-        slot = connection._slot
-        if slot is None:
+        is_leased = type(connection) is PoolConnectionProxy
+        slot = connection._slot if is_leased else None
+        if is_leased and slot is None:
             return
-        if slot.core is not self._core:
+        if slot is None or slot.core is not self._core:
             raise InterfaceError(
                 f"Pool.release() received invalid connection: {connection!r} is not a member of "
                 "this pool"
             )
         connection._detach()
         timeout = connection._patience if timeout is None else timeout
-        leave(slot.con)
+        if not self._core.has(slot):
+            return  # it was terminated, or its setup() failed
+        report_transaction(slot.con)
+        leave(slot)
         if self._reset is None:
             self._core.give(slot, timeout)
         else:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any
 
 from greenletio.pg._reset import may_prepare
 from greenletio.pg.aio._connection import Connection
+from greenletio.pg.aio._cursor import CursorFactory
+from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
 
 if TYPE_CHECKING:
@@ -52,6 +56,48 @@ def _forward(name: str) -> Any:
     return method
 
 
+def _guard(name: str, function: Any) -> Any:
+    """A method of what a lease has given, which is over with it."""
+
+    @wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._connection._slot is None:
+            raise InterfaceError(
+                f"cannot call {type(self).__name__}.{name}(): the underlying connection has been "
+                "released back to the pool"
+            )
+        made = function(self, *args, **kwargs)
+        return self._connection._through(made) if isinstance(made, CursorFactory) else made
+
+    return method
+
+
+@lru_cache(None)
+def _guarded(cls: type[Any]) -> type[Any]:
+    """A subclass whose methods look whether the lease is over, before anything is awaited."""
+    methods = {
+        name: _guard(name, function)
+        for base in reversed(cls.__mro__)
+        for name, function in vars(base).items()
+        if inspect.isfunction(function) and not name.startswith("_")
+    }
+    if issubclass(cls, CursorFactory):
+
+        async def _open(self: Any) -> Any:
+            return self._connection._through(await cls._open(self))
+
+        methods["_open"] = _open
+    if issubclass(cls, Transaction):
+
+        async def __aexit__(self: Any, typ: Any, exc: Any, tb: Any) -> None:
+            # A generator that was left in the middle ends after the release, which has rolled back.
+            if self._connection._slot is not None or typ is not GeneratorExit:
+                await cls.__aexit__(self, typ, exc, tb)
+
+        methods["__aexit__"] = __aexit__
+    return type(cls.__name__, (cls,), methods)
+
+
 if TYPE_CHECKING:
     _Base = Connection
 else:
@@ -77,7 +123,7 @@ class PoolConnectionProxy(_Base):
         @property
         def __class__(self):
             """For isinstance(): it is a connection."""
-            return PoolConnectionProxy if self._slot is None else type(self._slot.con)
+            return Connection if self._slot is None else type(self._slot.con)
 
     @property
     def _con(self) -> Connection | None:
@@ -105,15 +151,18 @@ class PoolConnectionProxy(_Base):
         # What these give goes through the proxy, so that it, too, ends with the lease.
 
         def cursor(self, *args, **kwargs):
-            return self._bind("cursor", args, kwargs)
+            return self._through(self._used("cursor")(*args, **kwargs))
 
         def transaction(self, *args, **kwargs):
-            return self._bind("transaction", args, kwargs)
+            return self._through(self._used("transaction")(*args, **kwargs))
 
-        async def prepare(self, *args, **kwargs):
-            return self._through(await self._through_slot("prepare")(*args, **kwargs))
+        def prepare(self, *args, **kwargs):
+            return self._preparing(self._used("prepare")(*args, **kwargs))
 
-        def _through_slot(self, name):
+        async def _preparing(self, coroutine):
+            return self._through(await coroutine)
+
+        def _used(self, name):
             slot = self._slot
             if slot is None:
                 raise _released(name)
@@ -121,12 +170,20 @@ class PoolConnectionProxy(_Base):
             slot.uses += 1
             return getattr(slot.con, name)
 
-        def _bind(self, name, args, kwargs):
-            return self._through(self._through_slot(name)(*args, **kwargs))
-
         def _through(self, made):
             made._connection = self
+            made.__class__ = _guarded(type(made))
             return made
+
+        @property
+        def row_factory(self):
+            return self._used("row_factory")
+
+        @row_factory.setter
+        def row_factory(self, factory):
+            if self._slot is None:
+                raise _released("row_factory")
+            self._slot.con.row_factory = factory
 
     def _detach(self) -> Slot | None:
         slot, self._slot = self._slot, None
@@ -134,7 +191,7 @@ class PoolConnectionProxy(_Base):
 
     def __del__(self) -> None:
         slot = self._detach()
-        if slot is not None:
+        if slot is not None and slot.core.has(slot):
             warnings.warn(f"unreleased {slot.con!r} of a pool", ResourceWarning, 2, source=self)
             slot.core.discard(slot)
 

@@ -113,9 +113,11 @@ def test_what_a_connection_does_the_pool_does(run, dsn, tmp_path):
                     assert [row[0] async for row in cursor] == [1]
                     async with c.transaction():
                         assert await st.fetchval(4) == 4
-            for use in (st.fetchval(3), cursor, c.transaction):
+            for use in (lambda: st.fetchval(3), st.get_query, c.transaction, lambda: c.x):
                 with pytest.raises(aio.InterfaceError, match="released back to the pool"):
-                    await (use() if callable(use) else use)
+                    use()
+            with pytest.raises(aio.InterfaceError, match="released back to the pool"):
+                await cursor
             with pytest.raises(asyncio.TimeoutError):
                 await pool.fetchval("SELECT pg_sleep(60)", timeout=0.05)
             assert await pool.fetchval("SELECT 1") == 1

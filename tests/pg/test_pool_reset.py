@@ -97,6 +97,8 @@ def test_pgtap_says_that_the_reset_is_complete(run, url, pgtap):
             assert await check(pool, "; ".join(together)) == []
 
     run(main())
+    assert all("an active transaction" in report["message"] for report in run.reported)
+    run.reported.clear()
 
 
 def test_pgtap_would_say_if_it_were_not(run, url, pgtap):
@@ -114,6 +116,7 @@ def test_pgtap_would_say_if_it_were_not(run, url, pgtap):
                     pass  # it cannot even run
 
     run(main())
+    run.reported.clear()  # transactions that were left open
 
 
 def look(connection):
@@ -188,3 +191,4 @@ def test_what_a_lease_has_left_in_python_is_dropped(run, url):
         assert heard == []
 
     run(main())
+    assert "an active transaction" in run.reported.pop()["message"]

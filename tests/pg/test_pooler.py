@@ -99,6 +99,7 @@ def test_transactions_keep_their_session(run, dsn, pgbouncer, many_types):
             assert pool.get_stats()["returns_bad"] == 0
 
     run(main())
+    assert "an active transaction" in run.reported.pop()["message"]
 
 
 def test_sync_code_through_a_pooler(dsn, pgbouncer, many_types):
