@@ -49,6 +49,8 @@ logger = logging.getLogger("greenletio.pg.pool")
 JITTER = 0.1
 #: Seconds before a connect that failed is tried again; it doubles up to the second number.
 RETRY_AFTER, RETRY_AFTER_MOST = 0.1, 30.0
+#: Seconds by which a loop's timer may come before its time.
+ROUNDING = 0.002
 
 
 class Face(Protocol):
@@ -185,12 +187,12 @@ class Core:
                 try:
                     yield from self._connect(slot, start + timeout - monotonic())
                 except (OperationalError, OSError, asyncio.TimeoutError) as exc:
+                    if monotonic() >= start + timeout - ROUNDING:
+                        raise self._timed_out(timeout, exc) from exc
                     if not patient:
                         raise
                     failure = exc
                     delay = min(2 * delay or RETRY_AFTER, RETRY_AFTER_MOST)
-                    if start + timeout <= monotonic():
-                        raise self._timed_out(timeout, failure) from exc
                 else:
                     return slot
         except BaseException:
@@ -232,7 +234,7 @@ class Core:
     def _granted(self, waiter: _core.Waiter[Any], seconds: float) -> Steps:
         """Wait for what comes: a connection, or None when it is time to look again."""
         try:
-            yield Wait(waiter, seconds)
+            in_time = yield Wait(waiter, seconds)
         except BaseException:
             self._withdraw(waiter)
             if waiter.done() and not waiter.cancelled():
@@ -242,7 +244,8 @@ class Core:
                 else:
                     self._invite()
             raise
-        self._withdraw(waiter)
+        if not in_time:
+            self._withdraw(waiter)
         granted = waiter.result() if waiter.done() else None
         return granted if isinstance(granted, Slot) else None
 
@@ -279,7 +282,7 @@ class Core:
             f"{leased} of {self.limits.max_size} are in use, {len(self._queue)} more requests wait"
         )
         if failure is not None:
-            text += f"; the last attempt to connect failed: {failure}"
+            text += f"; the last attempt to connect failed: {str(failure) or 'it took too long'}"
         error = PoolTimeout(text)
         error.__cause__ = failure
         return error
@@ -450,13 +453,17 @@ class Core:
             self.discard(slot)
 
     def drained(self) -> Steps:
-        """The step to the end of all leases of a pool that is closing."""
-        waiter: _core.Waiter[None] = _core.Waiter()
-        with self._mutex:
-            if not self._slots:
-                return
-            self._drained.append(waiter)
-        yield Wait(waiter, float("inf"))
+        """The step to the end of all leases, and resets, of a pool that is closing."""
+        while True:
+            self.end_resets()
+            waiter: _core.Waiter[None] = _core.Waiter()
+            with self._mutex:
+                if not self._slots:
+                    return
+                self._drained.append(waiter)
+                ends = [slot.since + (slot.patience or RESET_TIMEOUT) for slot in self.resetting]
+            yield Wait(waiter, min(ends, default=float("inf")) - monotonic())
+            self._drained.remove(waiter)
 
     def terminate(self) -> None:
         """Close every connection at once."""

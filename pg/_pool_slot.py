@@ -76,18 +76,15 @@ class Slot:
     def moves_to(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """It is used there from now on. True: only after what the loop has to do already.
 
-        A thread that takes it away from a running loop leaves the removal of its reader to that
-        loop. Brought back, it would be given a reader first, which the removal then hits.
+        Whoever takes it away from a running loop leaves the removal of its reader to that loop.
+        Brought back, it would be given a reader first, which the removal then hits.
         """
         if self.loop is loop:
             return False
-        if self.loop is not None and loop is None:
+        if self.loop is not None:
             self.detached = self.loop
         self.loop = loop
-        if loop is None or self.detached is not loop:
-            return False
-        self.detached = None
-        return True
+        return loop is not None
 
     def wear_own(self) -> None:
         """Undo what the sync face has changed of its codecs."""
@@ -158,7 +155,7 @@ class Slot:
 
     def close(self) -> None:
         """Close the connection, where its loop is; never waits."""
-        con, loop = self.con, self.loop
+        con, loop = self.con, self.loop or self.detached
         if not self.is_connected() or con.is_closed():
             return
         if loop is not None and loop is not _get_running_loop() and loop.is_running():

@@ -72,6 +72,19 @@ class PooledConnection(Connection[Any]):
             slot.core.discard(slot)
 
 
+def _may_wait() -> None:
+    """Where a wait is forbidden, say so before anything is begun."""
+    if _core.place() < 0:
+        _core.Waiter().wait()
+
+
+def _has_news(fd: int) -> bool:
+    """Whether the server has said something meanwhile: perhaps that it is gone."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class Pool:
     """A pool of connections for sync code: greenlets of any loop, and plain threads.
 
@@ -211,6 +224,7 @@ class Pool:
         core = self._core
         delay = 0.1
         while core.size < core.limits.min_size:
+            _may_wait()
             failure: BaseException | None = None
             pause = 0.01  # others are at it
             try:
@@ -282,8 +296,7 @@ class Pool:
         while True:
             slot = core.take()
             if slot is None:
-                if _core.place() < 0:
-                    _core.Waiter().wait()  # which says why not
+                _may_wait()
                 left = max(0.0, end - monotonic())
                 slot = cast(Slot, run(core.acquire(left, patient=True)))
             try:
@@ -304,7 +317,7 @@ class Pool:
         """It may come from another place, where nobody heard that the server went away."""
         if slot.moves_to(loop) and _core.place() > 0:
             _core.sleep(0)
-        if loop is None and select.select([slot.con._fd], [], [], 0)[0]:
+        if loop is None and _has_news(slot.con._fd):
             slot.con._op("script", "status", "", timeout=RESET_TIMEOUT).run()
 
     def _dressed(self, slot: Slot) -> PooledConnection:

@@ -171,6 +171,8 @@ class Pool(Queries):
 
     def set_connect_args(self, dsn: str | None = None, **connect_kwargs: Any) -> None:
         """What new connections are made with from now on; expire_connections() replaces the old."""
+        if self._core.face is not self:
+            raise InterfaceError("this pool is a greenletio.pg.Pool's: it was given its arguments")
         self._kwargs = {"dsn": dsn, **connect_kwargs}
 
     # ---- opening and closing
