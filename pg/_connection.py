@@ -86,7 +86,7 @@ class Connection(TwoPhase, Generic[Row]):
         sql, args, oids = prepare(query, params)
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", self._begin(), timeout=timeout).run()
+                raw._op("script", "status", self._begin_sql(), timeout=timeout).run()
             if not args and is_script(sql):
                 results = raw._op("script", "tuples", sql, timeout=timeout).run()
                 return [typed(result, raw._codecs) for result in results or ()]
@@ -102,7 +102,7 @@ class Connection(TwoPhase, Generic[Row]):
         total = 0
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", self._begin()).run()
+                raw._op("script", "status", self._begin_sql()).run()
             for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2])):
                 values = [row[1] for row in group]
                 total += raw._op("many", "nothing", sql, values, oids=oids).run()
@@ -114,7 +114,7 @@ class Connection(TwoPhase, Generic[Row]):
         raw = self._raw
         with self._lock:
             if not self._autocommit and not self._blocks and raw._transaction_status == IDLE:
-                raw._op("script", "status", self._begin()).run()
+                raw._op("script", "status", self._begin_sql()).run()
             yield Copy(raw, sql)
 
     def _command(self, sql: str) -> None:
@@ -168,7 +168,7 @@ class Connection(TwoPhase, Generic[Row]):
             if self._raw._transaction_status != IDLE:
                 self._command(sql)
 
-    def _begin(
+    def _begin_sql(
         self,
         isolation: str | None = None,
         readonly: bool | None = None,

@@ -80,7 +80,7 @@ class TwoPhase:
         _lock: Any
 
         def _command(self, sql: str) -> None: ...
-        def _begin(
+        def _begin_sql(
             self,
             isolation: str | None = None,
             readonly: bool | None = None,
@@ -98,7 +98,7 @@ class TwoPhase:
         with self._lock:
             if self._tpc is not None or self._raw._transaction_status != 0:
                 raise ProgrammingError("tpc_begin() cannot be used inside a transaction")
-            self._command(self._begin())
+            self._command(self._begin_sql())
             self._tpc, self._tpc_prepared = xid, False
 
     def tpc_prepare(self) -> None:

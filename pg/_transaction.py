@@ -91,7 +91,7 @@ class Transaction:
         with connection._lock:
             self._outermost = connection._raw._transaction_status == 0
             if self._outermost:
-                sql = connection._begin(*self._options)
+                sql = connection._begin_sql(*self._options)
             else:
                 if any(option is not None for option in self._options):
                     raise ProgrammingError(

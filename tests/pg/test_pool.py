@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import warnings
 
 import pytest
@@ -442,13 +443,19 @@ def test_from_loop_to_loop_and_to_plain_code(loop_kind, dsn):
         with pool.sync.connection() as c:
             return c.execute("SELECT %s::int", (i,)).fetchone()[0]
 
+    threads = [threading.Thread(target=lambda i=i: found.append(work(i))) for i in range(4)]
+    found = []
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(found) == [0, 1, 2, 3]
+
     async def third():
-        loop = asyncio.get_running_loop()
         jobs = []
-        for i in range(0, 60, 3):  # tasks, greenlets, threads: all at once
+        for i in range(0, 60, 2):  # tasks and greenlets, all at once
             jobs.append(pool.fetchval("SELECT $1::int", i))
             jobs.append(async_(work)(i + 1))
-            jobs.append(loop.run_in_executor(None, work, i + 2))
         async with Ticker():
             assert await asyncio.gather(*jobs) == list(range(60))
         assert pool.get_size() == 2
@@ -457,3 +464,26 @@ def test_from_loop_to_loop_and_to_plain_code(loop_kind, dsn):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         Run(loop_kind)(third())
+
+
+def test_leases_leave_nothing_behind(run, dsn, aflat):
+    async def main():
+        async with aio.create_pool(dsn, min_size=1, max_size=1) as pool:
+
+            async def one():
+                async with pool.acquire() as c:
+                    st = await c.prepare("SELECT 1")
+                    assert await st.fetchval() == 1
+                with pytest.raises(asyncio.TimeoutError):
+                    async with pool.acquire() as c:
+                        await pool.acquire(timeout=0)
+                assert await pool.fetchval("SELECT 1") == 1
+                tasks = [asyncio.ensure_future(pool.fetchval("SELECT 1")) for _ in range(3)]
+                await asyncio.sleep(0)
+                for each in tasks:
+                    each.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+            await aflat(one, 20)
+
+    run(main())

@@ -352,7 +352,17 @@ def test_the_same_holds_for_the_python_implementation() -> None:
         missing("psycopg's Python implementation does not load: install libpq5 or libpq-dev")
     here = os.path.dirname(__file__)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-k", "not uvloop and not greenletio", here],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-qx",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "not uvloop and not greenletio",
+            here,
+        ],
         env=environ,
         capture_output=True,
         text=True,
