@@ -61,6 +61,18 @@ TOGETHER = [
     for query in ("select1", "by_key")
     for tasks in (10, 50)
 ]
+POOLS = [
+    Bench(
+        f"pool-{tasks}",
+        f"SELECT 1 from a pool of ten connections, {tasks} tasks",
+        "pool",
+        "us",
+        postgres=True,
+        multiple=tasks,
+        args={"tasks": tasks},
+    )
+    for tasks in (10, 50)
+]
 OTHERS = [
     Bench("executemany", "executemany of 1000 rows", "executemany", "us", postgres=True),
     Bench("copy-in", "COPY of 10,000 records in", "copy_in", "us", postgres=True),
@@ -97,7 +109,7 @@ PLAN = Plan(
     "python -m benchmarks.pg",
     __doc__,
     CONTENDERS,
-    [*FETCHES, *TOGETHER, *OTHERS],
+    [*FETCHES, *TOGETHER, *POOLS, *OTHERS],
     GOALS,
     sample_ms=50,
     wall=True,

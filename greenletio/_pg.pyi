@@ -103,6 +103,7 @@ class Connection:
     _cache_lifetime: float
     _cache_size: int
     _cacheable_size: int
+    _pooler: bool
     _introspect: Callable[[Any, list[int]], dict[int, Codec]] | None
     _on_event: Callable[[str, Any], None] | None
     _record_class: type[Record] | None

@@ -33,7 +33,12 @@ from greenletio.pg._errors import (
     Warning,
 )
 from greenletio.pg._json import Json, Jsonb
+from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, TooManyRequests
+from greenletio.pg._pool_sync import Pool
 from greenletio.pg._range import Range
+from greenletio.pg._retry import retry
+from greenletio.pg._tpc import Xid
+from greenletio.pg._transaction import Rollback, Transaction
 from greenletio.pg._values import (
     BitString,
     Box,
@@ -75,20 +80,28 @@ __all__ = (
     "Path",
     "Point",
     "Polygon",
+    "Pool",
+    "PoolClosed",
+    "PoolTimeout",
     "ProgrammingError",
     "ROWID",
     "Range",
     "Record",
+    "Rollback",
     "STRING",
     "Time",
     "TimeFromTicks",
     "Timestamp",
     "TimestampFromTicks",
+    "TooManyRequests",
+    "Transaction",
     "Warning",
+    "Xid",
     "apilevel",
     "connect",
     "errors",
     "paramstyle",
+    "retry",
     "rows",
     "threadsafety",
 )

@@ -22,6 +22,8 @@ from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
 from greenletio.pg._pipeline import Pipeline
 from greenletio.pg._query import is_script, prepare
+from greenletio.pg._tpc import TwoPhase
+from greenletio.pg._transaction import Transaction, begin
 from greenletio.pg.errors import InterfaceError, NotSupportedError, ProgrammingError
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ logger = logging.getLogger("greenletio.pg")
 IDLE = 0  # libpq's PQTRANS_IDLE
 
 
-class Connection(Generic[Row]):
+class Connection(TwoPhase, Generic[Row]):
     """A session with a server, for sync code.
 
     In a greenlet (under ``async_`` or ``spawn``) each call that waits for the server suspends the
@@ -75,6 +77,10 @@ class Connection(Generic[Row]):
         self._pipeline: Pipeline | None = None
         self._notice_handlers: list[Callable[[_errors.Diagnostic], Any]] = []
         self.row_factory = row_factory
+        #: What the transactions to come are like; None: as the session's defaults are.
+        self.isolation_level: str | None = None
+        self.read_only: bool | None = None
+        self.deferrable: bool | None = None
 
     # -- running
 
@@ -104,10 +110,10 @@ class Connection(Generic[Row]):
             return
         if pipeline is None:
             if self._raw._transaction_status == IDLE:
-                self._raw._op("script", "status", "BEGIN", timeout=timeout).run()
+                self._raw._op("script", "status", self._begin_sql(), timeout=timeout).run()
         elif pipeline.idle:
             pipeline.idle = False
-            pipeline._send(self._raw._op("query", "nothing", "BEGIN", ()))
+            pipeline._send(self._raw._op("query", "nothing", self._begin_sql(), ()))
 
     def _run_many(self, query: str, params_seq: Iterable[Any]) -> int:
         """Run a query for each of the parameters; the number of rows that were concerned.
@@ -220,6 +226,8 @@ class Connection(Generic[Row]):
     def _end(self, sql: str) -> None:
         if self._blocks:
             raise ProgrammingError(f"{sql} inside a block of transaction() is the block's own")
+        if self._tpc is not None:
+            raise ProgrammingError(f"{sql} of a transaction by tpc_begin() is tpc_{sql.lower()}()")
         if self.closed:
             raise InterfaceError("the connection is closed")
         self._check_turn()
@@ -260,31 +268,40 @@ class Connection(Generic[Row]):
                     raise
         pipeline._settle()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """A block that is done as a whole or not at all; inside a transaction: a savepoint."""
+    def _begin_sql(
+        self,
+        isolation: str | None = None,
+        readonly: bool | None = None,
+        deferrable: bool | None = None,
+    ) -> str:
+        return begin(
+            self.isolation_level if isolation is None else isolation,
+            self.read_only if readonly is None else readonly,
+            self.deferrable if deferrable is None else deferrable,
+        )
+
+    def transaction(
+        self,
+        savepoint_name: str | None = None,
+        force_rollback: bool = False,
+        *,
+        isolation: str | None = None,
+        readonly: bool | None = None,
+        deferrable: bool | None = None,
+    ) -> Transaction:
+        """A block that is done as a whole or not at all; inside a transaction: a savepoint.
+
+        ``raise Rollback`` undoes it and goes on behind it, `force_rollback` undoes it in any case.
+        `isolation` is ``"serializable"``, say; what is None is as the connection's isolation_level,
+        read_only and deferrable say, or the session's defaults.
+        """
         if self._pipeline is not None:
             raise InterfaceError(
                 "a transaction() block belongs around a pipeline, not inside of it"
             )
         self._check_turn()
-        with self._lock:
-            outermost = self._raw._transaction_status == IDLE
-            self._savepoints += 1
-            name = f"_gio_savepoint_{self._savepoints}"
-            self._command("BEGIN" if outermost else f"SAVEPOINT {name}")
-            self._blocks += 1
-        try:
-            yield
-        except BaseException:
-            self._blocks -= 1
-            if not self.closed:
-                undo = f"ROLLBACK TO {name}; RELEASE SAVEPOINT {name}"
-                self._command("ROLLBACK" if outermost else undo)
-            raise
-        else:
-            self._blocks -= 1
-            self._command("COMMIT" if outermost else f"RELEASE SAVEPOINT {name}")
+        options = (isolation, readonly, deferrable)
+        return Transaction(self, options, savepoint_name, force_rollback)
 
     # -- what happens by itself
 
@@ -363,6 +380,7 @@ def connect(
     autocommit: bool = False,
     timeout: float | None = None,
     row_factory: None = None,
+    pooler: bool = False,
     **kwargs: Any,
 ) -> Connection[tuple[Any, ...]]: ...
 @overload
@@ -372,6 +390,7 @@ def connect(
     autocommit: bool = False,
     timeout: float | None = None,
     row_factory: Factory[Other],
+    pooler: bool = False,
     **kwargs: Any,
 ) -> Connection[Other]: ...
 def connect(
@@ -380,6 +399,7 @@ def connect(
     autocommit: bool = False,
     timeout: float | None = None,
     row_factory: Any = None,
+    pooler: bool = False,
     **kwargs: Any,
 ) -> Connection[Any]:
     """Connect to a server: a libpq connection string or URL, and any option of libpq by its name.
@@ -388,8 +408,12 @@ def connect(
     all of them within `timeout` seconds. Names are resolved off the loop. Waits as every call of
     the connection does; can be cancelled. OperationalError (CannotConnect, or what the server
     said); TimeoutError after `timeout`.
+
+    ``pooler=True`` is for PgBouncer and others that give a session to a client for a transaction or
+    a statement only: nothing is prepared on the server.
     """
     raw = _pg.Connection()
+    raw._pooler = pooler
     connect_sync(raw, options_of(conninfo, kwargs), timeout)
     raw._codecs.update(_json.codecs())
     connection: Connection[Any] = Connection(

@@ -7,6 +7,7 @@ pytest_plugins = (
     "fix_loops",
     "fix_flat",
     "fix_examples",
+    "fix_pgbouncer",
     "fix_postgres",
     "fix_leaks",
     "fix_servers",

@@ -24,7 +24,7 @@ from fix_missing import missing
 
 from greenletio._embedded import EmbeddedServer
 
-SETTINGS = {"max_connections": 200, "wal_level": "logical"}
+SETTINGS = {"max_connections": 200, "max_prepared_transactions": 20, "wal_level": "logical"}
 
 Query = Callable[..., list[tuple[Any, ...]]]
 

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 from benchmarks.contenders._queries import QUERIES, SETUP, check_rows
-from benchmarks.meter import Meter
+from benchmarks.meter import Meter, check
 
 
 class Free:
@@ -91,6 +91,22 @@ class Contender(Together):
         check_rows(query, rows)
         for connection in connections:
             await connection.close()
+
+    async def pool(self, meter: Meter, n: int, tasks: int) -> None:
+        """n queries in all, by so many tasks, on a pool of ten connections."""
+        module = importlib.import_module(self.module)
+        async with module.create_pool(os.environ["DATABASE_URL"]) as pool:
+            check(pool.get_size() == 10, "the pool has ten connections")
+            values = set()
+
+            async def work(count: int) -> None:
+                for _ in range(count):
+                    values.add(await pool.fetchval("SELECT 1"))
+
+            for count in meter.phases(n):
+                each = max(count // tasks, 1)
+                await asyncio.gather(*(work(each) for _ in range(tasks)))
+            check(values == {1}, "the value has come")
 
     async def executemany(self, meter: Meter, n: int) -> None:
         connection = await self._connect()

@@ -101,6 +101,8 @@ struct GioPgConn {
     uint64_t clock;        /* grows with every use of a statement */
     uint64_t changes;      /* of the schema, made by this connection or undone */
     bool changed_in_tx;    /* by the transaction that is open */
+    /* The session may be another's after each round trip: each is complete by itself. */
+    char pooler;
     unsigned long serial;
     PyObject *codecs;       /* {oid: Codec}: what differs from the built-in ones */
     PyObject *introspect;   /* callable: rows of the catalogue -> {oid: Codec} */
@@ -402,7 +404,7 @@ struct GioPgStatement {
     uint64_t used;
     int64_t born;    /* when it was cached */
     int64_t element; /* executemany(): which one is being sent, from 1; else 0 */
-    char name[64];   /* "": the unnamed one */
+    char name[64];   /* "": the unnamed one, of which a pooler's next round trip knows nothing */
     char tag[64];    /* of the command that it was last */
     bool prepared;   /* the server has it */
     bool described;  /* params and cols are known */

@@ -97,7 +97,7 @@ gio_pg_statement_get(GioPgOp *op)
     s->born = c->st->api->now();
     s->cached = c->cache_size > 0 &&
                 (c->cacheable_size == 0 || PyUnicode_GET_LENGTH(s->sql) <= c->cacheable_size);
-    if (s->cached || op->kind == GIO_PG_PREPARE)
+    if ((s->cached || op->kind == GIO_PG_PREPARE) && !c->pooler)
         PyOS_snprintf(s->name, sizeof s->name, "_gio_%lx", ++c->serial);
     return s;
 }
@@ -142,6 +142,10 @@ gio_pg_statement_oldest(GioPgConn *c)
         return NULL; /* those that are too old are somebody's still */
     if (oldest != NULL && oldest->used == 0)
         c->expired--;
+    if (oldest != NULL && oldest->name[0] == '\0') { /* the server does not have it */
+        gio_pg_statement_forget(c, oldest);
+        return NULL;
+    }
     return oldest;
 }
 
@@ -374,7 +378,7 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
                          s->nparams, s->nparams == 1 ? "" : "s", n, n == 1 ? "was" : "were");
         return -1;
     }
-    const char *few_values[FEW], **values = few_values;
+    const char *sql, *few_values[FEW], **values = few_values;
     int few_lens[2 * FEW], *lens = few_lens;
     int rc = -1;
     if (n > FEW) {
@@ -407,7 +411,8 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
         gio_pg_error_set("InterfaceError", "the connection was closed meanwhile");
         goto done;
     }
-    const char *at = c->out.data, *sql = gio_pg_statement_text(s->sql);
+    const char *at = c->out.data;
+    sql = gio_pg_statement_text(s->sql);
     if (sql == NULL)
         goto done;
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -415,9 +420,9 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
         if (lens[i] >= 0)
             at += lens[i] + 1;
     }
-    /* What has no name may be another statement by now, where many share the connection. */
+    /* What has no name may be another statement by now, where others use the connection, too. */
     int ok =
-        s->name[0] == '\0' && c->mode == GIO_PG_SHARED
+        s->name[0] == '\0' && (c->mode == GIO_PG_SHARED || c->pooler)
             ? PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !s->text)
             : PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !s->text);
     if (!ok) {
@@ -510,7 +515,8 @@ statement_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     GioPgStatement *s = (GioPgStatement *)type->tp_alloc(type, 0);
     if (s == NULL)
         return NULL;
-    if (name[0] == '\0' || strlen(name) >= sizeof s->name) {
+    /* At a pooler it has none. */
+    if ((name[0] == '\0' && !((GioPgConn *)c)->pooler) || strlen(name) >= sizeof s->name) {
         gio_pg_error_set("InterfaceError", "the name of a statement has between 1 and %zu bytes",
                          sizeof s->name - 1);
         Py_DECREF(s);

@@ -26,7 +26,10 @@ from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
 from greenletio.pg.aio._logging import LoggedQuery
 from greenletio.pg.aio._pipeline import Pipeline
+from greenletio.pg.aio._pool import Pool, PoolAcquireContext, create_pool
+from greenletio.pg.aio._pool_proxy import PoolConnectionProxy
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
+from greenletio.pg.aio._retry import retry
 from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
@@ -47,6 +50,9 @@ __all__ = (
     "Pipeline",
     "Point",
     "Polygon",
+    "Pool",
+    "PoolAcquireContext",
+    "PoolConnectionProxy",
     "PreparedStatement",
     "Range",
     "Record",
@@ -55,7 +61,9 @@ __all__ = (
     "Transaction",
     "Type",
     "connect",
+    "create_pool",
     "exceptions",
+    "retry",
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
@@ -14,6 +14,7 @@ from greenletio.pg._conninfo import options_of
 from greenletio.pg.aio._connection import Connection
 from greenletio.pg.aio._tls import options_of as tls_options
 from greenletio.pg.errors import InterfaceError, ProgrammingError
+from greenletio.pg.rows import Factory
 
 __all__ = ("connect",)
 
@@ -86,6 +87,9 @@ async def connect(
     server_settings: dict[str, str] | None = None,
     target_session_attrs: str | None = None,
     shared: bool = False,
+    pooler: bool = False,
+    row_factory: Factory[Any] | None = None,
+    _open: Callable[..., Coroutine[Any, Any, None]] = connect_async,
     **options: Any,
 ) -> Connection:
     """Connect to a server: asyncpg's arguments, and any option of libpq by its name.
@@ -105,6 +109,12 @@ async def connect(
 
     With ``shared`` the queries of many tasks are on their way at the same time, each one by itself:
     see ``Connection.shared``.
+
+    `row_factory`, one of ``greenletio.pg.rows``, makes rows other than Records.
+
+    ``pooler=True`` is for PgBouncer and others that give a session to a client for a transaction or
+    a statement only: nothing is prepared on the server, and nothing of a session is relied on. So
+    it is with ``statement_cache_size=0``, too, but then every query asks for its types anew.
     """
     if not issubclass(connection_class, Connection):
         raise InterfaceError(
@@ -146,9 +156,11 @@ async def connect(
     connection._cache_size = statement_cache_size
     connection._cache_lifetime = max_cached_statement_lifetime
     connection._cacheable_size = max_cacheable_statement_size
+    connection._pooler = pooler or statement_cache_size == 0
     connection._timeout = command_timeout
     connection._record_class = record_class
-    await connect_async(connection, named, timeout)
+    await _open(connection, named, timeout)  # a pool's may wait as sync code does
     connection._connected()
     connection.shared = shared
+    connection.row_factory = row_factory
     return connection

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from greenletio import _pg
 from greenletio.pg._connect import forget_types
+from greenletio.pg._reset import UNDO
 from greenletio.pg.aio._codecs import CodecMethods
 from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._cursor import CursorFactory
@@ -19,9 +20,10 @@ from greenletio.pg.aio._logging import LoggingMethods
 from greenletio.pg.aio._messages import PostgresLogMessage, message_of
 from greenletio.pg.aio._pipeline import Pipeline
 from greenletio.pg.aio._prepared import PreparedStatement
+from greenletio.pg.aio._rows import RowFactory
 from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
-from greenletio.pg.errors import ConnectionClosed
+from greenletio.pg.errors import ConnectionClosed, InterfaceError
 
 __all__ = ("Connection", "ServerVersion")
 
@@ -41,7 +43,7 @@ class ServerVersion(NamedTuple):
     serial: int
 
 
-class Connection(CodecMethods, CopyMethods, LoggingMethods, _pg.Connection):
+class Connection(CodecMethods, CopyMethods, LoggingMethods, RowFactory, _pg.Connection):
     """A session with a server, for tasks: asyncpg's names and semantics.
 
     Several tasks may use one connection: their queries take turns, in the order in which they were
@@ -69,7 +71,8 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, _pg.Connection):
 
     def _connected(self) -> None:
         self._on_event = _events(self)
-        if asyncio.get_running_loop().get_debug():
+        loop = asyncio._get_running_loop()  # a pool connects in plain code, too
+        if loop is not None and loop.get_debug():
             self._source = traceback.format_stack(sys._getframe(1), 10)
 
     def _check_open(self) -> None:
@@ -158,7 +161,9 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, _pg.Connection):
         self._check_open()
         if timeout is None:
             timeout = self._timeout
-        statement = _pg.Statement(self, query, name or self._new_name("prepared"))
+        # A pooler's next round trip knows nothing of it: it has no name.
+        name = "" if self._pooler else name or self._new_name("prepared")
+        statement = _pg.Statement(self, query, name)
         await self._close_statements(timeout)
         await self._op("prepare", "statement", query, statement=statement, timeout=timeout)
         return PreparedStatement(self, statement, record_class)
@@ -220,6 +225,10 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, _pg.Connection):
     async def add_listener(self, channel: str, callback: Listener) -> None:
         """LISTEN: have callback(connection, pid, channel, payload) called for each notification."""
         self._check_open()
+        if self._pooler:
+            raise InterfaceError(
+                "LISTEN needs a session of one's own: this connection is to a transaction pooler"
+            )
         if channel not in self._listeners:
             await self.fetch(f"LISTEN {quoted(channel)}")
         listeners = self._listeners.setdefault(channel, [])
@@ -296,11 +305,12 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, _pg.Connection):
             if transaction is None or not transaction._managed:
                 message = f"Resetting connection with an active transaction {self!r}"
                 asyncio.get_running_loop().call_exception_handler({"message": message})
-        await self._op("script", "status", sql, timeout=timeout)
+        if sql:
+            await self._op("script", "status", sql, timeout=timeout)
 
     def get_reset_query(self) -> str:
         """What reset() sends: for subclasses to change."""
-        return _RESET
+        return "" if self._pooler else UNDO  # a pooler's session is not ours
 
     def __del__(self) -> None:
         if not self.is_closed():
@@ -316,10 +326,6 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, _pg.Connection):
 
 _FAILED = 3  # libpq's PQTRANS_INERROR
 _SOURCE = "run in asyncio debug mode to see where it was made"
-_RESET = (
-    "SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL; "
-    "DISCARD TEMP; DISCARD SEQUENCES"
-)
 
 
 def _events(connection: Connection) -> Callable[[str, Any], None]:

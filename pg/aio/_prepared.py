@@ -60,7 +60,8 @@ class PreparedStatement:
         statement: _pg.Statement,
         record_class: type[_pg.Record] | None,
     ) -> None:
-        self._connection = connection
+        self._connection = connection  # a pool's is over with its lease
+        self._server_side = connection
         self._statement = statement
         self._record_class = record_class
         self._closed = False
@@ -109,14 +110,15 @@ class PreparedStatement:
     ) -> list[_pg.Record]:
         """Its rows."""
         rows: list[_pg.Record] = await self._run("records", args, timeout, 0, record_class)
-        return rows
+        return self._connection._made(rows)
 
     async def fetchrow(
         self, *args: Any, timeout: float | None = None, record_class: type[_pg.Record] | None = None
     ) -> _pg.Record | None:
         """Its first row, or None."""
         row: _pg.Record | None = await self._run("record", args, timeout, 0, record_class)
-        return row
+        made: _pg.Record | None = self._connection._made_one(row)
+        return made
 
     async def fetchval(
         self, *args: Any, column: int | str = 0, timeout: float | None = None
@@ -204,10 +206,11 @@ class PreparedStatement:
         )
 
     def __del__(self) -> None:
-        connection, statement = self._connection, self._statement
-        if statement.is_prepared and not self._closed and not connection.is_closed():
-            if statement not in connection._cache.values():
-                connection._to_close.append(statement.name)
+        connection, statement = self._server_side, self._statement
+        if self._closed or not statement.name or not statement.is_prepared:
+            return
+        if not connection.is_closed() and statement not in connection._cache.values():
+            connection._to_close.append(statement.name)
 
     def __repr__(self) -> str:
         return f"<PreparedStatement {self._statement.sql!r}>"

@@ -195,4 +195,4 @@ def test_what_a_process_does_at_its_end_is_registered_once(python: Python) -> No
         print(green.ForkAwareLocal.__mro__[1].__module__)
         """
     )
-    assert out.split() == ["False", "True", "True", "greenletio.green._local"]
+    assert out.split() == ["False", "True", "True", "greenletio.green._thread"]

@@ -1,0 +1,188 @@
+"""What a Pool does by itself: a connection's methods, each on one of its connections."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from greenletio import _pg
+from greenletio.pg._reset import may_prepare
+from greenletio.pg.aio._copy import Output, Source
+
+if TYPE_CHECKING:
+    from greenletio.pg._pool import Core
+    from greenletio.pg._pool_slot import Slot
+    from greenletio.pg.aio._pool import PoolAcquireContext
+
+__all__ = ("Queries",)
+
+
+class Queries:
+    """The connection is reset afterwards, in the background."""
+
+    _core: Core
+
+    if TYPE_CHECKING:
+
+        def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext: ...
+        async def _lease(self, timeout: float | None) -> Slot: ...
+
+    # The four that are hot have no proxy unless functions of the user's are to be called.
+    _setup: Any
+    _reset: Any
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """``Connection.execute()``."""
+        if self._setup is not None or self._reset is not None:
+            async with self.acquire() as connection:
+                return await connection.execute(query, *args, **_limit(timeout))
+        slot = await self._lease(None)
+        slot.dirty = True
+        slot.uses += 1
+        if may_prepare(query):
+            slot.prepared = True
+        try:
+            return await slot.con.execute(query, *args, **_limit(timeout))
+        finally:
+            self._core.give(slot)
+
+    async def fetch(
+        self,
+        query: str,
+        *args: Any,
+        timeout: float | None = None,
+        record_class: type[_pg.Record] | None = None,
+    ) -> list[_pg.Record]:
+        """``Connection.fetch()``."""
+        options = _limit(timeout)
+        if record_class is not None:
+            options["record_class"] = record_class
+        if self._setup is not None or self._reset is not None:
+            async with self.acquire() as connection:
+                return await connection.fetch(query, *args, **options)
+        slot = await self._lease(None)
+        slot.dirty = True
+        slot.uses += 1
+        if may_prepare(query):
+            slot.prepared = True
+        try:
+            return await slot.con.fetch(query, *args, **options)
+        finally:
+            self._core.give(slot)
+
+    async def fetchrow(
+        self,
+        query: str,
+        *args: Any,
+        timeout: float | None = None,
+        record_class: type[_pg.Record] | None = None,
+    ) -> _pg.Record | None:
+        """``Connection.fetchrow()``."""
+        options = _limit(timeout)
+        if record_class is not None:
+            options["record_class"] = record_class
+        if self._setup is not None or self._reset is not None:
+            async with self.acquire() as connection:
+                return await connection.fetchrow(query, *args, **options)
+        slot = await self._lease(None)
+        slot.dirty = True
+        slot.uses += 1
+        if may_prepare(query):
+            slot.prepared = True
+        try:
+            return await slot.con.fetchrow(query, *args, **options)
+        finally:
+            self._core.give(slot)
+
+    async def fetchval(
+        self, query: str, *args: Any, column: int = 0, timeout: float | None = None
+    ) -> Any:
+        """``Connection.fetchval()``."""
+        options = _limit(timeout)
+        if column:
+            options["column"] = column
+        if self._setup is not None or self._reset is not None:
+            async with self.acquire() as connection:
+                return await connection.fetchval(query, *args, **options)
+        slot = await self._lease(None)
+        slot.dirty = True
+        slot.uses += 1
+        if may_prepare(query):
+            slot.prepared = True
+        try:
+            return await slot.con.fetchval(query, *args, **options)
+        finally:
+            self._core.give(slot)
+
+    async def executemany(
+        self, command: str, args: Iterable[Sequence[Any]], *, timeout: float | None = None
+    ) -> None:
+        """``Connection.executemany()``."""
+        async with self.acquire() as connection:
+            await connection.executemany(command, args, timeout=timeout)
+
+    async def copy_from_table(self, table_name: str, *, output: Output, **options: Any) -> str:
+        """``Connection.copy_from_table()``."""
+        async with self.acquire() as connection:
+            return await connection.copy_from_table(table_name, output=output, **options)
+
+    async def copy_from_query(self, query: str, *args: Any, output: Output, **options: Any) -> str:
+        """``Connection.copy_from_query()``."""
+        async with self.acquire() as connection:
+            return await connection.copy_from_query(query, *args, output=output, **options)
+
+    async def copy_to_table(self, table_name: str, *, source: Source, **options: Any) -> str:
+        """``Connection.copy_to_table()``."""
+        async with self.acquire() as connection:
+            return await connection.copy_to_table(table_name, source=source, **options)
+
+    async def copy_records_to_table(
+        self,
+        table_name: str,
+        *,
+        records: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
+        **options: Any,
+    ) -> str:
+        """``Connection.copy_records_to_table()``."""
+        async with self.acquire() as connection:
+            return await connection.copy_records_to_table(table_name, records=records, **options)
+
+    # ---- how many there are
+
+    _init_size: int
+
+    def get_size(self) -> int:
+        """How many connections there are."""
+        return self._core.size
+
+    def get_init_size(self) -> int:
+        """How many are made at first."""
+        return self._init_size
+
+    def get_min_size(self) -> int:
+        """How many there are at least."""
+        return self._core.limits.min_size
+
+    def get_max_size(self) -> int:
+        """How many there may be."""
+        return self._core.limits.max_size
+
+    def get_idle_size(self) -> int:
+        """How many nobody has."""
+        return self._core.available
+
+    def get_stats(self) -> dict[str, int]:
+        """What there is and what has happened: ``greenletio.pg.Pool.get_stats()``."""
+        core = self._core
+        return {
+            "pool_min": core.limits.min_size,
+            "pool_max": core.limits.max_size,
+            "pool_size": core.size,
+            "pool_available": core.available,
+            "requests_waiting": core.waiting,
+            **core.stats.as_dict(),
+        }
+
+
+def _limit(timeout: float | None) -> dict[str, Any]:
+    return {} if timeout is None else {"timeout": timeout}
