@@ -95,14 +95,16 @@ read_rows(GioPgOp *session, GioPgOp *sub)
     GioBuf rows = {NULL, 0, 0};
     char *row = NULL;
     int n = 0, failed = 0;
-    for (Py_ssize_t before = -1; rows.len > before && rows.len < AT_ONCE && !failed;) {
-        before = rows.len;
+    for (bool consumed = false;; consumed = true) {
+        Py_ssize_t before = rows.len;
         while (rows.len < AT_ONCE && !failed && (n = PQgetCopyData(c->pg, &row, 1)) > 0) {
             failed = gio_put(&rows, row, n);
             PQfreemem(row);
         }
-        /* libpq takes some 16 KiB from the socket at a time: there may be more. */
-        if (n != 0 || failed || !PQconsumeInput(c->pg))
+        /* libpq takes some 16 KiB from the socket at a time: there may be more. What it has taken
+         * is looked at before anybody waits: nothing else may come. */
+        if (n != 0 || failed || rows.len >= AT_ONCE || (consumed && rows.len == before) ||
+            !PQconsumeInput(c->pg))
             break;
     }
     bool some = rows.len > 0;
