@@ -24,7 +24,7 @@ demo: ## see what greenletio is for, on a real PostgreSQL (ARGS="--quick")
 
 test: ## the tests (ARGS="-k name")
 	@$(BOOTSTRAP) test
-	$(PYTEST) $(ARGS)
+	$(PYTEST) --pgtap $(ARGS)
 
 build: ## .venv and the extensions, for working on them
 	@$(BOOTSTRAP)
@@ -65,7 +65,7 @@ test-sqlalchemy: ## SQLAlchemy's compliance suite on our dialect (CHECKOUT=its r
 
 test-all: ## all of the above, and the tests marked `slow`
 	@$(BOOTSTRAP) test
-	$(PYTEST) -m '' $(ARGS)
+	$(PYTEST) --pgtap -m '' $(ARGS)
 	$(MAKE) leaks asan test-pythons test-stdlib
 
 lint: ## ruff, clang-format, and docker-compose.yml against its schema

@@ -8,11 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 from greenletio._pg import BUILTIN
 from greenletio.pg._json import Json, Jsonb, dumps
+from greenletio.pg._script import statements
 from greenletio.pg.errors import ProgrammingError
 
 __all__ = ("is_script", "prepare")
@@ -161,22 +163,9 @@ _KINDS: dict[type, Any] = {
     UUID: lambda value: (value, 2950),
 }
 
-_TOKEN = re.compile(
-    r"""(?:[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/"""
-    r"""|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|[^;])""",
-    re.DOTALL,
-)
-
 
 def is_script(query: str) -> bool:
     """Whether there are several statements in it: they go by the simple protocol."""
-    text = query.rstrip().rstrip(";")
-    if ";" not in text:
+    if ";" not in query.rstrip().rstrip(";"):
         return False
-    end = 0
-    while end < len(text):
-        found = _TOKEN.match(text, end)
-        if found is None:
-            return True
-        end = found.end()
-    return False
+    return len(list(islice(statements(query), 2))) > 1

@@ -12,6 +12,7 @@ pytest_plugins = (
     "fix_leaks",
     "fix_servers",
     "fix_sockets",
+    "fix_system_postgres",
 )
 
 # Time limits on single examples say more about the machine than about the code.

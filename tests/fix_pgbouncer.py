@@ -17,7 +17,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pytest
-from fix_missing import missing
 
 CONFIG = """
 [databases]
@@ -41,7 +40,7 @@ def program() -> str:
     """The path of the program; without it the test is skipped."""
     found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if found is None:
-        missing("there is no PgBouncer: apt-get install pgbouncer")
+        pytest.skip("there is no PgBouncer: apt-get install pgbouncer")
     return found
 
 
