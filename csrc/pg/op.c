@@ -406,9 +406,9 @@ wait_for(GioPgOp *op, int64_t deadline)
         }
         if (rc == 0 && (deadline == GIO_NEVER || api->now() < deadline))
             continue;
-        if (rc > 0 || op->answered)
+        if (rc > 0 || (rc == 0 && op->answered))
             continue;
-        gio_pg_op_give_up(op);
+        gio_pg_op_give_up(op); /* one that has its answer may be a COPY, which goes on */
         if (rc == 0)
             PyErr_SetNone(PyExc_TimeoutError);
         return -1;
