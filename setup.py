@@ -1,8 +1,9 @@
 """Builds the C extensions and lays out the package.
 
-What is declared, not computed, stands in pyproject.toml. The environment decides two things:
+What is declared, not computed, stands in pyproject.toml. The environment decides three things:
 GREENLETIO_WERROR=1 makes warnings errors; GREENLETIO_SANITIZE=1 builds under AddressSanitizer and
-UndefinedBehaviorSanitizer (`make asan` knows how such a build must be run).
+UndefinedBehaviorSanitizer (`make asan` knows how such a build must be run); PG_CONFIG names the
+pg_config of the libpq to build with, which is then found there when it runs, too.
 """
 
 import importlib.util
@@ -23,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 CFLAGS = ["-std=c11", "-O2", "-fvisibility=hidden", "-fno-plt"]
 CFLAGS += ["-Wall", "-Wextra", "-Wshadow", "-Wno-unused-parameter"]  # slots have fixed signatures
 LDFLAGS = []
+PG_CONFIG = os.environ.get("PG_CONFIG")
 if os.environ.get("GREENLETIO_WERROR") == "1":
     CFLAGS.append("-Werror")
 if os.environ.get("GREENLETIO_SANITIZE") == "1":
@@ -82,6 +84,11 @@ def libevent_include():
 
 def libpq_include():
     """The folder that holds libpq-fe.h."""
+    if PG_CONFIG is not None:
+        folder = ask(PG_CONFIG, "--includedir")
+        if not Path(folder, "libpq-fe.h").is_file():
+            fail(f"PG_CONFIG={PG_CONFIG} leads to no libpq-fe.h", "Name another, or unset it")
+        return folder
     folders = [
         ask("pg_config", "--includedir"),
         *pkg_config_includes("libpq"),
@@ -96,6 +103,8 @@ def libpq_include():
 
 def libpq_library():
     """The folder that holds libpq itself, as a list; empty if the linker looks there anyway."""
+    if PG_CONFIG is not None:
+        return [ask(PG_CONFIG, "--libdir")]
     folders = [ask("pg_config", "--libdir")]
     folders += [flag[2:] for flag in ask("pkg-config", "--libs-only-L", "libpq").split()]
     return [folder for folder in folders if folder and glob(f"{folder}/libpq.*")]
@@ -132,6 +141,7 @@ def extensions():
             more=["csrc/pq/request.c"],
             libraries=["pq"],
             library_dirs=libpq_library(),
+            runtime_library_dirs=libpq_library() if PG_CONFIG is not None else None,
         ),
     ]
 
@@ -199,6 +209,10 @@ if os.environ.get("GREENLETIO_SANITIZE") == "1":
     # The usual build must not find these objects and take them for its own.
     shutil.rmtree("build/asan", ignore_errors=True)
     options["build"] = {"build_base": "build/asan"}
+elif PG_CONFIG is not None:
+    # Objects that are of another libpq look just as new.
+    options["build"] = {"build_base": "build/libpq"}
+    options["build_ext"] = {"force": True}
 
 setup(
     options=options,

@@ -8,6 +8,7 @@
 #   PYTHON=python3.13     the interpreter to use; otherwise the first fitting one is found
 #   VENV=folder           where the virtual environment goes (.venv)
 #   GREENLETIO_WERROR=1   warnings of the C compiler are errors
+#   PG_CONFIG=path        the pg_config of the libpq to build with; otherwise the system's
 set -eu
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
@@ -67,7 +68,7 @@ find_missing() {
     if ! echo 'int main(void) { return 0; }' | "${CC:-cc}" -x c -o /dev/null - 2>/dev/null; then
         MISSING="$MISSING gcc libc6-dev"
     fi
-    has_header libpq-fe.h "$(pg_config --includedir 2>/dev/null) /usr/include/postgresql $(includes libpq)" ||
+    has_header libpq-fe.h "$("${PG_CONFIG:-pg_config}" --includedir 2>/dev/null) /usr/include/postgresql $(includes libpq)" ||
         MISSING="$MISSING libpq-dev"
     has_header event2/event.h "$(includes libevent)" || MISSING="$MISSING libevent-dev"
     has_header openssl/ssl.h "$(includes openssl)" || MISSING="$MISSING libssl-dev"
@@ -142,7 +143,7 @@ fi
 
 build_key() {
     {
-        echo "${GREENLETIO_WERROR:-}"
+        echo "${GREENLETIO_WERROR:-}${PG_CONFIG:-}"
         find csrc setup.py -type f -exec cksum {} + | sort
         find greenletio green pg -type f -name '*.py*' ! -name '*.pyc' | sort
         find greenletio green pg -type f -name "$is_copied" -exec cksum {} + | sort
