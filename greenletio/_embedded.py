@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from .errors import GreenletioError
 
-__all__ = ("EmbeddedServer",)
+__all__ = ("EmbeddedServer", "EmbeddedStandby")
 
 PREFIX = "greenletio-pg-"
 START_LIMIT = 60.0  # seconds; a first start on a busy machine is slow, a hang must still end
@@ -285,6 +285,27 @@ class EmbeddedServer:
         with self.log.open("rb") as log:
             log.seek(position)
             return log.read().decode(errors="replace")
+
+
+class EmbeddedStandby(EmbeddedServer):
+    """A hot standby: its data is a copy of the primary's, which it goes on following."""
+
+    def __init__(
+        self,
+        primary: EmbeddedServer,
+        *,
+        settings: Mapping[str, object] | None = None,
+        binaries: Path | None = None,
+        port: int | None = None,
+    ) -> None:
+        super().__init__(settings=settings, binaries=binaries, port=port)
+        self._primary = primary
+
+    def _init_data(self) -> None:
+        self.password = self._primary.password
+        source = f"--dbname={self._primary.url}"
+        target = f"--pgdata={self.data_dir}"
+        self._tool("pg_basebackup", source, target, "--write-recovery-conf", "--checkpoint=fast")
 
 
 def _packaged_binaries() -> Path:

@@ -12,7 +12,11 @@ from greenletio._hosts import Host, addresses_of
 from greenletio._threads import run_in_thread
 from greenletio.pg import _types
 from greenletio.pg._conninfo import Options, attempts, connect_timeout
-from greenletio.pg.errors import CannotConnect, DatabaseError
+from greenletio.pg.errors import (
+    CannotConnect,
+    DatabaseError,
+    InvalidAuthorizationSpecification,
+)
 
 __all__ = ("connect_async", "connect_sync", "connected", "forget_types")
 
@@ -45,7 +49,9 @@ class _Attempts:
 
     def failed(self, exc: BaseException) -> None:
         self.errors.append(exc)
-        if self._end is not None and time.monotonic() >= self._end:
+        # Who was refused by one server does not show the password to the next, as in libpq.
+        refused = isinstance(exc, InvalidAuthorizationSpecification)
+        if refused or (self._end is not None and time.monotonic() >= self._end):
             raise exc
 
     def give_up(self) -> BaseException:

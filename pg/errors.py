@@ -92,6 +92,7 @@ _POOLERS = (
 )
 _TLS = re.compile("SSL error|certificate|private key file|SSL_", re.IGNORECASE)
 _REFUSED = re.compile(r"(?<=: ) ?(\w+):  ([0-9A-Z]{5}): ")
+_LOCATION = re.compile(r"\nLOCATION:  .*")
 
 
 def _cannot_connect(message: str) -> DatabaseError:
@@ -105,8 +106,9 @@ def _cannot_connect(message: str) -> DatabaseError:
         return TlsFailed(message)
     if found is None:
         return CannotConnect(message)
-    text = message[: found.start()] + f"{found[1]}:  " + message[found.end() :]
-    error = lookup(found[2])(text.partition("\nLOCATION: ")[0])
+    # There may be more attempts in it, and remarks of libpq's own.
+    text = _LOCATION.sub("", _REFUSED.sub(r"\1:  ", message))
+    error = lookup(found[2])(text)
     error.sqlstate = found[2]
     return error
 

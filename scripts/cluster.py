@@ -20,8 +20,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from greenletio._embedded import EmbeddedServer
+from greenletio._embedded import EmbeddedServer, EmbeddedStandby
 from greenletio.errors import GreenletioError
 
 SETTINGS = {"max_connections": 200, "wal_level": "logical"}
@@ -39,20 +40,6 @@ pool_mode = transaction
 max_client_conn = 1000
 default_pool_size = 20
 """
-
-
-class Standby(EmbeddedServer):
-    """A hot standby: its data is a copy of the primary's, which it goes on following."""
-
-    def __init__(self, primary: EmbeddedServer, port: int, binaries: Path | None) -> None:
-        super().__init__(settings=SETTINGS, binaries=binaries, port=port)
-        self.primary = primary
-
-    def _init_data(self) -> None:
-        self.password = self.primary.password
-        source = f"--dbname={self.primary.url}"
-        target = f"--pgdata={self.data_dir}"
-        self._tool("pg_basebackup", source, target, "--write-recovery-conf", "--checkpoint=fast")
 
 
 @contextmanager
@@ -113,9 +100,9 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
     with ExitStack() as stack:
-        primary = EmbeddedServer(settings=SETTINGS, binaries=options.binaries, port=options.port)
-        stack.enter_context(primary)
-        standby = stack.enter_context(Standby(primary, options.port + 1, options.binaries))
+        both: dict[str, Any] = {"settings": SETTINGS, "binaries": options.binaries}
+        primary = stack.enter_context(EmbeddedServer(**both, port=options.port))
+        standby = stack.enter_context(EmbeddedStandby(primary, **both, port=options.port + 1))
         bouncer = stack.enter_context(pgbouncer(primary, options.port + 2))
         urls = {"PRIMARY_URL": primary.url, "STANDBY_URL": standby.url, "PGBOUNCER_URL": bouncer}
         if options.program:

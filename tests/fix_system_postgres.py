@@ -8,6 +8,10 @@ and extensions such as pgTAP.
 import hashlib
 import os
 import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +73,25 @@ class SystemServer(OwnServer):
         issued.private_key_pem.write_to_path(key)
         if self._as_user:
             os.chown(key, self._as_user["user"], self._as_user["group"])
+
+    @contextmanager
+    def certificate(self, issued: trustme.LeafCert) -> Iterator[None]:
+        """Have the server show that one for as long as the block runs."""
+        try:
+            self.write_certificate(issued)
+            self._reload()
+            yield
+        finally:
+            self.write_certificate(self.authority.issue_cert("localhost"))
+            self._reload()
+
+    def _reload(self) -> None:
+        """Have it read its files again; whoever connects after this gets what they say."""
+        loaded = "SELECT pg_conf_load_time()::text"
+        before = ask(self.url, loaded)
+        os.kill(self.pid, signal.SIGHUP)
+        while ask(self.url, loaded) == before:
+            time.sleep(0.005)
 
 
 _SERVER = pytest.StashKey[SystemServer]()
