@@ -94,6 +94,25 @@ def load() -> Path:
     return compiled("load.c", "load", "-lssl", "-lcrypto")
 
 
+def pg_floor() -> Path:
+    """The program of pg_floor.c, with the libpq of pg_config."""
+
+    def ask(what: str) -> str:
+        try:
+            done = subprocess.run(["pg_config", what], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as exc:
+            raise EnvError(f"pg_config {what} does not tell where libpq is: {exc}") from None
+        return done.stdout.strip()
+
+    return compiled(
+        "pg_floor.c",
+        "pg_floor",
+        f"-I{ask('--includedir')}",
+        f"-L{ask('--libdir')}",
+        "-lpq",
+    )
+
+
 def certificate() -> Path:
     """A server's certificate and key in one file, for TLS on this machine."""
     made = HOME / "bench.pem"

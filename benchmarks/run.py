@@ -153,13 +153,13 @@ class Run:
         if bench.n is not None:
             return bench.n // self._settings.shrink
         worker = self._worker(name, bench.shim)
-        n = 20
+        n = max(20, bench.multiple)
         while True:
             took = self._sample(worker, bench, name, n).cpu_ns
             factor = self._settings.sample_ns / max(took, 1)
             if factor < 1.5 or n >= 1_000_000:
                 return n
-            n = int(n * min(factor, 20)) // bench.multiple * bench.multiple
+            n = max(int(n * min(factor, 20)) // bench.multiple, 1) * bench.multiple
 
     def _check_shim(self, bench: Bench, names: list[str]) -> None:
         """The shim must have worked for those that make a greenlet for each call."""

@@ -8,7 +8,8 @@ import os
 from collections import deque
 from typing import Any
 
-from benchmarks.contenders._queries import QUERIES, SETUP, check_rows
+from benchmarks.contenders._drivers import Driver, Fetch
+from benchmarks.contenders._queries import QUERIES, check_rows
 from benchmarks.meter import Meter, check
 
 
@@ -33,20 +34,41 @@ class Free:
             self.free.append(connection)
 
 
-class Together:
-    """More tasks than connections."""
+class Contender(Driver):
+    packages: tuple[str, ...] = ("asyncpg", "uvloop")
+    module = "asyncpg"
+    connections = 1  # of those tasks that are together
 
-    connections = 1
+    async def _connect(self, dsn: str) -> Any:
+        return await importlib.import_module(self.module).connect(dsn)
 
-    async def _connect(self) -> Any:
-        raise NotImplementedError
+    async def _execute(self, connection: Any, sql: str) -> None:
+        await connection.execute(sql)
+
+    def _fetch(self, connection: Any) -> Fetch:
+        fetch: Fetch = connection.fetch
+        return fetch
+
+    async def _executemany(self, connection: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        await connection.executemany(sql, rows)
+
+    async def _copy_in(self, connection: Any, table: str, rows: list[tuple[Any, ...]]) -> None:
+        await connection.copy_records_to_table(table, records=rows)
+
+    async def _copy_out(self, connection: Any, table: str) -> int:
+        size = 0
+
+        async def sink(data: bytes) -> None:
+            nonlocal size
+            size += len(data)
+
+        await connection.copy_from_table(table, output=sink)
+        return size
 
     async def together(self, meter: Meter, n: int, query: str, tasks: int) -> None:
-        sql, args, _ = QUERIES[query]
-        connections = [await self._connect() for _ in range(self.connections)]
-        for connection in connections if query == "by_key" else ():
-            for statement in SETUP:
-                await connection.execute(statement)
+        """n queries in all, by more tasks than there are connections."""
+        sql, args, _, setup = QUERIES[query]
+        connections = [await self._open(setup) for _ in range(self.connections)]
         free = Free(connections)
         rows: Any = None
 
@@ -59,36 +81,7 @@ class Together:
 
         for count in meter.phases(n):
             await asyncio.gather(*(work(max(count // tasks, 1)) for _ in range(tasks)))
-        check_rows(query, rows)
-        for connection in connections:
-            await connection.close()
-
-
-class Contender(Together):
-    packages: tuple[str, ...] = ("asyncpg", "uvloop")
-    module = "asyncpg"
-
-    async def _connect(self) -> Any:
-        return await importlib.import_module(self.module).connect(os.environ["DATABASE_URL"])
-
-    async def fetch(self, meter: Meter, n: int, query: str, tasks: int) -> None:
-        """n queries in all, by so many tasks, each on a connection of its own."""
-        sql, args, _ = QUERIES[query]
-        connections = [await self._connect() for _ in range(tasks)]
-        for connection in connections if query == "by_key" else ():
-            for statement in SETUP:
-                await connection.execute(statement)
-        rows: Any = None
-
-        async def work(connection: Any, count: int) -> None:
-            nonlocal rows
-            for _ in range(count):
-                rows = await connection.fetch(sql, *args)
-
-        for count in meter.phases(n):
-            each = max(count // tasks, 1)
-            await asyncio.gather(*(work(connection, each) for connection in connections))
-        check_rows(query, rows)
+        check_rows(query, len(rows))
         for connection in connections:
             await connection.close()
 
@@ -107,21 +100,3 @@ class Contender(Together):
                 each = max(count // tasks, 1)
                 await asyncio.gather(*(work(each) for _ in range(tasks)))
             check(values == {1}, "the value has come")
-
-    async def executemany(self, meter: Meter, n: int) -> None:
-        connection = await self._connect()
-        await connection.execute("CREATE TEMP TABLE bench_many (a int, b text)")
-        rows = [(i, f"text {i}") for i in range(1000)]
-        for count in meter.phases(n):
-            for _ in range(count):
-                await connection.executemany("INSERT INTO bench_many VALUES ($1, $2)", rows)
-        await connection.close()
-
-    async def copy_in(self, meter: Meter, n: int) -> None:
-        connection = await self._connect()
-        await connection.execute("CREATE TEMP TABLE bench_copy (a int, b text, c float8)")
-        rows = [(i, f"text {i}", i / 3) for i in range(10_000)]
-        for count in meter.phases(n):
-            for _ in range(count):
-                await connection.copy_records_to_table("bench_copy", records=rows)
-        await connection.close()

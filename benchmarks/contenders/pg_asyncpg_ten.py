@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import asyncpg
+from benchmarks.contenders import pg_asyncpg
+from benchmarks.meter import Meter
 
-from benchmarks.contenders.pg_asyncpg import Together
 
+class Contender:
+    """Only what more tasks than connections do: else it is asyncpg."""
 
-class Contender(Together):
-    packages = ("asyncpg", "uvloop")
-    connections = 10
+    packages = pg_asyncpg.Contender.packages
 
-    async def _connect(self) -> Any:
-        return await asyncpg.connect(os.environ["DATABASE_URL"])
+    async def together(self, meter: Meter, n: int, query: str, tasks: int) -> Any:
+        asyncpg = pg_asyncpg.Contender()
+        asyncpg.connections = 10
+        await asyncpg.together(meter, n, query, tasks)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from benchmarks.contenders import pg_asyncpg
-from benchmarks.contenders._queries import QUERIES, SETUP, check_rows
+from benchmarks.contenders._queries import QUERIES, check_rows
 from benchmarks.meter import Meter
 
 
@@ -16,10 +16,8 @@ class Contender(pg_asyncpg.Contender):
 
     async def together(self, meter: Meter, n: int, query: str, tasks: int) -> None:
         """On one connection, which they share."""
-        sql, args, _ = QUERIES[query]
-        connection = await self._connect()
-        for statement in SETUP if query == "by_key" else ():
-            await connection.execute(statement)
+        sql, args, _, setup = QUERIES[query]
+        connection = await self._open(setup)
         connection.shared = True
         rows: Any = None
 
@@ -30,5 +28,5 @@ class Contender(pg_asyncpg.Contender):
 
         for count in meter.phases(n):
             await asyncio.gather(*(work(max(count // tasks, 1)) for _ in range(tasks)))
-        check_rows(query, rows)
+        check_rows(query, len(rows))
         await connection.close()
