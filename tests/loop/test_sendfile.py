@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 from fix_loops import LIKE_ASYNCIO, OURS
@@ -19,8 +20,12 @@ def file(tmp_path):
 async def begun(sockets, file, *part):
     """A sendfile() that waits for what was queued before it."""
     a, b = sockets()
+    for sock in (a, b):  # else the kernel's buffers may grow until they hold all of it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
     transport, protocol = await attach(a, Recorder)
     transport.write(MUCH)
+    assert transport.get_write_buffer_size()
     sending = asyncio.ensure_future(asyncio.get_running_loop().sendfile(transport, file, *part))
     await turns()
     return b, transport, protocol, sending
