@@ -182,6 +182,21 @@ open_timer(GioLoop *loop)
     return event_add(&loop->timer, NULL);
 }
 
+/* In a forked child: the timer is the parent's. One of our own takes its number, and event_reinit()
+ * watches that; until then the epoll is the parent's, too. */
+static void
+renew_timer(GioLoop *loop)
+{
+    int fresh = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    loop->alarm = 0;
+    if (fresh < 0 || (fresh != loop->timer_fd && dup3(fresh, loop->timer_fd, O_CLOEXEC) < 0)) {
+        PySys_WriteStderr("greenletio: a timer could not be made anew after fork\n");
+    }
+    if (fresh >= 0 && fresh != loop->timer_fd) {
+        close(fresh);
+    }
+}
+
 static void
 close_timer(GioLoop *loop)
 {
@@ -204,10 +219,17 @@ set_timer(GioLoop *loop, double until)
         at.it_value.tv_sec++;
         at.it_value.tv_nsec = 0;
     }
-    loop->alarm = until;
-    return timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+    int r = timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+    loop->alarm = r == 0 ? until : 0;
+    return r;
 }
 #else
+static void
+renew_timer(GioLoop *loop)
+{
+    (void)loop; /* event_reinit() does all there is to do */
+}
+
 static int
 open_timer(GioLoop *loop)
 {
@@ -345,9 +367,8 @@ gio_loops_after_fork(GioState *st)
         if (loop->base == NULL) {
             continue;
         }
-        int r = event_reinit(loop->base); /* first: until then the epoll is the parent's, */
-        close_timer(loop);                /* and so is the timer */
-        if (r < 0 || open_timer(loop) < 0) {
+        renew_timer(loop);
+        if (event_reinit(loop->base) < 0) {
             PySys_WriteStderr("greenletio: an event loop could not be made anew after fork\n");
         }
         /* One without references was being freed by a thread that is not in the child. */
