@@ -11,7 +11,7 @@ from fix_postgres import ask
 from greenletio import pg
 from greenletio.pg import aio
 
-SCRIPT = Path(__file__).with_name("pool_reset.sql")
+SCRIPT = Path(__file__).with_name("pool_reset.pgtap")
 
 OTHER = f"gio_other_{os.getpid()}"
 
