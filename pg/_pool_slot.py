@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from greenletio import _core
-from greenletio.pg._reset import RESET_TIMEOUT, reset_script
+from greenletio.pg._reset import RESET_TIMEOUT, may_prepare, reset_script
 
 if TYPE_CHECKING:
     from greenletio import _pg
@@ -72,6 +72,13 @@ class Slot:
     def is_connected(self) -> bool:
         """Whether there is a connection, open or closed."""
         return cast(object, self.con) is not None
+
+    def used(self, sql: object = None) -> None:
+        """Something is run on it: `sql`, if that is known."""
+        self.dirty = True
+        self.uses += 1
+        if may_prepare(sql):
+            self.prepared = True
 
     def moves_to(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """It is used there from now on. True: only after what the loop has to do already.

@@ -325,8 +325,7 @@ class Pool:
     def _dressed(self, slot: Slot) -> PooledConnection:
         """The connection as this face has it."""
         raw = slot.con
-        slot.dirty = True
-        slot.uses += 1
+        slot.used()
         if slot.undress is None:
             codecs = _json.codecs()
             before = {oid: raw._codecs.get(oid) for oid in codecs}

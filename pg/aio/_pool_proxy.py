@@ -7,7 +7,6 @@ import warnings
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any
 
-from greenletio.pg._reset import may_prepare
 from greenletio.pg.aio._connection import Connection
 from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.aio._transaction import Transaction
@@ -44,10 +43,7 @@ def _forward(name: str) -> Any:
         if slot is None:
             raise _released(name)
         if not passive:
-            slot.dirty = True
-            slot.uses += 1
-            if runs and args and may_prepare(args[0]):
-                slot.prepared = True
+            slot.used(args[0] if runs and args else None)
         return getattr(slot.con, name)(*args, **kwargs)
 
     method.__name__ = name
@@ -166,8 +162,7 @@ class PoolConnectionProxy(_Base):
             slot = self._slot
             if slot is None:
                 raise _released(name)
-            slot.dirty = True
-            slot.uses += 1
+            slot.used()
             return getattr(slot.con, name)
 
         def _through(self, made):

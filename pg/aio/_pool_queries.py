@@ -6,7 +6,6 @@ from collections.abc import AsyncIterable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from greenletio import _pg
-from greenletio.pg._reset import may_prepare
 from greenletio.pg.aio._copy import Output, Source
 
 if TYPE_CHECKING:
@@ -31,20 +30,23 @@ class Queries:
     _setup: Any
     _reset: Any
 
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        """``Connection.execute()``."""
+    async def _one(self, name: str, query: str, args: tuple[Any, ...], **options: Any) -> Any:
+        """A connection's method; of the options those that are not None, its defaults."""
+        options = {option: value for option, value in options.items() if value is not None}
         if self._setup is not None or self._reset is not None:
             async with self.acquire() as connection:
-                return await connection.execute(query, *args, **_limit(timeout))
+                return await getattr(connection, name)(query, *args, **options)
         slot = await self._lease(None)
-        slot.dirty = True
-        slot.uses += 1
-        if may_prepare(query):
-            slot.prepared = True
+        slot.used(query)
         try:
-            return await slot.con.execute(query, *args, **_limit(timeout))
+            return await getattr(slot.con, name)(query, *args, **options)
         finally:
             self._core.give(slot)
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """``Connection.execute()``."""
+        status: str = await self._one("execute", query, args, timeout=timeout)
+        return status
 
     async def fetch(
         self,
@@ -54,21 +56,10 @@ class Queries:
         record_class: type[_pg.Record] | None = None,
     ) -> list[_pg.Record]:
         """``Connection.fetch()``."""
-        options = _limit(timeout)
-        if record_class is not None:
-            options["record_class"] = record_class
-        if self._setup is not None or self._reset is not None:
-            async with self.acquire() as connection:
-                return await connection.fetch(query, *args, **options)
-        slot = await self._lease(None)
-        slot.dirty = True
-        slot.uses += 1
-        if may_prepare(query):
-            slot.prepared = True
-        try:
-            return await slot.con.fetch(query, *args, **options)
-        finally:
-            self._core.give(slot)
+        rows: list[_pg.Record] = await self._one(
+            "fetch", query, args, timeout=timeout, record_class=record_class
+        )
+        return rows
 
     async def fetchrow(
         self,
@@ -78,41 +69,16 @@ class Queries:
         record_class: type[_pg.Record] | None = None,
     ) -> _pg.Record | None:
         """``Connection.fetchrow()``."""
-        options = _limit(timeout)
-        if record_class is not None:
-            options["record_class"] = record_class
-        if self._setup is not None or self._reset is not None:
-            async with self.acquire() as connection:
-                return await connection.fetchrow(query, *args, **options)
-        slot = await self._lease(None)
-        slot.dirty = True
-        slot.uses += 1
-        if may_prepare(query):
-            slot.prepared = True
-        try:
-            return await slot.con.fetchrow(query, *args, **options)
-        finally:
-            self._core.give(slot)
+        row: _pg.Record | None = await self._one(
+            "fetchrow", query, args, timeout=timeout, record_class=record_class
+        )
+        return row
 
     async def fetchval(
         self, query: str, *args: Any, column: int = 0, timeout: float | None = None
     ) -> Any:
         """``Connection.fetchval()``."""
-        options = _limit(timeout)
-        if column:
-            options["column"] = column
-        if self._setup is not None or self._reset is not None:
-            async with self.acquire() as connection:
-                return await connection.fetchval(query, *args, **options)
-        slot = await self._lease(None)
-        slot.dirty = True
-        slot.uses += 1
-        if may_prepare(query):
-            slot.prepared = True
-        try:
-            return await slot.con.fetchval(query, *args, **options)
-        finally:
-            self._core.give(slot)
+        return await self._one("fetchval", query, args, column=column or None, timeout=timeout)
 
     async def executemany(
         self, command: str, args: Iterable[Sequence[Any]], *, timeout: float | None = None
@@ -182,7 +148,3 @@ class Queries:
             "requests_waiting": core.waiting,
             **core.stats.as_dict(),
         }
-
-
-def _limit(timeout: float | None) -> dict[str, Any]:
-    return {} if timeout is None else {"timeout": timeout}
