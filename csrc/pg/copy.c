@@ -155,13 +155,19 @@ write_rows(GioPgOp *session, GioPgOp *sub)
     return true;
 }
 
+void
+gio_pg_copy_stop(GioPgConn *c, bool copy_in, const char *why)
+{
+    if (!copy_in)
+        c->discard_copy = true;
+    else if (PQputCopyEnd(c->pg, why) <= 0)
+        c->lost = true; /* libpq would say for ever that the COPY goes on */
+}
+
 static void
 end(GioPgOp *session, const char *why)
 {
-    if (!session->copy_in)
-        session->conn->discard_copy = true;
-    else if (PQputCopyEnd(session->conn->pg, why) <= 0)
-        session->conn->lost = true;
+    gio_pg_copy_stop(session->conn, session->copy_in, why);
     session->stage = GIO_PG_EXECUTING;
 }
 

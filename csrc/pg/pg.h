@@ -345,6 +345,10 @@ int gio_pg_copy_start(GioPgOp *sub);
 void gio_pg_copy_abandon(GioPgOp *sub);
 /* The COPY is over, with `error` (borrowed), or as its own result says. */
 void gio_pg_copy_ended(GioPgOp *session, PyObject *error);
+/* End the one that the server has begun: its rows are thrown away, or it is refused with `why`. */
+void gio_pg_copy_stop(GioPgConn *c, bool copy_in, const char *why);
+/* Why, where a COPY comes that nobody is ready for. */
+#define GIO_PG_COPY_NEEDS "a COPY needs one of the copy methods"
 /* Move it on; true when there is more to do at once. */
 bool gio_pg_copy_advance(GioPgOp *session);
 /* Answer what is asked of a COPY or a stream: steals the result; NULL: the exception that is set.
@@ -355,6 +359,8 @@ bool gio_pg_stream_begin(GioPgOp *op);
 /* Whether an operation may be started: 0, -1 with an exception when its task would wait for itself.
  */
 int gio_pg_stream_check(GioPgOp *op);
+/* Some of the rows of a stream. */
+bool gio_pg_stream_is_part(const PGresult *res);
 /* Move a stream on; true when there is more to do at once. Runs Python. */
 bool gio_pg_stream_advance(GioPgOp *session);
 /* many.c: begin, send some more, take an answer. Run Python. */

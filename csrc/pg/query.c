@@ -373,14 +373,11 @@ feed_executing(GioPgOp *op, const PGresult *res)
             }
             return;
         }
-        if (PQresultStatus(res) == PGRES_COPY_OUT) {
-            gio_pg_error_set("NotSupportedError", "a COPY needs one of the copy methods");
+        if (PQresultStatus(res) == PGRES_COPY_OUT) { /* of the other kind the server says it */
+            gio_pg_error_set("NotSupportedError", GIO_PG_COPY_NEEDS);
             fail(op);
-            c->discard_copy = true;
-            return;
         }
-        if (PQputCopyEnd(c->pg, "a COPY needs one of the copy methods") <= 0)
-            c->lost = true; /* libpq would say for ever that the COPY goes on */
+        gio_pg_copy_stop(c, PQresultStatus(res) == PGRES_COPY_IN, GIO_PG_COPY_NEEDS);
         return;
     case PGRES_COPY_BOTH: /* replication: there is no way back to queries */
         gio_pg_error_set("NotSupportedError", "replication is not supported");

@@ -88,11 +88,7 @@ records(GioPgOp *op, const PGresult *res)
 static bool
 is_rows(const PGresult *res)
 {
-#ifdef LIBPQ_HAS_CHUNK_MODE
-    if (PQresultStatus(res) == PGRES_TUPLES_CHUNK)
-        return true;
-#endif
-    return PQresultStatus(res) == PGRES_TUPLES_OK || PQresultStatus(res) == PGRES_SINGLE_TUPLE;
+    return PQresultStatus(res) == PGRES_TUPLES_OK || gio_pg_stream_is_part(res);
 }
 
 static PyObject *

@@ -92,14 +92,13 @@ take_end(GioPgOp *session, const PGresult *res)
     case PGRES_COPY_OUT:
     case PGRES_COPY_IN:
     case PGRES_COPY_BOTH:
-        gio_pg_error_set("NotSupportedError", "a COPY needs one of the copy methods");
+        gio_pg_error_set("NotSupportedError", GIO_PG_COPY_NEEDS);
         session->error = gio_err_take();
-        if (PQresultStatus(res) == PGRES_COPY_OUT)
-            session->conn->discard_copy = true;
-        else if (PQresultStatus(res) == PGRES_COPY_IN)
-            PQputCopyEnd(session->conn->pg, "a COPY needs one of the copy methods");
-        else
+        if (PQresultStatus(res) == PGRES_COPY_BOTH)
             session->conn->lost = true;
+        else
+            gio_pg_copy_stop(session->conn, PQresultStatus(res) == PGRES_COPY_IN,
+                             GIO_PG_COPY_NEEDS);
         break;
     default:
         if (gio_pg_query_is_stale(session, res)) {
@@ -112,8 +111,8 @@ take_end(GioPgOp *session, const PGresult *res)
     }
 }
 
-static bool
-is_rows(const PGresult *res)
+bool
+gio_pg_stream_is_part(const PGresult *res)
 {
 #ifdef LIBPQ_HAS_CHUNK_MODE
     if (PQresultStatus(res) == PGRES_TUPLES_CHUNK)
@@ -140,7 +139,7 @@ gio_pg_stream_advance(GioPgOp *session)
         PGresult *res = PQgetResult(c->pg);
         if (res == NULL)
             session->all_sent = true;
-        else if (is_rows(res))
+        else if (gio_pg_stream_is_part(res))
             rc = take(session, res, rows);
         else
             take_end(session, res);
