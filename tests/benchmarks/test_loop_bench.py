@@ -1,31 +1,18 @@
 """`python -m benchmarks.loop` still runs, for greenletio alone, and writes what it measured."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from fix_bench import bench
 
-
-def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.loop", "--contender", "ours", *args],
-        cwd=ROOT,
-        env=dict(os.environ),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+OURS = ("benchmarks.loop", "--contender", "ours")
 
 
 def test_quick_run_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "loop.json"
     chosen = "*-10 call-soon timers cancel turn future queue spawn idle-rss-tcp".split()
     only = [option for name in chosen for option in ("--only", name)]
-    done = run("--quick", "--rounds", "1", "--json", str(out), *only)
+    done = bench(*OURS, "--quick", "--rounds", "1", "--json", str(out), *only)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(out.read_text())
     assert document["left_out"] == {}
@@ -35,14 +22,14 @@ def test_quick_run_writes_json(tmp_path: Path) -> None:
         "protocol-pieces-tls-10",
         "green-tls-10",
     } <= set(document["benches"])
-    for name, bench in document["benches"].items():
-        ours = bench["contenders"]["ours"]
+    for name, row in document["benches"].items():
+        ours = row["contenders"]["ours"]
         assert ours["median"] > 0, name
         assert name.startswith("idle-rss") or ours["wall_median"] > 0, name
 
 
 def test_every_bench_is_listed() -> None:
-    done = run("--list")
+    done = bench(*OURS, "--list")
     assert done.returncode == 0
     for name in ("protocol-tls-100", "green-tcp-1", "idle-tls", "call-soon"):
         assert f"\n{name} " in done.stdout
