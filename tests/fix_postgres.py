@@ -12,6 +12,7 @@ import importlib.util
 import os
 import secrets
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -86,8 +87,18 @@ class OwnServer(EmbeddedServer):
         self._signal_all(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill every process of the server at once; start() starts it again, same port and data."""
+        """Kill every process of the server at once; start() starts it again, same port and data.
+
+        They have ended when it returns, and so have their connections.
+        """
+        processes = self._processes()
         self._signal_all(signal.SIGKILL)
+        for process in processes:
+            try:
+                while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    time.sleep(0.001)
+            except psutil.NoSuchProcess:
+                pass
         assert self._server is not None
         self._server.wait()
 
