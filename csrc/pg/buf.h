@@ -21,7 +21,7 @@ typedef struct {
 static inline char *
 gio_buf_add(GioBuf *b, Py_ssize_t n)
 {
-    if (n > b->size - b->len) {
+    if (b->data == NULL || n > b->size - b->len) { /* no bytes have a place, too */
         Py_ssize_t size = b->size ? b->size : 256;
         while (size - b->len < n) {
             if (size > PY_SSIZE_T_MAX / 2) {

@@ -63,6 +63,7 @@ def test_the_cursor(sync):
     ("query", "params", "row"),
     [
         ("SELECT %s, %s", (1, "x"), (1, "x")),
+        ("SELECT %s::text", ("",), ("",)),
         ("SELECT %s + 1, '%%', 5 %% 3", [1], (2, "%", 2)),
         ("SELECT %(a)s, %(b)s, %(a)s", {"a": 1, "b": None, "c": 3}, (1, None, 1)),
         ("SELECT $2, $1::text", (1, "x"), ("x", "1")),
