@@ -4,6 +4,7 @@ again, deadlines, and who runs here."""
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Collection, Mapping
 from sys import getswitchinterval
 from time import monotonic
@@ -28,6 +29,7 @@ __all__ = (
 
 _main: Any = None  # the call that stands for the main thread
 _main_task: asyncio.Task[Any] | None = None
+_interruptions: weakref.WeakKeyDictionary[Any, BaseException] = weakref.WeakKeyDictionary()
 
 
 def become_main(task: asyncio.Task[Any] | None, call: Any = None) -> None:
@@ -48,9 +50,25 @@ def interrupt(error: BaseException) -> None:
     if task is None or task.done():
         raise error
     waiter = getattr(task, "_fut_waiter", None)
-    if not isinstance(waiter, _core.Waiter) or not waiter.set_exception(error):
+    if isinstance(waiter, _core.Waiter) and waiter.set_exception(error):
+        return
+    if waiter is None or isinstance(waiter, _core.Waiter):
         # it is about to run: it will wait again, or end
         task.get_loop().call_soon(interrupt, error)
+        return
+    # It awaits a future of asyncio's, in which nothing can be raised but a cancellation.
+    _interruptions[task] = error
+    task.cancel()
+
+
+def interruption(error: BaseException) -> BaseException:
+    """What the main greenlet ends with: `error`, or what `interrupt` has cancelled it for."""
+    task = _main_task
+    if not isinstance(error, asyncio.CancelledError) or task not in _interruptions:
+        return error
+    instead = _interruptions.pop(task)
+    instead.__context__ = error
+    return instead
 
 
 def current_call() -> Any:

@@ -40,6 +40,8 @@ def run_green(work: Callable[[], object], new_loop: NewLoop) -> None:
     def main() -> None:
         try:
             work()
+        except asyncio.CancelledError as error:
+            raise _std.interruption(error) from None
         finally:
             threading._join_greens()
 

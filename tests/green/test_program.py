@@ -191,3 +191,24 @@ def end():
 """,
     )
     assert done.stdout == "True\nTrue\n"
+
+
+def test_an_interrupt_ends_a_program_that_awaits(command: Command) -> None:
+    """What it awaits is asyncio's: cancelled, as asyncio.run does, and the interrupt is told."""
+    done = command(
+        "-c",
+        """
+import asyncio, os, signal
+from greenletio import await_
+async def wait():
+    asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGINT)
+    await asyncio.sleep(60)
+try:
+    await_(wait())
+except asyncio.CancelledError:
+    print("cancelled")
+    raise
+""",
+    )
+    assert done.stdout == "cancelled\n"
+    assert done.returncode == -signal.SIGINT
