@@ -104,7 +104,8 @@ def _run(kind: str, what: str, args: list[str], patch_all: bool, loop: str) -> i
         print(f"{sys.executable}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"{sys.executable}: can't open file {what!r}: {error}", file=sys.stderr)
+        why = f"[Errno {error.errno}] {error.strerror}"
+        print(f"{sys.executable}: can't open file {error.filename!r}: {why}", file=sys.stderr)
         return 2
     program.run(args, patch_all=patch_all, new_loop=new_loop)
     return 0

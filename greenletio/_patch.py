@@ -93,7 +93,7 @@ class _Scope:
             if self._is_green(name) and not _twins.is_shared(name, fromlist or ()):
                 with _Extent(None):
                     if name == "os.path":  # os alone is green
-                        return os.path if fromlist else sys.modules[f"{GREEN}.os"]
+                        return os.path if fromlist else importlib.import_module(f"{GREEN}.os")
                     found = importlib.import_module(f"{GREEN}.{name}")
                     if fromlist:
                         return _real_import(f"{GREEN}.{name}", None, None, fromlist, 0)

@@ -16,7 +16,13 @@ import pkgutil
 import runpy
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from importlib.machinery import ModuleSpec
+from functools import partial
+from importlib.machinery import (
+    BuiltinImporter,
+    ModuleSpec,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
@@ -107,6 +113,11 @@ def load_loop(name: str) -> NewLoop:
     return factory  # type: ignore[no-any-return]
 
 
+def _compile(source: str, name: str) -> CodeType:
+    code: CodeType = compile(source, name, "exec", dont_inherit=True)  # not our __future__
+    return code
+
+
 class Program:
     """The code of a program, and what Python sets before it runs that."""
 
@@ -129,13 +140,11 @@ class Program:
         if sys.version_info >= (3, 13):  # tracebacks show its lines
             lines = source.splitlines(keepends=True)
             linecache.cache["<string>"] = (len(source), None, lines, "<string>")
-        return cls("-c", lambda: compile(source, "<string>", "exec"), "")
+        return cls("-c", partial(_compile, source, "<string>"), "")
 
     @classmethod
     def of_stdin(cls) -> Program:
-        return cls(
-            "-", lambda: compile(sys.stdin.read(), "<stdin>", "exec"), "", __file__="<stdin>"
-        )
+        return cls("-", lambda: _compile(sys.stdin.read(), "<stdin>"), "", __file__="<stdin>")
 
     @classmethod
     def of_module(cls, name: str) -> Program:
@@ -159,23 +168,39 @@ class Program:
 
     @classmethod
     def of_path(cls, path: str) -> Program:
-        """``python path``: a file, or a folder or archive with a ``__main__``. ``OSError``."""
-        if os.path.isdir(path) or pkgutil.get_importer(path) is not None:
-            sys.path[0] = path
+        """``python path``: a file, or a folder or archive with a ``__main__``.
+
+        ``OSError``: it cannot be read; ``ImportError``: there is no ``__main__``.
+        """
+        full = os.path.join(os.getcwd(), path)  # as Python has it, "./" and all
+        if os.path.isdir(full) or pkgutil.get_importer(full) is not None:
+            sys.path[0] = full
             find: Any = runpy._get_main_module_details  # type: ignore[attr-defined]
-            try:
-                _, spec, code = find()
-            except runpy._Error as error:  # type: ignore[attr-defined]
-                raise OSError(str(error)) from None
-            return cls(path, lambda: code, path, spec, __file__=spec.origin, __package__="")
-        with io.open_code(os.path.abspath(path)) as file:
+            _, spec, code = find()
+            return cls(
+                path,
+                lambda: code,
+                full,
+                spec,
+                __file__=spec.origin,
+                __cached__=spec.cached,
+                __loader__=spec.loader,
+                __package__="",
+            )
+        with io.open_code(full) as file:
             source = file.read()
+        loader: Any = SourceFileLoader("__main__", full)
+        load = partial(loader.source_to_code, source, full)
+        if path.endswith(".pyc"):
+            loader = SourcelessFileLoader("__main__", full)
+            load = partial(loader.get_code, "__main__")
         return cls(
             path,
-            lambda: compile(source, path, "exec"),
-            os.path.dirname(os.path.abspath(path)),
-            __file__=path,
+            load,
+            os.path.dirname(os.path.realpath(full)),
+            __file__=full,
             __cached__=None,
+            __loader__=loader,
         )
 
     def run(self, args: list[str], *, patch_all: bool, new_loop: NewLoop) -> None:
@@ -185,7 +210,10 @@ class Program:
 
         main = ModuleType("__main__")
         names = vars(main)
-        names.update(self._names, __spec__=self._spec, __builtins__=builtins)
+        names.update(__loader__=BuiltinImporter, __spec__=self._spec, __builtins__=builtins)
+        names.update(self._names)
+        if sys.version_info < (3, 14):
+            names["__annotations__"] = {}
         sys.modules["__main__"] = main
         sys.argv[:] = [self._name, *args]
         if self._path is not None:

@@ -3,7 +3,8 @@
 ``greenletio.green.http.client`` is the source of ``http.client``, run with imports that give
 the green modules where there are such. What waits by none of those is shared: the package
 ``greenletio.green.http`` has what ``http`` has, and ``greenletio.green.json`` is ``json``.
-Exceptions are shared, too: whoever catches the standard one catches what a twin raises.
+Exceptions are shared, too: whoever catches the standard one catches what a twin raises. Every other
+class of a twin is derived from the standard one, for ``isinstance()``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import builtins
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from enum import Enum
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
@@ -90,12 +92,20 @@ _SHARED = frozenset(("logging",))
 # Importing one of them makes a module one that waits, if that is asked for by name.
 _WAITING = MODULES - {"_thread", "os", "signal", "threading", "time"}
 
-# Classes that are told from others by isinstance(): a twin's are derived from the standard ones.
-_DERIVED = {
-    "concurrent.futures._base": ("Executor", "Future"),
-    "concurrent.futures.process": ("ProcessPoolExecutor",),
-    "concurrent.futures.thread": ("ThreadPoolExecutor",),
+# They import what waits and do not wait: values that green and blocking code hand each other.
+_VALUES = frozenset(("email", "http.cookiejar"))
+_VALUE_CLASSES = {
+    "http.client": ("HTTPMessage",),
+    "urllib.request": ("Request",),
+    "xmlrpc.client": ("Binary", "DateTime"),
 }
+
+
+class _Every:
+    """All classes are derived."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
 # Of these a twin has the named classes only: all else is the state of the process, and shared.
@@ -138,6 +148,8 @@ def _waits(name: str) -> bool:
     if spec is None or not isinstance(spec.loader, SourceFileLoader):
         return False
     if name in ("asyncio", "logging", "multiprocessing") or name.startswith("asyncio."):
+        return False
+    if name != "email.utils" and not _VALUES.isdisjoint((name, top(name))):
         return False
     source = spec.loader.get_source(spec.name)
     package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
@@ -192,14 +204,15 @@ def execute(
     module: ModuleType | None,
     green: Mapping[str, Any],
     *,
-    derived: Collection[str] = (),
+    derived: Container[str] = (),
     given: Mapping[str, Any] | None = None,
 ) -> None:
     """Execute the source of a standard module, which ``spec`` finds, in ``namespace``.
 
     ``green`` holds the builtins, whose ``__import__`` finds the green modules, but for those in
-    ``given``. If the standard ``module`` itself is loaded, its exceptions are those of this one,
-    and each class named in ``derived`` becomes a subclass of its, with all methods defined anew.
+    ``given``. If the standard ``module`` itself is loaded, its exceptions and values are those of
+    this one, and each class in ``derived`` becomes a subclass of its, with all methods defined
+    anew.
     """
     loader: Any = None if spec is None else spec.loader
     name = "" if spec is None else spec.name
@@ -208,14 +221,15 @@ def execute(
         raise ImportError(f"the source of {name} is not there", name=name)
     kept = {name: namespace.get(name) for name in ("__doc__", "__all__")}
     imported: Callable[..., Any] = green["__import__"]
+    values = _VALUE_CLASSES.get(name, ())
 
     def build(function: Any, name: str, /, *bases: Any, **kwargs: Any) -> Any:
         standard = getattr(module, name, None) if module and function.__qualname__ == name else None
-        if isinstance(standard, type):
-            if issubclass(standard, BaseException) and standard.__module__ == spec.name:
+        if isinstance(standard, type) and standard.__module__ == spec.name:
+            if issubclass(standard, (BaseException, Enum)) or name in values:
                 return standard
             if name in derived:
-                bases = (*(base for base in bases if base is not object), standard)
+                bases = (*(b for b in bases if not issubclass(standard, b)), standard)
         return builtins.__build_class__(function, name, *bases, **kwargs)
 
     def import_(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -281,10 +295,12 @@ class _TwinLoader(Loader):
 
     def _execute(self, names: dict[str, Any], name: str, standard: ModuleType | None) -> None:
         names["__file__"] = self._standard.origin
-        derived = _DERIVED.get(name, ())
+        derived = () if name in _OWN else _Every()
         execute(names, self._standard, standard, self._green, derived=derived)
         if name == "logging.handlers":
             _suspend_handlers(names)
+        if name == "logging.config":
+            _configure_handlers(names)
         if name in _OWN and standard is not None:
             for key, value in vars(standard).items():
                 if key not in _OWN[name] and key[:2] != "__" and not isinstance(value, ModuleType):
@@ -305,6 +321,19 @@ def _suspend_handlers(names: dict[str, Any]) -> None:
         if isinstance(value, type) and value.__module__ == names["__name__"]:
             if issubclass(value, logging.Handler):
                 value.createLock = createLock  # type: ignore[method-assign]
+
+
+def _configure_handlers(names: dict[str, Any]) -> None:
+    """What a configuration calls ``logging.handlers.SMTPHandler`` is the green one."""
+    importlib.import_module(f"{GREEN}.logging.handlers")
+    imported = names["__builtins__"]["__import__"]
+
+    def import_(name: str, *args: Any, **kwargs: Any) -> Any:
+        found = imported(name, *args, **kwargs)
+        return sys.modules[f"{GREEN}.logging"] if top(name) == "logging" else found
+
+    names["__import__"] = import_  # before the builtin one, for what is resolved
+    names["BaseConfigurator"].importer = staticmethod(import_)
 
 
 #: Set by patch_all(): the standard modules whose names are taken now.

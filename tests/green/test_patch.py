@@ -412,3 +412,94 @@ def test_twins_can_be_pickled(python: Any) -> None:
         """
     )
     assert out == "True\n"
+
+
+def test_what_blocking_code_made_is_told_by_isinstance_and_taken(write: Write) -> None:
+    import http.client
+    import http.cookiejar
+    import logging.handlers
+    import smtplib
+    import socketserver
+    import urllib.request
+    import xmlrpc.client
+
+    write(
+        "kinds_pack.py",
+        """
+        import http.client, http.cookiejar, http.server, logging.handlers, smtplib, socketserver
+        import urllib.request, xmlrpc.client
+        """,
+    )
+    with patch_blocking():
+        import kinds_pack as green  # type: ignore[import-not-found]
+
+    for kind, standard in (
+        (green.http.client.HTTPSConnection, http.client.HTTPConnection),
+        (green.http.client.HTTPResponse, http.client.HTTPResponse),
+        (green.http.server.ThreadingHTTPServer, socketserver.TCPServer),
+        (green.http.server.ThreadingHTTPServer, socketserver.ThreadingMixIn),
+        (green.logging.handlers.WatchedFileHandler, logging.FileHandler),
+        (green.smtplib.SMTP_SSL, smtplib.SMTP),
+        (green.urllib.request.HTTPSHandler, urllib.request.AbstractHTTPHandler),
+        (green.xmlrpc.client.ServerProxy, xmlrpc.client.ServerProxy),
+    ):
+        assert issubclass(kind, standard) and kind is not standard
+    assert is_green(green.http.server.socketserver.threading)
+    # Values go both ways.
+    assert green.http.cookiejar.CookieJar is http.cookiejar.CookieJar
+    assert green.urllib.request.Request is urllib.request.Request
+    assert green.http.client.HTTPMessage is http.client.HTTPMessage
+    when = xmlrpc.client.DateTime(0)
+    assert green.xmlrpc.client.dumps((when,)) == xmlrpc.client.dumps((when,))
+
+
+@pytest.mark.parametrize("way", ["dict", "file"])
+def test_handlers_that_logging_is_configured_with_are_green(
+    write: Write, tmp_path: Path, way: str
+) -> None:
+    import logging.handlers
+
+    write("logs_pack.py", "import logging.config")
+    with patch_blocking():
+        import logs_pack  # type: ignore[import-not-found]
+    root = logging.getLogger()
+    before = root.handlers[:]
+    try:
+        if way == "dict":
+            handler = {"class": "logging.handlers.SocketHandler", "host": "localhost", "port": 1}
+            logs_pack.logging.config.dictConfig(
+                {
+                    "version": 1,
+                    "handlers": {"sock": handler, "plain": {"class": "logging.StreamHandler"}},
+                    "root": {"handlers": ["sock", "plain"]},
+                    "disable_existing_loggers": False,
+                }
+            )
+        else:
+            ini = tmp_path / "log.ini"
+            ini.write_text(
+                "[loggers]\nkeys=root\n[handlers]\nkeys=sock,plain\n[formatters]\nkeys=\n"
+                "[logger_root]\nhandlers=sock,plain\n"
+                "[handler_sock]\nclass=logging.handlers.SocketHandler\nargs=('localhost', 1)\n"
+                "[handler_plain]\nclass=logging.StreamHandler\nargs=()\n"
+            )
+            logs_pack.logging.config.fileConfig(ini, disable_existing_loggers=False)
+        sock, plain = root.handlers
+        assert type(sock).__module__ == "greenletio.green.logging.handlers"
+        assert isinstance(sock, logging.handlers.SocketHandler)
+        assert type(plain) is logging.StreamHandler
+    finally:
+        root.handlers[:] = before
+
+
+def test_os_path_may_be_what_is_imported_first(python: Any) -> None:
+    out = python(
+        """
+        from greenletio import patch_blocking
+        with patch_blocking():
+            import os.path
+            from os.path import join
+        print(os.__name__, os.path.join is join)
+        """
+    )
+    assert out == "greenletio.green.os True\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import py_compile
 import signal
 import subprocess
 import sys
 import textwrap
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +58,8 @@ def test_a_script_finds_what_python_gives_it(
 ) -> None:
     done = command(*all_, "--loop", loop, "script.py", "-x", "--all", script=SCRIPT)
     first, second = done.stdout.splitlines()
-    assert first == f"__main__ script.py ['script.py', '-x', '--all'] {tmp_path} MainThread"
+    args = "['script.py', '-x', '--all']"
+    assert first == f"__main__ {tmp_path}/script.py {args} {tmp_path} MainThread"
     assert second == "True 1"
     assert done.returncode == 0 and done.stderr == ""
 
@@ -73,6 +76,52 @@ def test_modules_code_and_standard_input(command: Command, tmp_path: Path) -> No
     (folder / "__main__.py").write_text("import helper; print(helper.x)")
     (folder / "helper.py").write_text("x = 1")
     assert command("app").stdout == "1\n"
+
+
+TELL = """
+import inspect, sys
+x: int = 1
+names = ("__name__", "__file__", "__cached__", "__package__", "__annotations__", "__doc__")
+print(*(repr(globals().get(name)) for name in names), type(__loader__), __spec__ and __spec__.name)
+print(sys.argv, sys.path[0], inspect.getsource(inspect.currentframe()))
+def fail():
+    raise ZeroDivisionError
+fail()
+"""
+
+
+@pytest.mark.parametrize("all_", [(), ("--all",)], ids=["imports", "all"])
+@pytest.mark.parametrize(
+    "way", ["file", "link", "folder", "archive", "pyc", "module", "gone", "bare"]
+)
+def test_a_program_is_told_what_python_tells_it(
+    command: Command, tmp_path: Path, way: str, all_: tuple[str, ...]
+) -> None:
+    for folder in ("app", "bare"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "app" / "__main__.py").write_text(TELL)
+    (tmp_path / "app" / "mod.py").write_text(TELL)
+    (tmp_path / "link.py").symlink_to("app/mod.py")
+    with zipfile.ZipFile(tmp_path / "app.zip", "w") as archive:
+        archive.writestr("__main__.py", TELL)
+    py_compile.compile(str(tmp_path / "app" / "mod.py"), cfile=str(tmp_path / "mod.pyc"))
+    args = {
+        "file": ["./app/mod.py"],
+        "link": ["link.py"],
+        "folder": ["app"],
+        "archive": ["app.zip"],
+        "pyc": ["mod.pyc"],
+        "module": ["-m", "app.mod"],
+    }.get(way, [way])
+    plain = subprocess.run(
+        [sys.executable, *args, "a"], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    done = command(*all_, *args, "a")
+    assert done.stdout == plain.stdout
+    # There is no frame of runpy in ours.
+    assert plain.stderr.endswith(done.stderr.removeprefix("Traceback (most recent call last):\n"))
+    assert done.returncode == plain.returncode != 0
+    assert done.stderr.endswith("ZeroDivisionError\n") or way in ("gone", "bare")
 
 
 @pytest.mark.parametrize("all_", [(), ("--all",)], ids=["imports", "all"])
@@ -98,7 +147,7 @@ def test_exit_statuses_are_pythons(command: Command, all_: tuple[str, ...]) -> N
 
 def test_what_cannot_be_run(command: Command) -> None:
     done = command("nothing.py")
-    assert done.returncode == 2 and "can't open file 'nothing.py'" in done.stderr
+    assert done.returncode == 2 and "can't open file" in done.stderr
     done = command("-m", "no_such_module")
     assert done.returncode == 1 and "No module named no_such_module" in done.stderr
     for args in ((), ("--loop",), ("--no-such-option", "x"), ("-m",), ("--loop", "no:loop", "x")):
