@@ -39,7 +39,7 @@ from greenletio.pg._pool_slot import Reset, Slot
 from greenletio.pg._reset import RESET_TIMEOUT
 
 if TYPE_CHECKING:
-    pass
+    from greenletio.pg._pool_shared import Lanes
 
 __all__ = ("Core",)
 
@@ -71,6 +71,7 @@ class Core:
         self.closing = False
         self.idle: deque[Slot] = deque()  # the last one was used last
         self.resetting: set[Slot] = set()
+        self.lanes: list[Lanes] = []  # the connections that many share, of each face
         self.stats = Stats()
         self._slots: set[Slot] = set()  # all that count: idle, leased, resetting, connecting
         self._queue: deque[_core.Waiter[Any]] = deque()
@@ -88,6 +89,8 @@ class Core:
         self.resetting.clear()
         self._slots.clear()
         self._queue.clear()
+        for lanes in self.lanes:
+            lanes.after_fork()
         self.keeper = Keeper(self)
 
     # ---- what there is
@@ -356,12 +359,20 @@ class Core:
         slot.close()
         with self._mutex:
             self._slots.discard(slot)
-            drained = self._drained if self.closing and not self._slots else []
-            for waiter in drained:
-                waiter.set(None)
+        self.look_drained()
         self._invite()
         if len(self._slots) < self.limits.min_size and not self.closing:
             self.keeper.look_after(monotonic())
+
+    def look_drained(self) -> None:
+        """Something has come to its end: perhaps it was the last."""
+        with self._mutex:
+            if self.closing and self._is_drained():
+                for waiter in self._drained:
+                    waiter.set(None)
+
+    def _is_drained(self) -> bool:
+        return not self._slots and all(lanes.is_drained() for lanes in self.lanes)
 
     def _invite(self) -> None:
         """There is room: the one who has waited longest may connect."""
@@ -415,8 +426,16 @@ class Core:
             self.discard(slot)
         return due
 
+    def is_missing(self) -> bool:
+        """Whether there are fewer connections than there shall be."""
+        few = len(self._slots) < self.limits.min_size
+        return few or any(lanes.is_missing() for lanes in self.lanes)
+
     def refill(self) -> Steps:
-        """The steps to one more connection where there are fewer than min_size."""
+        """The steps to one more connection, leased or shared, where there are too few."""
+        for lanes in self.lanes:
+            if (yield from lanes.refill()):
+                return True
         with self._mutex:
             if self.closing or len(self._slots) >= self.limits.min_size:
                 return False
@@ -437,6 +456,21 @@ class Core:
 
     # ---- the end
 
+    def as_dict(self) -> dict[str, int]:
+        """What there is and what has happened, by psycopg_pool's names."""
+        found = {
+            "pool_min": self.limits.min_size,
+            "pool_max": self.limits.max_size,
+            "pool_size": self.size,
+            "pool_available": self.available,
+            "requests_waiting": self.waiting,
+            **self.stats.as_dict(),
+        }
+        for lanes in self.lanes:
+            for name, number in lanes.as_dict().items():
+                found[name] = found.get(name, 0) + number
+        return found
+
     def close(self) -> None:
         """Nobody gets one from now on. What is idle is closed, the rest when it comes back."""
         with self._mutex:
@@ -446,6 +480,8 @@ class Core:
             self._queue.clear()
         for waiter in queue:
             waiter.set_exception(PoolClosed(f"pool {self.name!r} is closed"))
+        for lanes in self.lanes:
+            lanes.close()
         self.keeper.stop()
         while (stranded := self._stranded()) is not None:
             idle.append(stranded)
@@ -458,7 +494,7 @@ class Core:
             self.end_resets()
             waiter: _core.Waiter[None] = _core.Waiter()
             with self._mutex:
-                if not self._slots:
+                if self._is_drained():
                     return
                 self._drained.append(waiter)
                 ends = [slot.since + (slot.patience or RESET_TIMEOUT) for slot in self.resetting]
@@ -468,6 +504,8 @@ class Core:
     def terminate(self) -> None:
         """Close every connection at once."""
         self.close()
+        for lanes in self.lanes:
+            lanes.terminate()
         for slot in list(self._slots):
             with self._mutex:
                 self.resetting.discard(slot)

@@ -105,8 +105,7 @@ class Keeper:
         """Sweep; whether connections are missing."""
         self._due = INF
         self._arm(core.sweep())
-        missing = core.places < core.limits.min_size
-        return missing and not self._stopped and not self._is_filling()
+        return core.is_missing() and not self._stopped and not self._is_filling()
 
     def _failed(self, exc: Exception) -> None:
         logger.warning("a connection of the pool could not be made, it is tried again: %s", exc)

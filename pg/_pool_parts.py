@@ -18,6 +18,7 @@ __all__ = (
     "Steps",
     "TooManyRequests",
     "Wait",
+    "may_wait",
     "run",
     "wait",
 )
@@ -120,6 +121,12 @@ class Wait:
         finally:
             if timer is not None:
                 timer.cancel()
+
+
+def may_wait() -> None:
+    """Where a wait is forbidden, say so before anything is begun."""
+    if _core.place() < 0:
+        _core.Waiter().wait()
 
 
 Steps = Generator[Step, Any, Any]

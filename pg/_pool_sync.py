@@ -19,7 +19,8 @@ from greenletio.pg._cursor import Cursor
 from greenletio.pg._errors import InterfaceError, OperationalError
 from greenletio.pg._pool import Core
 from greenletio.pg._pool_connect import Connect, Run, leave
-from greenletio.pg._pool_parts import Limits, PoolClosed, PoolTimeout, run
+from greenletio.pg._pool_parts import Limits, PoolClosed, PoolTimeout, may_wait, run
+from greenletio.pg._pool_shared_sync import Shared
 from greenletio.pg._pool_slot import Reset, Slot
 from greenletio.pg._reset import RESET_TIMEOUT, may_prepare
 
@@ -74,12 +75,6 @@ class PooledConnection(Connection[Any]):
             slot.core.discard(slot)
 
 
-def _may_wait() -> None:
-    """Where a wait is forbidden, say so before anything is begun."""
-    if _core.place() < 0:
-        _core.Waiter().wait()
-
-
 def _has_news(fd: int) -> bool:
     """Whether the server has said something meanwhile: perhaps that it is gone."""
     poll = select.poll()
@@ -97,7 +92,7 @@ class Pool:
     `kwargs`: what connect() takes beside the connection string. `configure(connection)` is called
     for each new one, `reset(connection)` for each that came back, `check(connection)` before one is
     handed out: what they raise closes it. `timeout`, `max_lifetime`, `max_idle` are in seconds;
-    ``max_waiting=0`` is no limit.
+    ``max_waiting=0`` is no limit. `shared`: how many connections ``pool.shared`` may have.
     """
 
     def __init__(
@@ -116,6 +111,7 @@ class Pool:
         max_waiting: int = 0,
         max_lifetime: float = 3600.0,
         max_idle: float = 600.0,
+        shared: int = 1,
     ) -> None:
         if timeout <= 0:
             raise ValueError("timeout is expected to be greater than zero")
@@ -126,7 +122,9 @@ class Pool:
             max_lifetime=max_lifetime,
             max_idle=max_idle,
         )
-        self._set(Core(self, limits, name or f"at {id(self):#x}"), None)
+        if shared <= 0:
+            raise ValueError("shared is expected to be greater than zero")
+        self._set(Core(self, limits, name or f"at {id(self):#x}"), None, shared)
         options = dict(kwargs or {})
         self._autocommit = bool(options.pop("autocommit", False))
         self._row_factory = options.pop("row_factory", None) or rows.tuple_row
@@ -139,16 +137,18 @@ class Pool:
         if open:
             self.open()
 
-    def _set(self, core: Core, check_open: Callable[[], None] | None) -> None:
+    def _set(self, core: Core, check_open: Callable[[], None] | None, shared_size: int) -> None:
         self._core = core
+        self._shared_size = shared_size
+        self._shared: Shared | None = None
         self._check_open = check_open or self._check
         self._aio: AsyncPool | None = None
 
     @classmethod
-    def _of(cls, core: Core, check_open: Callable[[], None]) -> Pool:
+    def _of(cls, core: Core, check_open: Callable[[], None], shared_size: int) -> Pool:
         """The sync face of a pool of the other one's."""
         pool = cls.__new__(cls)
-        pool._set(core, check_open)
+        pool._set(core, check_open, shared_size)
         pool._autocommit = False
         pool._row_factory = rows.tuple_row
         pool._checker = pool._reset = None
@@ -162,7 +162,7 @@ class Pool:
         if self._aio is None:
             from greenletio.pg.aio._pool import Pool as AsyncPool
 
-            self._aio = AsyncPool._of(self._core, self._check)
+            self._aio = AsyncPool._of(self._core, self._check, self._shared_size)
         return self._aio
 
     def connect(self, core: Core, slot: Slot, timeout: float) -> Connect:
@@ -227,7 +227,7 @@ class Pool:
         delay = 0.1
         failure: BaseException | None = None
         while core.size < core.limits.min_size:
-            _may_wait()
+            may_wait()
             pause = 0.01  # others are at it
             try:
                 if run(core.refill()):
@@ -298,7 +298,7 @@ class Pool:
         while True:
             slot = core.take()
             if slot is None:
-                _may_wait()
+                may_wait()
                 left = max(0.0, end - monotonic())
                 slot = cast(Slot, run(core.acquire(left, patient=True)))
             try:
@@ -421,19 +421,21 @@ class Pool:
             else:
                 core.put_last(slot)
 
+    @property
+    def shared(self) -> Shared:
+        """Queries on connections that many greenlets and threads share, which go out together.
+
+        ``pool.shared.execute(…)`` gives a cursor. `shared` connections, at most, beside `max_size`.
+        """
+        if self._shared is None:
+            self._shared = Shared(self, self._shared_size)
+        return self._shared
+
     # ---- statistics
 
     def get_stats(self) -> dict[str, int]:
         """What there is and what has happened: psycopg_pool's names; times in milliseconds."""
-        core = self._core
-        return {
-            "pool_min": self.min_size,
-            "pool_max": self.max_size,
-            "pool_size": core.size,
-            "pool_available": core.available,
-            "requests_waiting": core.waiting,
-            **core.stats.as_dict(),
-        }
+        return self._core.as_dict()
 
     def pop_stats(self) -> dict[str, int]:
         """The same, and begin to count anew."""

@@ -21,7 +21,11 @@ from greenletio.pg._errors import (
     ProgrammingError,
 )
 from greenletio.pg._sqlstates import *  # noqa: F403
-from greenletio.pg._sqlstates import ConnectionException, FeatureNotSupported
+from greenletio.pg._sqlstates import (
+    ConnectionDoesNotExist,
+    ConnectionException,
+    FeatureNotSupported,
+)
 
 __all__ = (
     *_errors.__all__,
@@ -31,6 +35,7 @@ __all__ = (
     "ConnectionClosed",
     "OutdatedTypes",
     "PipelineAborted",
+    "QueryInDoubt",
     "StalePlan",
     "TlsFailed",
     "lookup",
@@ -57,6 +62,14 @@ class PipelineAborted(OperationalError):
     """An operation before this one in its pipeline has failed, so that nothing of it was done.
 
     The server goes on after the next ``sync()``.
+    """
+
+
+class QueryInDoubt(ConnectionDoesNotExist):
+    """A connection that many share was lost while the query was at the server.
+
+    It was done, or it was not: only whoever asked it can find that out. One that the server cannot
+    have begun is asked again by itself, on another connection.
     """
 
 

@@ -287,11 +287,22 @@ conn_terminate(GioPgConn *c, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* End what the server does just now, as its user: whoever waits for it gets the server's error. */
+/* SHARED: somebody waits for what is at the server. */
+static bool
+serves_many(GioPgConn *c)
+{
+    for (GioPgOp *op = c->first; op != NULL && op->sent; op = op->next)
+        if (c->mode == GIO_PG_SHARED && !op->given_up)
+            return true;
+    return false;
+}
+
+/* End what the server does just now, as its user: whoever waits for it gets the server's error. Of
+ * a shared connection only what nobody waits for. */
 static PyObject *
 conn_cancel(GioPgConn *c, PyObject *Py_UNUSED(ignored))
 {
-    if (c->first != NULL && c->first->stage != GIO_PG_QUEUED)
+    if (c->first != NULL && c->first->stage != GIO_PG_QUEUED && !serves_many(c))
         gio_pg_cancel_begin(c);
     gio_pg_wake(c);
     Py_RETURN_NONE;

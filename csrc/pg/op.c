@@ -109,6 +109,7 @@ gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
         return;
     }
     unlink_op(c, op);
+    op->began = op->stage >= GIO_PG_EXECUTING;
     op->stage = GIO_PG_DONE;
     if (op->answered) {
         Py_XDECREF(result);
@@ -528,8 +529,17 @@ op_get_succeeded(GioPgOp *op, void *Py_UNUSED(closure))
     return PyBool_FromLong(op->answered && !op->given_up && op->error == NULL);
 }
 
+/* What was sent of it, if anything, was to prepare it: another connection may be asked. */
+static PyObject *
+op_get_untouched(GioPgOp *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(op->stage < GIO_PG_EXECUTING ||
+                           (op->stage == GIO_PG_DONE && !op->began));
+}
+
 static PyGetSetDef op_getset[] = {
     {"_succeeded", (getter)op_get_succeeded, NULL, "Whether it has ended, and well.", NULL},
+    {"_untouched", (getter)op_get_untouched, NULL, "Whether the server cannot have done it.", NULL},
     {"_untold", (getter)op_get_untold, NULL, "What it failed with, if nobody was told yet.", NULL},
     {NULL},
 };

@@ -226,6 +226,7 @@ struct GioPgOp {
     bool retry;    /* its plan is stale: once more when the error has ended */
     bool retried;  /* that was so once */
     bool in_tx;    /* a transaction was open when it was sent */
+    bool began;    /* it has ended, and the server may have begun to execute it */
 };
 
 int gio_pg_op_setup_types(PyObject *module);

@@ -528,6 +528,8 @@ statement_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     s->key = Py_XNewRef(s->sql);
     if (s->sql == NULL)
         Py_CLEAR(s);
+    else
+        s->command = gio_pg_command_of(s->sql);
     return (PyObject *)s;
 }
 

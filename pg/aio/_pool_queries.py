@@ -12,36 +12,17 @@ if TYPE_CHECKING:
     from greenletio.pg._pool import Core
     from greenletio.pg._pool_slot import Slot
     from greenletio.pg.aio._pool import PoolAcquireContext
+    from greenletio.pg.aio._pool_shared import Shared
 
-__all__ = ("Queries",)
+__all__ = ("Queries", "Single")
 
 
-class Queries:
-    """The connection is reset afterwards, in the background."""
-
-    _core: Core
-
-    if TYPE_CHECKING:
-
-        def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext: ...
-        async def _lease(self, timeout: float | None) -> Slot: ...
-
-    # The four that are hot have no proxy unless functions of the user's are to be called.
-    _setup: Any
-    _reset: Any
+class Single:
+    """What is one query."""
 
     async def _one(self, name: str, query: str, args: tuple[Any, ...], **options: Any) -> Any:
         """A connection's method; of the options those that are not None, its defaults."""
-        options = {option: value for option, value in options.items() if value is not None}
-        if self._setup is not None or self._reset is not None:
-            async with self.acquire() as connection:
-                return await getattr(connection, name)(query, *args, **options)
-        slot = await self._lease(None)
-        slot.used(query)
-        try:
-            return await getattr(slot.con, name)(query, *args, **options)
-        finally:
-            self._core.give(slot)
+        raise NotImplementedError
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """``Connection.execute()``."""
@@ -79,6 +60,41 @@ class Queries:
     ) -> Any:
         """``Connection.fetchval()``."""
         return await self._one("fetchval", query, args, column=column or None, timeout=timeout)
+
+
+class Queries(Single):
+    """The connection is reset afterwards, in the background."""
+
+    _core: Core
+    _shares: bool
+
+    if TYPE_CHECKING:
+
+        @property
+        def shared(self) -> Shared: ...
+        def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext: ...
+        async def _lease(self, timeout: float | None) -> Slot: ...
+
+    # The four that are hot have no proxy unless functions of the user's are to be called.
+    _setup: Any
+    _reset: Any
+
+    async def _one(self, name: str, query: str, args: tuple[Any, ...], **options: Any) -> Any:
+        if self._shares:
+            return await self.shared._one(name, query, args, **options)
+        return await self._alone(name, query, args, **options)
+
+    async def _alone(self, name: str, query: str, args: tuple[Any, ...], **options: Any) -> Any:
+        options = {option: value for option, value in options.items() if value is not None}
+        if self._setup is not None or self._reset is not None:
+            async with self.acquire() as connection:
+                return await getattr(connection, name)(query, *args, **options)
+        slot = await self._lease(None)
+        slot.used(query)
+        try:
+            return await getattr(slot.con, name)(query, *args, **options)
+        finally:
+            self._core.give(slot)
 
     async def executemany(
         self, command: str, args: Iterable[Sequence[Any]], *, timeout: float | None = None
@@ -139,12 +155,4 @@ class Queries:
 
     def get_stats(self) -> dict[str, int]:
         """What there is and what has happened: ``greenletio.pg.Pool.get_stats()``."""
-        core = self._core
-        return {
-            "pool_min": core.limits.min_size,
-            "pool_max": core.limits.max_size,
-            "pool_size": core.size,
-            "pool_available": core.available,
-            "requests_waiting": core.waiting,
-            **core.stats.as_dict(),
-        }
+        return self._core.as_dict()

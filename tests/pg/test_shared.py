@@ -256,3 +256,30 @@ def test_greenlets_threads_and_loops(dsn):
     assert not wrong
     assert c.fetchval("SELECT 1", timeout=10).run() == 1
     c.terminate()
+
+
+def test_a_prepared_statement_is_refused_as_its_text_is(run, connect):
+    """Under a name of its own, too, it would change what all others see."""
+
+    async def main():
+        async with connect(shared=True) as c:
+            for query in ("SET statement_timeout = 12345", "COPY (SELECT 1) TO STDOUT"):
+                with pytest.raises(pg.NotSupportedError, match="a connection of its own"):
+                    await (await c.prepare(query)).fetch()
+            assert await c.fetchval("SHOW statement_timeout") != "12345ms"
+
+    run(main())
+
+
+def test_closing_cancels_no_neighbour(run, dsn):
+    async def main():
+        c = await aio.connect(dsn, shared=True)
+        slow = [
+            asyncio.create_task(_await(c.fetchval(f"SELECT {i} FROM pg_sleep(0.05)")))
+            for i in range(3)
+        ]
+        await asyncio.sleep(0.01)
+        await c.close()
+        assert [await one for one in slow] == [0, 1, 2]
+
+    run(main())
