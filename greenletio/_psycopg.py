@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from greenletio import _core, _loops
 from greenletio._lock import FairLockFor
+from greenletio._orms import check_caller
 from greenletio._threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -230,6 +231,7 @@ def _wait_conn(original: Callable[..., Any], ticks: bool) -> Callable[..., Any]:
     def wait_conn(gen: _Gen[_T], interval: float = 0.0, timeout: float | None = None) -> _T:
         if not _green("psycopg.connect"):
             return cast(_T, original(gen, interval, **_limit(timeout)))
+        check_caller()
         return _run(gen, None, interval if ticks else None, timeout, _close_generator)
 
     return wait_conn

@@ -16,6 +16,7 @@ import psycopg2.extensions as ext
 
 from . import _pq
 from ._hosts import Host, addresses_of, hosts_of, needs_resolving, passes_of
+from ._orms import check_caller
 from ._threads import run_in_thread
 
 __all__ = ("connector",)
@@ -30,6 +31,7 @@ def connector(original: Callable[..., Any]) -> Callable[..., Any]:
         if kwargs.pop("async", 0) or kwargs.pop("async_", 0):
             return original(dsn, connection_factory, async_=1)
         _pq.check_place("psycopg2.connect()")
+        check_caller()
         errors: list[psycopg2.OperationalError] = []
         for attempt in _attempts(dsn):
             if isinstance(attempt, psycopg2.OperationalError):
