@@ -154,9 +154,9 @@ put_digits(const char *text, Py_ssize_t len, GioBuf *out)
 
 /* Whether writing it out would take more digits than the server has: 1, 0, -1 with an exception. */
 static int
-is_too_large(PyObject *decimal)
+is_too_large(GioPgState *st, PyObject *decimal)
 {
-    PyObject *adjusted = PyObject_CallMethod(decimal, "adjusted", NULL);
+    PyObject *adjusted = PyObject_CallMethodNoArgs(decimal, st->str_adjusted);
     long exponent = adjusted == NULL ? 0 : PyLong_AsLong(adjusted);
     Py_XDECREF(adjusted);
     if (PyErr_Occurred())
@@ -175,7 +175,7 @@ numeric_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
     int rc = -1;
     if (decimal == NULL)
         return -1;
-    int too_large = is_too_large(decimal);
+    int too_large = is_too_large(st, decimal);
     if (too_large < 0)
         goto done;
     if (too_large) {

@@ -149,7 +149,7 @@ timetz_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
 {
     if (time_encode(st, codec, value, out) < 0)
         return -1;
-    PyObject *offset = PyObject_CallMethod(value, "utcoffset", NULL);
+    PyObject *offset = PyObject_CallMethodNoArgs(value, st->str_utcoffset);
     int rc = -1;
     if (offset != NULL && PyDelta_Check(offset) && PyDateTime_DELTA_GET_DAYS(offset) >= -1 &&
         PyDateTime_DELTA_GET_DAYS(offset) <= 0) {
@@ -263,7 +263,7 @@ timestamptz_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *o
         return -1;
     bool is_first = PyDateTime_GET_YEAR(moment) == 1, is_last = PyDateTime_GET_YEAR(moment) == 9999;
     if (tzinfo_of(moment) != utc) {
-        PyObject *there = PyObject_CallMethod(moment, "astimezone", "O", utc);
+        PyObject *there = PyObject_CallMethodOneArg(moment, st->str_astimezone, utc);
         if (there == NULL && (is_first || is_last) && tzinfo_of(moment) == Py_None) {
             PyErr_Clear(); /* datetime.max and .min, which no time zone can move */
         }

@@ -15,7 +15,7 @@
 void
 gio_pg_conn_tell(GioPgConn *c, const char *kind, PyObject *value)
 {
-    if (c->on_event == NULL)
+    if (c->on_event == NULL || c->on_event == Py_None)
         return;
     PyObject *exc = gio_err_take(), *callback = Py_NewRef(c->on_event);
     PyObject *answer = PyObject_CallFunction(callback, "sO", kind, value);

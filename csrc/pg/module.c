@@ -176,6 +176,12 @@ intern_names(GioPgState *st)
         {&st->str_int, "int"},
         {&st->str_is_safe, "is_safe"},
         {&st->str_bytes, "bytes"},
+        {&st->str_call_later, "call_later"},
+        {&st->str_expire, "_expire"},
+        {&st->str_look, "_look"},
+        {&st->str_adjusted, "adjusted"},
+        {&st->str_utcoffset, "utcoffset"},
+        {&st->str_astimezone, "astimezone"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if ((*names[i].field = PyUnicode_InternFromString(names[i].text)) == NULL)
@@ -229,7 +235,13 @@ module_exec(PyObject *module)
     X(str_is_running)                                                                              \
     X(str_int)                                                                                     \
     X(str_is_safe)                                                                                 \
-    X(str_bytes)
+    X(str_bytes)                                                                                   \
+    X(str_call_later)                                                                              \
+    X(str_expire)                                                                                  \
+    X(str_look)                                                                                    \
+    X(str_adjusted)                                                                                \
+    X(str_utcoffset)                                                                               \
+    X(str_astimezone)
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)

@@ -192,14 +192,18 @@ deadline_of(GioPgOp *op)
 /* ---- for tasks -------------------------------------------------------------------------- */
 
 static int
-call_later(GioPgOp *op, PyObject **field, double seconds, const char *method)
+call_later(GioPgOp *op, PyObject **field, double seconds, PyObject *method)
 {
-    PyObject *bound = PyObject_GetAttrString((PyObject *)op, method), *timer = NULL;
-    PyObject *loop = bound == NULL ? NULL : PyObject_CallNoArgs(op->conn->st->get_running_loop);
+    GioPgState *st = op->conn->st;
+    PyObject *bound = PyObject_GetAttr((PyObject *)op, method), *timer = NULL;
+    PyObject *delay = PyFloat_FromDouble(seconds);
+    PyObject *loop =
+        bound == NULL || delay == NULL ? NULL : PyObject_CallNoArgs(st->get_running_loop);
     if (loop != NULL)
-        timer = PyObject_CallMethod(loop, "call_later", "dO", seconds, bound);
+        timer = PyObject_CallMethodObjArgs(loop, st->str_call_later, delay, bound, NULL);
     Py_XSETREF(*field, timer);
     Py_XDECREF(bound);
+    Py_XDECREF(delay);
     Py_XDECREF(loop);
     return timer == NULL ? -1 : 0;
 }
@@ -211,7 +215,7 @@ begin(GioPgOp *op, int role)
     if (gio_pg_start(op) < 0)
         return -1;
     if (op->timeout >= 0 && !op->answered && role != GIO_PG_PUMP && op->loop != NULL &&
-        call_later(op, &op->timer, op->timeout, "_expire") < 0) {
+        call_later(op, &op->timer, op->timeout, op->conn->st->str_expire) < 0) {
         gio_pg_op_give_up(op);
         return -1;
     }
@@ -258,7 +262,7 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
             return PYGEN_ERROR;
         Py_XSETREF(op->waiter, Py_NewRef(waiter));
         if (!gio_pg_is_mine(op) && op->look == NULL && !op->answered &&
-            call_later(op, &op->look, GIO_PG_LOOK_NS / 1e9, "_look") < 0) {
+            call_later(op, &op->look, GIO_PG_LOOK_NS / 1e9, c->st->str_look) < 0) {
             Py_DECREF(waiter);
             return PYGEN_ERROR;
         }

@@ -52,6 +52,8 @@ struct GioPgState {
     PyObject *str_add_reader, *str_add_writer, *str_remove_reader, *str_remove_writer;
     PyObject *str_call_soon, *str_call_soon_threadsafe, *str_cancel;
     PyObject *str_is_closed, *str_is_running, *str_int, *str_is_safe, *str_bytes;
+    PyObject *str_call_later, *str_expire, *str_look, *str_adjusted, *str_utcoffset;
+    PyObject *str_astimezone;
 };
 
 static inline GioPgState *
@@ -394,7 +396,9 @@ PyObject *gio_pg_error_fields(const PGresult *res);
 typedef enum {
     GIO_PG_PLAIN,
     GIO_PG_OF_SESSION, /* it concerns those who use the connection after it */
-    GIO_PG_OF_COPY
+    GIO_PG_OF_COPY,
+    GIO_PG_OF_CURSOR, /* of the session, with the name of a cursor in it: of use only once */
+    GIO_PG_OF_FETCH   /* the same, of use as long as that cursor is */
 } GioPgCommand;
 
 /* By its first word. What a function does to the session cannot be seen. */
@@ -441,7 +445,7 @@ int gio_pg_statement_renew(GioPgConn *c);
  */
 void gio_pg_statement_failed(GioPgStatement *s, GioPgConn *c);
 /* One that should leave the cache for a new one, or NULL. Borrowed. */
-GioPgStatement *gio_pg_statement_oldest(GioPgConn *c);
+GioPgStatement *gio_pg_statement_oldest(GioPgConn *c, GioPgStatement *fresh);
 /* Read what DESCRIBE said: 0, or -1 with an exception. */
 int gio_pg_statement_described(GioPgStatement *s, const PGresult *res);
 /* Find the codecs. 1, 0 if `unknown` (a list) has got oids to be looked up, -1 with an exception.

@@ -37,10 +37,11 @@ GioPgCommand
 gio_pg_command_of(PyObject *sql)
 {
     static const char *const session[] = {
-        "abort",     "begin", "close",   "commit",   "deallocate", "declare",
-        "discard",   "end",   "execute", "fetch",    "listen",     "load",
-        "lock",      "move",  "prepare", "release",  "reset",      "rollback",
-        "savepoint", "set",   "start",   "unlisten", NULL};
+        "abort",     "begin", "commit", "deallocate", "discard", "end",   "execute",
+        "listen",    "load",  "lock",   "prepare",    "release", "reset", "rollback",
+        "savepoint", "set",   "start",  "unlisten",   NULL};
+    static const char *const cursor[] = {"close", "declare", NULL};
+    static const char *const fetch[] = {"fetch", "move", NULL};
     static const char *const copy[] = {"copy", NULL};
     static const char *const temporary[] = {"temp", "temporary", "local", "global", NULL};
     const char *text = PyUnicode_AsUTF8(sql), *word;
@@ -70,6 +71,10 @@ gio_pg_command_of(PyObject *sql)
     size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
     if (is_word(text, n, copy))
         return GIO_PG_OF_COPY;
+    if (is_word(text, n, cursor))
+        return GIO_PG_OF_CURSOR;
+    if (is_word(text, n, fetch))
+        return GIO_PG_OF_FETCH;
     if (n == 6 && PyOS_strnicmp(text, "create", 6) == 0) {
         word = text + n + strspn(text + n, " \t\r\n\f");
         return is_word(word, strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
@@ -102,7 +107,7 @@ gio_pg_pipeline_admit(GioPgOp *op)
     default:
         if (op->stmt->command == GIO_PG_OF_COPY)
             what = "COPY";
-        else if (op->stmt->command == GIO_PG_OF_SESSION && shared)
+        else if (op->stmt->command != GIO_PG_PLAIN && shared)
             what = "what concerns the whole session (transactions, settings, LISTEN, cursors, "
                    "temporary tables)";
     }

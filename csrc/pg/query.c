@@ -59,7 +59,7 @@ send_deallocate(GioPgOp *op)
     else {
         if (s->cached && c->mode != GIO_PG_PIPELINE &&
             PQtransactionStatus(c->pg) != PQTRANS_INERROR)
-            oldest = gio_pg_statement_oldest(c);
+            oldest = gio_pg_statement_oldest(c, s);
         if (oldest == NULL)
             return 1;
         PyOS_snprintf(sql, sizeof sql, "DEALLOCATE \"%s\"", oldest->name);
@@ -301,7 +301,7 @@ learn(GioPgOp *op, const PGresult *res)
     GioPgConn *c = op->conn;
     PyObject *answer = gio_pg_result_tuples(c, NULL, res), *codecs = NULL;
     PyObject *unknown = PyList_New(0);
-    if (answer != NULL && unknown != NULL && c->introspect != NULL &&
+    if (answer != NULL && unknown != NULL && c->introspect != NULL && c->introspect != Py_None &&
         gio_pg_statement_resolve(op->stmt, c, unknown) >= 0)
         codecs =
             PyObject_CallFunctionObjArgs(c->introspect, PyTuple_GET_ITEM(answer, 0), unknown, NULL);

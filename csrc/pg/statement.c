@@ -95,7 +95,7 @@ gio_pg_statement_get(GioPgOp *op)
     s->command = gio_pg_command_of(op->sql);
     s->used = ++c->clock;
     s->born = c->st->api->now();
-    s->cached = c->cache_size > 0 &&
+    s->cached = c->cache_size > 0 && s->command != GIO_PG_OF_CURSOR &&
                 (c->cacheable_size == 0 || PyUnicode_GET_LENGTH(s->sql) <= c->cacheable_size);
     if ((s->cached || op->kind == GIO_PG_PREPARE) && !c->pooler)
         PyOS_snprintf(s->name, sizeof s->name, "_gio_%lx", ++c->serial);
@@ -123,20 +123,33 @@ gio_pg_statements_gone(GioPgConn *c)
             ((GioPgStatement *)value)->prepared = false;
 }
 
+/* How many of the cache may be FETCHes: each cursor has a name of its own, and so texts that will
+ * be of no use after it. */
+#define FETCHES 8
+
 GioPgStatement *
-gio_pg_statement_oldest(GioPgConn *c)
+gio_pg_statement_oldest(GioPgConn *c, GioPgStatement *fresh)
 {
-    GioPgStatement *oldest = NULL;
+    GioPgStatement *oldest = NULL, *fetch = NULL;
     PyObject *key, *value;
     Py_ssize_t at = 0;
+    int fetches = 0;
     bool full = PyDict_GET_SIZE(c->cache) >= c->cache_size;
-    if (!full && c->expired == 0)
+    if (!full && c->expired == 0 && fresh->command != GIO_PG_OF_FETCH)
         return NULL;
     while (PyDict_Next(c->cache, &at, &key, &value)) {
         GioPgStatement *s = (GioPgStatement *)value;
-        if (Py_IS_TYPE(s, c->st->statement_type) && Py_REFCNT(s) == 1 &&
-            (oldest == NULL || s->used < oldest->used)) /* nobody else's */
+        if (!Py_IS_TYPE(s, c->st->statement_type) || Py_REFCNT(s) > 1) /* somebody else's */
+            continue;
+        if (oldest == NULL || s->used < oldest->used)
             oldest = s;
+        if (s->command == GIO_PG_OF_FETCH && (fetch == NULL || s->used < fetch->used))
+            fetch = s;
+        fetches += s->command == GIO_PG_OF_FETCH;
+    }
+    if (fresh->command == GIO_PG_OF_FETCH && fetches >= FETCHES && fetch->used != 0) {
+        full = true;
+        oldest = fetch;
     }
     if (!full && oldest != NULL && oldest->used != 0)
         return NULL; /* those that are too old are somebody's still */

@@ -179,8 +179,13 @@ arm_request(GioPgConn *c, GioPgWatch *w)
     if (w->timer == NULL && until != GIO_NEVER) {
         double seconds = (double)(until - c->st->api->now()) / 1e9;
         w->timer_at = until;
-        w->timer = PyObject_CallMethod(w->loop, "call_later", "dOi", seconds < 0 ? 0.0 : seconds,
-                                       (PyObject *)w, TIMER);
+        PyObject *delay = PyFloat_FromDouble(seconds < 0 ? 0.0 : seconds);
+        PyObject *event = PyLong_FromLong(TIMER);
+        if (delay != NULL && event != NULL)
+            w->timer = PyObject_CallMethodObjArgs(w->loop, c->st->str_call_later, delay,
+                                                  (PyObject *)w, event, NULL);
+        Py_XDECREF(delay);
+        Py_XDECREF(event);
         if (w->timer == NULL)
             PyErr_WriteUnraisable((PyObject *)w);
     }

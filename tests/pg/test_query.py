@@ -409,3 +409,25 @@ def test_cursors(run, connect):
                 await c.cursor(query, 1)
 
     run(main())
+
+
+def test_cursors_leave_the_cache_to_others(run, connect):
+    """Each has a name of its own, and so texts that are of no use to anybody after it."""
+
+    async def main():
+        async with connect() as c:
+            assert await c.fetchval("SELECT 'here before'") == "here before"
+            for _ in range(30):
+                async with c.transaction():
+                    for i in range(3):
+                        rows = [row[0] async for row in c.cursor("SELECT generate_series(1, 60)")]
+                        assert len(rows) == 60
+                        cursor = await c.cursor("SELECT generate_series(1, 60)")
+                        assert len(await cursor.fetch(5 + i)) == 5 + i
+            texts = [str(key).split()[0] for key in c._cache]
+            assert "SELECT 'here before'" in c._cache
+            assert (texts.count("DECLARE"), texts.count("FETCH") <= 9) == (0, True)
+            there = await c.fetchval("SELECT count(*) FROM pg_prepared_statements")
+            assert there == len(c._cache)
+
+    run(main())
