@@ -184,6 +184,20 @@ gio_thread_forget_wake_fd(GioThread *t)
     }
 }
 
+/* Its thread has gone without being unwound, as all but one have in a forked child: what stands in
+ * a line there would take a turn with it. */
+static void
+leave_line(GioJob *job)
+{
+    GioWaiter *w = job->waiting;
+    if (w != NULL) {
+        w->plain = NULL;
+        if (w->line != NULL) {
+            gio_line_leave(w);
+        }
+    }
+}
+
 static int
 thread_traverse(GioThread *t, visitproc visit, void *arg)
 {
@@ -224,12 +238,19 @@ thread_dealloc(GioThread *t)
     if (t->next != NULL) {
         t->next->prev = t->prev;
     }
-    bool here = !gio_is_finalizing() && t->ident == PyThread_get_thread_ident();
+    bool finalizing = gio_is_finalizing();
+    bool here = !finalizing && t->ident == PyThread_get_thread_ident();
     if (here) {
         gio_thread_close_calls(t, false);
     }
+    else if (!finalizing) {
+        leave_line(&t->job);
+    }
     for (GioCall *c = t->calls, *next; c != NULL; c = next) {
         next = c->next;
+        if (!here && !finalizing) {
+            leave_line(&c->job);
+        }
         c->thread = NULL;
         c->prev = c->next = NULL;
     }

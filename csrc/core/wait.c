@@ -214,10 +214,12 @@ gio_suspend(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline, bool ou
         GioTimeout *scope;
         int64_t limit = gio_job_deadline(job, &scope);
         job->deadline = deadline;
+        job->waiting = w;
         bool shielded = job->shield++ > 0; /* the limits are looked at here, not once more below */
         r = suspend_in_trio(st, w, limit < deadline ? limit : deadline, shielded);
         if (worker->call != NULL) {
             job->shield--;
+            job->waiting = NULL;
         }
         if (r != 0 || worker->call == NULL) {
             return r;
@@ -593,9 +595,14 @@ plain_wait(GioState *st, GioHere *here, GioWaiter *w, int64_t deadline)
     }
     while (w->status == GIO_PENDING) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
+        GioWaiter *outer = here->job->waiting; /* a signal handler's wait inside another */
         w->plain = t;
+        here->job->waiting = w;
         int r = plain_poll(st, here, &p, 1, w, deadline);
         w->plain = NULL;
+        if (here->worker == NULL || here->worker->call != NULL) { /* the job is there still */
+            here->job->waiting = outer;
+        }
         if (r > 0) {
             uint64_t count;
             if (read(fd, &count, sizeof count) < 0) {

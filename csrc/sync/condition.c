@@ -183,26 +183,32 @@ wait_owned(GioState *st, GioCondition *self, PyObject *lock, int64_t deadline)
     if (w == NULL) {
         return -1;
     }
+    PyObject *exc = NULL;
+    GioTurn turn = GIO_LINE_ERROR;
     if (release_save(st, lock, &held) < 0) {
-        gio_line_quit(w);
-        return -1;
+        turn = gio_line_quit(w) ? GIO_LINE_LOST : GIO_LINE_ERROR;
+        exc = gio_err_take();
     }
-    GioTurn turn = gio_line_wait(st, w, deadline, "waiting for a condition");
-    PyObject *exc = turn < 0 ? gio_err_take() : NULL;
-    if (turn == GIO_LINE_LOST) {
+    else {
+        turn = gio_line_wait(st, w, deadline, "waiting for a condition");
+        exc = turn < 0 ? gio_err_take() : NULL;
+        if (retake(st, lock, &held) < 0) {
+            PyObject *second = gio_err_take();
+            if (exc != NULL) {
+                PyException_SetContext(second, exc);
+            }
+            exc = second;
+        }
+        Py_XDECREF(held.state);
+    }
+    if (exc == NULL) {
+        return turn == GIO_LINE_WOKEN;
+    }
+    if (turn == GIO_LINE_LOST || turn == GIO_LINE_WOKEN) { /* who fails has not heard of it */
         gio_line_wake(&self->line, NULL);
     }
-    int r = retake(st, lock, &held);
-    if (exc != NULL && r < 0) {
-        PyObject *second = gio_err_take();
-        PyException_SetContext(second, exc);
-        gio_err_give(second);
-    }
-    else if (exc != NULL) {
-        gio_err_give(exc);
-    }
-    Py_XDECREF(held.state);
-    return exc != NULL || r < 0 ? -1 : turn == GIO_LINE_WOKEN;
+    gio_err_give(exc);
+    return -1;
 }
 
 static PyObject *
@@ -233,9 +239,9 @@ condition_notify(GioCondition *self, PyObject *const *args, Py_ssize_t nargs, Py
 {
     static const char *const names[] = {"n", NULL};
     PyObject *n = NULL, *lock = NULL;
-    long count = 1;
+    Py_ssize_t count = 1;
     if (gio_sync_arguments("notify", args, nargs, kwnames, names, &n) < 0 ||
-        (n != NULL && (count = PyLong_AsLong(n)) == -1 && PyErr_Occurred()) ||
+        (n != NULL && (count = PyNumber_AsSsize_t(n, NULL)) == -1 && PyErr_Occurred()) ||
         (lock = get_lock(self)) == NULL) {
         return NULL;
     }

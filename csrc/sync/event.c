@@ -68,6 +68,10 @@ event_wait(Event *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     if (gio_deadline(timeout, &deadline) < 0) {
         return NULL;
     }
+    /* A look at the flag: greenlets let others run meanwhile, where that can be. */
+    if (deadline <= gio_now() && gio_api()->place() == GIO_PLACE_FORBIDDEN) {
+        return PyBool_FromLong(self->flag);
+    }
     GioWaiter *w = gio_line_join(st, &self->line, false);
     if (w == NULL) {
         return NULL;
@@ -237,7 +241,7 @@ semaphore_acquire(Semaphore *self, PyObject *const *args, Py_ssize_t nargs, PyOb
     }
     else if (found[1] != Py_None) {
         double seconds = PyFloat_AsDouble(found[1]);
-        if (gio_deadline(found[1], &deadline) < 0) { /* it fails where the line before does */
+        if ((seconds == -1 && PyErr_Occurred()) || gio_deadline(found[1], &deadline) < 0) {
             return NULL;
         }
         if (seconds <= 0) {

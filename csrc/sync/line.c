@@ -58,11 +58,13 @@ gio_line_join(GioState *st, GioLine *line, bool at_head)
     return (GioWaiter *)Py_NewRef((PyObject *)w);
 }
 
-void
+bool
 gio_line_quit(GioWaiter *w)
 {
     gio_waiter_finish(w, GIO_CANCELLED, NULL);
+    bool woken = w->status == GIO_SET;
     Py_DECREF(w);
+    return woken;
 }
 
 GioTurn

@@ -123,10 +123,12 @@ current_head(GioState *st)
 
 /* New values, in both lists; the dict, a new reference. */
 static PyObject *
-add(GioLocalValues **head, Local *self)
+add(Local *self)
 {
     PyObject *dict = PyDict_New(); /* before Python 3.12 this may run Python */
-    if (dict == NULL) {
+    GioLocalValues **head = dict == NULL ? NULL : current_head(gio_api_state());
+    if (head == NULL) {
+        Py_XDECREF(dict);
         return NULL;
     }
     GioLocalValues *v = find(head, self);
@@ -175,10 +177,13 @@ values_of(Local *self)
         PyErr_SetString(PyExc_ReferenceError, "this local is being collected");
         return NULL;
     }
-    PyObject *dict = add(head, self);
+    PyObject *dict = add(self);
     if (dict != NULL && has_init(type) &&
         type->tp_init((PyObject *)self, self->args, self->kwargs) < 0) {
-        v = find(head, self);
+        v = self->values; /* by way of the call they may be gone, with the call */
+        while (v != NULL && v->dict != dict) {
+            v = v->local_next;
+        }
         if (v != NULL) {
             PyObject *exc = gio_err_take();
             drop(v);
@@ -283,8 +288,7 @@ local_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->args = Py_NewRef(args);
     self->kwargs = Py_XNewRef(kwargs);
     /* __init__ runs here right after: no second time for us. */
-    GioLocalValues **head = current_head(gio_api_state());
-    PyObject *dict = head == NULL ? NULL : add(head, self);
+    PyObject *dict = add(self);
     if (dict == NULL) {
         Py_DECREF(self);
         return NULL;

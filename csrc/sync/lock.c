@@ -105,8 +105,11 @@ acquire_arguments(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, in
         return -1;
     }
     int blocking = PyObject_IsTrue(found[0]);
+    if (blocking < 0) {
+        return -1;
+    }
     double timeout = found[1] == NULL ? -1 : PyFloat_AsDouble(found[1]);
-    if (blocking < 0 || (timeout == -1 && PyErr_Occurred())) {
+    if (timeout == -1 && PyErr_Occurred()) {
         return -1;
     }
     if (!blocking && timeout != -1) {

@@ -193,7 +193,7 @@ limit_of(Queue *q)
     if (n == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    return n <= 0 ? 0 : n >= 1e18 ? PY_SSIZE_T_MAX : (Py_ssize_t)n + (n > (double)(Py_ssize_t)n);
+    return !(n > 0) ? 0 : n >= 1e18 ? PY_SSIZE_T_MAX : (Py_ssize_t)n + (n > (double)(Py_ssize_t)n);
 }
 
 static PyObject *
@@ -247,6 +247,7 @@ typedef struct {
     Py_ssize_t limit;
     PyObject *held; /* the mutex, owned, if it was taken */
     bool again;
+    bool woken; /* the last turn has come, and is to be passed on if nothing comes of it */
 } Waiting;
 
 /* One turn of waiting, without the mutex; it is taken again. 1, 0 at the deadline, -1 with an
@@ -260,16 +261,12 @@ wait_once(Waiting *x)
     }
     Py_ssize_t size = x->held != NULL ? 0 : size_of(x->q); /* that may have run Python */
     if (x->held == NULL && (size < 0 || !x->blocked(x->q, x->limit, size))) {
-        gio_line_quit(w);
+        x->woken = gio_line_quit(w);
         return size < 0 ? -1 : 1;
     }
     give_mutex(x->q, &x->held);
     GioTurn turn = gio_line_wait(gio_api_state(), w, x->deadline, x->what);
-    if (turn == GIO_LINE_LOST) {
-        PyObject *exc = gio_err_take();
-        gio_line_wake(&x->condition->line, NULL);
-        gio_err_give(exc);
-    }
+    x->woken = turn == GIO_LINE_WOKEN || turn == GIO_LINE_LOST;
     x->again = true; /* who was woken and finds that another came first keeps his place */
     return turn < 0 || take_mutex(x->q, &x->held) < 0 ? -1 : turn;
 }
@@ -310,6 +307,19 @@ wait_until_free(Waiting *x, bool may_wait)
     }
 }
 
+/* put() or get() ends, with an exception if it has `failed`. */
+static void
+end_waiting(Waiting *x, bool failed)
+{
+    if (failed && x->woken) {
+        PyObject *exc = gio_err_take();
+        gio_line_wake(&x->condition->line, NULL);
+        gio_err_give(exc);
+    }
+    give_mutex(x->q, &x->held);
+    Py_XDECREF(x->condition);
+}
+
 /* ---- methods -------------------------------------------------------------------------------- */
 
 static PyObject *
@@ -342,8 +352,7 @@ do_put(Queue *q, PyObject *item, PyObject *block, PyObject *timeout)
         result = Py_NewRef(Py_None);
     }
 done:
-    give_mutex(q, &x.held);
-    Py_XDECREF(x.condition);
+    end_waiting(&x, result == NULL);
     Py_XDECREF(not_empty);
     return result;
 }
@@ -371,8 +380,7 @@ do_get(Queue *q, PyObject *block, PyObject *timeout)
         gio_line_wake(&not_full->line, NULL);
     }
 done:
-    give_mutex(q, &x.held);
-    Py_XDECREF(x.condition);
+    end_waiting(&x, item == NULL);
     Py_XDECREF(not_full);
     return item;
 }

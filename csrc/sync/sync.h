@@ -34,8 +34,8 @@ void gio_sync_give(GioState *st, char *taken);
  * new one whose reference is the caller's; NULL with an exception. Making it may run Python, so
  * look again at what is waited for: from there to the wait nothing does. */
 GioWaiter *gio_line_join(GioState *st, GioLine *line, bool at_head);
-/* Leave it without having waited. Steals w. */
-void gio_line_quit(GioWaiter *w);
+/* Leave it without having waited. Steals w. Whether its turn had come by then. */
+bool gio_line_quit(GioWaiter *w);
 
 typedef enum {
     GIO_LINE_LOST = -2, /* woken, but an exception is raised: the turn is to be passed on */
