@@ -61,6 +61,14 @@ gio_pg_copy_start(GioPgOp *sub)
     return 0;
 }
 
+bool
+gio_pg_copy_is_idle(GioPgConn *c)
+{
+    GioPgOp *first = c->first;
+    return first != NULL && first->stage == GIO_PG_COPYING && !first->copy_in &&
+           first->sub == NULL && !first->given_up;
+}
+
 void
 gio_pg_copy_abandon(GioPgOp *sub)
 {
@@ -87,33 +95,66 @@ gio_pg_copy_ended(GioPgOp *session, PyObject *error)
         sub_finish(sub, Py_NewRef(session->result != NULL ? session->result : Py_None), NULL);
 }
 
+/* The next row goes to the end of `*rows`, which has `*len` bytes and room for `*size`: 1, 0 if
+ * none is there yet, -1 if there are no more, -2 with MemoryError. */
+static int
+append_row(PGconn *pg, PyObject **rows, Py_ssize_t *len, Py_ssize_t *size)
+{
+    Py_ssize_t before = *len;
+    for (;;) {
+        int room = *size - *len > INT_MAX ? INT_MAX : (int)(*size - *len);
+        int n = PQgetlineAsync(pg, PyBytes_AS_STRING(*rows) + *len, room);
+        if (n > 0)
+            *len += n;
+        if (n < room && *len > before)
+            return 1;
+        if (n < 0)
+            return -1;
+        if (n == 0)
+            break;
+        if (_PyBytes_Resize(rows, *size *= 2) < 0) /* there may be more of this row */
+            return -2;
+    }
+    char *row = NULL; /* a message with nothing in it looks as none: this passes it over */
+    int n = PQgetCopyData(pg, &row, 1);
+    if (n <= 0)
+        return n < 0 ? -1 : 0;
+    int rc = n > *size - *len ? _PyBytes_Resize(rows, *size += n) : 0;
+    if (rc == 0) {
+        memcpy(PyBytes_AS_STRING(*rows) + *len, row, (size_t)n);
+        *len += n;
+    }
+    PQfreemem(row);
+    return rc == 0 ? 1 : -2;
+}
+
 /* Rows as they came, many in one: true when the read is over. */
 static bool
 read_rows(GioPgOp *session, GioPgOp *sub)
 {
     GioPgConn *c = session->conn;
-    GioBuf rows = {NULL, 0, 0};
-    char *row = NULL;
-    int n = 0, failed = 0;
-    for (bool consumed = false;; consumed = true) {
-        Py_ssize_t before = rows.len;
-        while (rows.len < AT_ONCE && !failed && (n = PQgetCopyData(c->pg, &row, 1)) > 0) {
-            failed = gio_put(&rows, row, n);
-            PQfreemem(row);
-        }
+    Py_ssize_t len = 0, size = AT_ONCE + AT_ONCE / 8; /* libpq writes there: nothing is copied */
+    PyObject *rows = PyBytes_FromStringAndSize(NULL, size);
+    int n = rows == NULL ? -2 : 0;
+    for (bool consumed = false; rows != NULL; consumed = true) {
+        Py_ssize_t before = len;
+        while (len < AT_ONCE && (n = append_row(c->pg, &rows, &len, &size)) > 0)
+            ;
         /* libpq takes some 16 KiB from the socket at a time: there may be more. What it has taken
          * is looked at before anybody waits: nothing else may come. */
-        if (n != 0 || failed || rows.len >= AT_ONCE || (consumed && rows.len == before) ||
-            !PQconsumeInput(c->pg))
+        if (n != 0 || len >= AT_ONCE || (consumed && len == before) || !PQconsumeInput(c->pg))
             break;
     }
-    bool some = rows.len > 0;
-    if (some || failed)
-        sub_finish(sub, failed ? NULL : PyBytes_FromStringAndSize(rows.data, rows.len), NULL);
+    if (rows != NULL && len > 0)
+        _PyBytes_Resize(&rows, len);
+    else if (rows != NULL)
+        Py_CLEAR(rows);
+    bool over = rows != NULL || n == -2 || len > 0;
+    if (over)
+        sub_finish(sub, rows, NULL);
     else if (n < 0)
         session->stage = GIO_PG_EXECUTING; /* the result that is left says how it went */
-    gio_buf_free(&rows);
-    return some || failed || n < 0;
+    return over || n < 0;
 }
 
 /* True when there is something else to do. */

@@ -501,6 +501,11 @@ gio_pg_watch_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject
         c->soon = false;
     if ((event >= REQUEST || event == 0) && c->cancelling)
         gio_pg_cancel_step(c, gio_pg_cancel_is_over(c));
+    if (event == READ && gio_pg_copy_is_idle(c)) {
+        /* Only now, since who takes rows mostly comes for more before the next are there. */
+        c->held_back = true;
+        event = 0;
+    }
     if (event != 0 || c->phase == GIO_PG_READY)
         gio_pg_step(c, event < REQUEST ? (int)event : 0);
     const GioAPI *api = c->st->api;

@@ -94,6 +94,7 @@ struct GioPgConn {
     bool dropping;       /* in gio_pg_conn_drop(): it is not entered again */
     int pid;             /* the process that opened it */
     bool discard_copy;   /* rows of a COPY come in that nobody wants */
+    bool held_back;      /* more rows came than anybody has asked for: the server shall wait */
     unsigned long mover; /* the thread that does so */
 
     PyObject *cache; /* {key: GioPgStatement} */
@@ -344,6 +345,8 @@ void gio_pg_query_feed(GioPgOp *op, PGresult *res);
 bool gio_pg_query_is_stale(GioPgOp *op, const PGresult *res);
 /* copy.c: what is asked of a COPY. start: 0, or -1 with an exception. */
 int gio_pg_copy_start(GioPgOp *sub);
+/* Rows may come, of a COPY or a stream, that nobody asks for just now. */
+bool gio_pg_copy_is_idle(GioPgConn *c);
 /* Nobody waits for the answer any more. */
 void gio_pg_copy_abandon(GioPgOp *sub);
 /* The COPY is over, with `error` (borrowed), or as its own result says. */

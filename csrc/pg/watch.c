@@ -214,10 +214,9 @@ gio_pg_rearm(GioPgConn *c)
     GioPgWatch *w = c->watch;
     if (w != NULL && c->pg != NULL) {
         int fd = PQsocket(c->pg), want = READ | (c->unflushed ? WRITE : 0);
-        GioPgOp *first = c->first;
-        if (first != NULL && first->stage == GIO_PG_COPYING && !first->copy_in &&
-            first->sub == NULL && !first->given_up)
-            want &= ~READ; /* nobody takes the rows: the server shall wait */
+        c->held_back = c->held_back && gio_pg_copy_is_idle(c);
+        if (c->held_back)
+            want &= ~READ;
         if (c->phase == GIO_PG_CONNECTING)
             want = c->events;
         if (fd >= 0 && (w->armed != want || w->fd != fd)) {

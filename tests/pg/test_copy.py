@@ -115,6 +115,32 @@ def test_a_slow_taker_holds_the_server(run, connect):
     run(main())
 
 
+def test_a_chunk_is_whole_rows_of_any_size(run, connect):
+    # Some fill what one chunk has room for to the byte, some are larger by far.
+    sizes = [*range(64, 72)] + [1, 65535, 65536, 73727, 73728, 147455, 147456, 500_000] * 3
+    sizes += [8191] * 30 + [*range(2000)]
+
+    async def main():
+        chunks = []
+
+        async def take(chunk):
+            chunks.append(chunk)
+
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (i serial, n int)")
+            await c.copy_records_to_table("t", records=[(n,) for n in sizes], columns=["n"])
+            query = "SELECT repeat('x', n - 1) FROM t ORDER BY i"
+            for _ in range(3):
+                assert await c.copy_from_query(query, output=take) == f"COPY {len(sizes)}"
+                assert all(chunk.endswith(b"\n") for chunk in chunks)
+                rows = b"".join(chunks).splitlines()
+                assert [len(row) + 1 for row in rows] == [max(n, 1) for n in sizes]
+                assert not b"".join(rows).strip(b"x")
+                chunks.clear()
+
+    run(main())
+
+
 def test_what_ends_early(run, connect):
     async def main():
         async with connect() as c:
