@@ -79,6 +79,14 @@ api_waiter_new(void)
     return (PyObject *)gio_waiter_new(the_state, NULL);
 }
 
+static PyObject *
+api_waiter_new_in(PyObject *loop)
+{
+    GioThread *t = gio_thread_get(the_state);
+    GioHub *hub = t == NULL ? NULL : gio_hub_of_loop(the_state, t, loop);
+    return hub == NULL ? NULL : (PyObject *)gio_waiter_new(the_state, hub);
+}
+
 static int
 api_waiter_wait(PyObject *waiter, int64_t deadline)
 {
@@ -136,6 +144,7 @@ static const GioAPI api = {
     .sleep_until = api_sleep_until,
     .fd_closing = api_fd_closing,
     .waiter_new = api_waiter_new,
+    .waiter_new_in = api_waiter_new_in,
     .waiter_wait = api_waiter_wait,
     .waiter_set = api_waiter_set,
     .waiter_wake = api_waiter_wake,

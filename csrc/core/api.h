@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define GIO_API_VERSION 2
+#define GIO_API_VERSION 3
 #define GIO_API_CAPSULE "greenletio._core._C_API"
 
 /* Events to wait for, and the answer. Errors and hang-ups are reported as the
@@ -64,6 +64,8 @@ typedef struct {
     /* A one-shot event that any thread may set. new: a new reference or NULL.
      * wait: 1 set, 0 deadline, -1 exception. set: idempotent, never fails. */
     PyObject *(*waiter_new)(void);
+    /* The same for whoever waits in `loop`, which runs in this thread: it need not be looked up. */
+    PyObject *(*waiter_new_in)(PyObject *loop);
     int (*waiter_wait)(PyObject *waiter, int64_t deadline);
     void (*waiter_set)(PyObject *waiter);
 

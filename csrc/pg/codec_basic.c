@@ -69,7 +69,7 @@ as_integer(PyObject *value, int64_t low, int64_t high, const char *name, int64_t
 static PyObject *
 int2_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
 {
-    return len != 2 ? gio_pg_malformed(codec) : PyLong_FromLong((int16_t)gio_get16(data));
+    return len != 2 ? gio_pg_malformed(codec) : gio_pg_integer(st, (int16_t)gio_get16(data));
 }
 
 static int
@@ -80,10 +80,10 @@ int2_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
                                                                     : gio_put16(out, (uint16_t)n);
 }
 
-static PyObject *
-int4_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
+PyObject *
+gio_pg_int4_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
 {
-    return len != 4 ? gio_pg_malformed(codec) : PyLong_FromLong((int32_t)gio_get32(data));
+    return len != 4 ? gio_pg_malformed(codec) : gio_pg_integer(st, (int32_t)gio_get32(data));
 }
 
 static int
@@ -97,7 +97,7 @@ int4_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
 static PyObject *
 int8_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
 {
-    return len != 8 ? gio_pg_malformed(codec) : PyLong_FromLongLong((int64_t)gio_get64(data));
+    return len != 8 ? gio_pg_malformed(codec) : gio_pg_integer(st, (int64_t)gio_get64(data));
 }
 
 static int
@@ -112,7 +112,7 @@ int8_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out)
 static PyObject *
 oid_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
 {
-    return len != 4 ? gio_pg_malformed(codec) : PyLong_FromUnsignedLong(gio_get32(data));
+    return len != 4 ? gio_pg_malformed(codec) : gio_pg_integer(st, gio_get32(data));
 }
 
 static int
@@ -371,7 +371,7 @@ static const Row rows[] = {
     {19, 1003, "name", TEXT},
     {20, 1016, "int8", int8_decode, int8_encode},
     {21, 1005, "int2", int2_decode, int2_encode},
-    {23, 1007, "int4", int4_decode, int4_encode},
+    {23, 1007, "int4", gio_pg_int4_decode, int4_encode},
     {25, 1009, "text", TEXT},
     {26, 1028, "oid", OID},
     {27, 1010, "tid", tid_decode, tid_encode},

@@ -151,6 +151,9 @@ import_others(GioPgState *st)
     st->decimal_inf = PyObject_CallFunction(st->decimal, "s", "Infinity");
     st->decimal_ninf = PyObject_CallFunction(st->decimal, "s", "-Infinity");
     st->empty_tuple = PyTuple_New(0);
+    for (int i = 0; i < GIO_PG_SMALL; i++)
+        if ((st->small[i] = PyLong_FromLong(i)) == NULL)
+            return -1;
     return st->uuid_safe == NULL || st->decimal_nan == NULL || st->decimal_inf == NULL ||
                    st->decimal_ninf == NULL || st->empty_tuple == NULL
                ? -1
@@ -260,6 +263,8 @@ module_clear(PyObject *module)
 #define CLEAR(field) Py_CLEAR(st->field);
     VISIT_ALL(CLEAR)
 #undef CLEAR
+    for (int i = 0; i < GIO_PG_SMALL; i++)
+        Py_CLEAR(st->small[i]);
     return 0;
 }
 

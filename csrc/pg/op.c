@@ -241,6 +241,7 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
 {
     GioPgConn *c = op->conn;
     const GioAPI *api = c->st->api;
+    PyObject *loop = NULL; /* borrowed: it runs while this does */
     *result = NULL;
     if (is_awaited(op))
         return PYGEN_ERROR;
@@ -251,13 +252,14 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
                             "a query is awaited in asyncio's tasks: no loop runs here");
         if (role < 0 || role == GIO_PG_PUMP)
             return PYGEN_ERROR;
+        loop = op->loop;
         if (op->stage == GIO_PG_IDLE && begin(op, role) < 0)
             return PYGEN_ERROR;
     }
     if (c->mode == GIO_PG_PIPELINE && !op->answered)
         gio_pg_pipeline_await(c);
     while (!op->answered) {
-        PyObject *waiter = api->waiter_new();
+        PyObject *waiter = api->waiter_new_in(loop);
         if (waiter == NULL)
             return PYGEN_ERROR;
         Py_XSETREF(op->waiter, Py_NewRef(waiter));

@@ -29,6 +29,8 @@ typedef struct GioPgWatch GioPgWatch;
 
 /* ---- module state (module.c) ------------------------------------------- */
 
+#define GIO_PG_SMALL 257
+
 struct GioPgState {
     const GioAPI *api;
     PyObject *core; /* the module that api is of: it must outlive our connections */
@@ -47,7 +49,8 @@ struct GioPgState {
     PyObject *decimal;
     PyObject *decimal_nan, *decimal_inf, *decimal_ninf;
     PyObject *uuid;
-    PyObject *uuid_safe; /* uuid.SafeUUID.unknown */
+    PyObject *uuid_safe;           /* uuid.SafeUUID.unknown */
+    PyObject *small[GIO_PG_SMALL]; /* the integers from 0 on: most values are among them */
     PyObject *empty_tuple;
     PyObject *str_add_reader, *str_add_writer, *str_remove_reader, *str_remove_writer;
     PyObject *str_call_soon, *str_call_soon_threadsafe, *str_cancel;
@@ -422,6 +425,7 @@ struct GioPgStatement {
     char tag[64];    /* of the command that it was last */
     bool prepared;   /* the server has it */
     bool described;  /* params and cols are known */
+    bool resolved;   /* and so are their codecs */
     bool text;       /* its results are asked for as text */
     bool atomic;     /* its rows cannot be part of a cycle */
     bool cached;
@@ -473,6 +477,14 @@ int gio_pg_cancel_wants(GioPgConn *c, int *events);
 
 /* ---- codecs ------------------------------------------------------------------- */
 
+/* An integer: new reference. */
+static inline PyObject *
+gio_pg_integer(GioPgState *st, int64_t value)
+{
+    return (uint64_t)value < GIO_PG_SMALL ? Py_NewRef(st->small[value])
+                                          : PyLong_FromLongLong(value);
+}
+
 typedef PyObject *(*GioPgDecode)(GioPgState *st, GioPgCodec *codec, const char *data,
                                  Py_ssize_t len);
 /* Append the value to `out`: 0, or -1 with an exception. */
@@ -509,6 +521,7 @@ int gio_pg_numeric_add(GioPgState *st); /* codec_numeric.c */
 int gio_pg_time_add(GioPgState *st);    /* codec_time.c */
 PyObject *gio_pg_text_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
 int gio_pg_text_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
+PyObject *gio_pg_int4_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
 PyObject *gio_pg_array_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
 int gio_pg_array_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
 PyObject *gio_pg_composite_decode(GioPgState *st, GioPgCodec *codec, const char *data,

@@ -141,8 +141,12 @@ go_on(GioPgOp *op)
         c->learner = op; /* unless this is the last of it */
     if (!s->described || !s->prepared)
         return send_prepare(op);
-    PyObject *unknown = PyList_New(0);
-    int known = unknown == NULL ? -1 : gio_pg_statement_resolve(s, c, unknown);
+    PyObject *unknown = NULL;
+    int known = 1;
+    if (!s->resolved || s->outdated) {
+        unknown = PyList_New(0);
+        known = unknown == NULL ? -1 : gio_pg_statement_resolve(s, c, unknown);
+    }
     if (known == 0) {
         bool ok = send_catalogue(op, unknown);
         Py_DECREF(unknown);

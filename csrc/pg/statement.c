@@ -211,6 +211,7 @@ forget_types(GioPgStatement *s)
     s->params = s->cols = NULL;
     s->param_oids = s->col_oids = NULL;
     s->nparams = s->ncols = 0;
+    s->resolved = false;
     Py_CLEAR(s->desc);
 }
 
@@ -302,7 +303,7 @@ gio_pg_statement_resolve(GioPgStatement *s, GioPgConn *c, PyObject *unknown)
 {
     if (s->outdated)
         unresolve(s);
-    s->outdated = false;
+    s->outdated = s->resolved = false;
     if (resolve(c, s->param_oids, s->params, s->nparams, unknown) < 0 ||
         resolve(c, s->col_oids, s->cols, s->ncols, unknown) < 0)
         return -1;
@@ -316,6 +317,7 @@ gio_pg_statement_resolve(GioPgStatement *s, GioPgConn *c, PyObject *unknown)
     }
     if (s->text)
         s->atomic = false;
+    s->resolved = true;
     return 1;
 }
 
