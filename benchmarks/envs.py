@@ -94,6 +94,11 @@ def load() -> Path:
     return compiled("load.c", "load", "-lssl", "-lcrypto")
 
 
+def delay() -> Path:
+    """The program of delay.c."""
+    return compiled("delay.c", "delay")
+
+
 def pg_floor() -> Path:
     """The program of pg_floor.c, with the libpq of pg_config."""
 

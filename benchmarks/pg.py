@@ -69,6 +69,18 @@ TOGETHER = [
     for query in ("select1", "by_key")
     for tasks in (10, 50)
 ]
+FAR = [
+    Bench(
+        f"far-{query}-50",
+        f"{TITLES[query]}, 50 tasks that share one connection, 1 ms round trip",
+        "together",
+        "us",
+        postgres=True,
+        multiple=50,
+        args={"query": query, "tasks": 50, "round_trip": 1000},
+    )
+    for query in ("select1", "by_key")
+]
 POOLS = [
     Bench(
         f"pool-{tasks}",
@@ -116,18 +128,19 @@ GOALS = [
             ("asyncpg-ten", 2.0, False),
         )
     ),
+    *(Goal(bench.name, "asyncpg-ten", "ours", ">=", 4.0, wall=True) for bench in FAR),
 ]
 
 
 def environment() -> dict[str, str]:
-    return {"BENCH_PG_FLOOR": str(envs.pg_floor())}
+    return {"BENCH_PG_FLOOR": str(envs.pg_floor()), "BENCH_PG_DELAY": str(envs.delay())}
 
 
 PLAN = Plan(
     "python -m benchmarks.pg",
     __doc__,
     CONTENDERS,
-    [*FETCHES, *TOGETHER, *POOLS, *OTHERS],
+    [*FETCHES, *TOGETHER, *FAR, *POOLS, *OTHERS],
     GOALS,
     sample_ms=50,
     wall=True,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.contenders._queries import (
     COPY_ROWS,
@@ -18,6 +21,28 @@ from benchmarks.contenders._queries import (
 from benchmarks.meter import Meter, check
 
 Fetch = Callable[..., Awaitable[Any]]
+
+
+@contextlib.contextmanager
+def server(round_trip: int) -> Iterator[str]:
+    """The server to measure with; so many microseconds away, by a proxy in its own process."""
+    dsn = os.environ["DATABASE_URL"]
+    if not round_trip:
+        yield dsn
+        return
+    parts, options = urlsplit(dsn), parse_qs(urlsplit(dsn).query)
+    host = options.get("host", [parts.hostname or "/var/run/postgresql"])[0]
+    port = options.get("port", [str(parts.port or 5432)])[0]
+    command = [os.environ["BENCH_PG_DELAY"], host, port, str(round_trip)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as proxy:
+        assert proxy.stdin is not None and proxy.stdout is not None
+        try:
+            who = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+            there = f"127.0.0.1:{int(proxy.stdout.readline())}"
+            yield f"{parts.scheme}://{who}{there}{parts.path}"
+        finally:
+            proxy.stdin.close()  # ends it
 
 
 class Driver:
@@ -39,8 +64,8 @@ class Driver:
         """fetch(sql, *args): the rows of a query with $1, prepared if the driver can."""
         raise NotImplementedError
 
-    async def _open(self, setup: tuple[str, ...]) -> Any:
-        connection = await self._connect(os.environ["DATABASE_URL"])
+    async def _open(self, setup: tuple[str, ...], dsn: str | None = None) -> Any:
+        connection = await self._connect(dsn or os.environ["DATABASE_URL"])
         for statement in setup:
             await self._execute(connection, statement)
         return connection

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from typing import Any
 
-from benchmarks.contenders._drivers import Driver, Fetch
+from benchmarks.contenders._drivers import Driver, Fetch, server
 from benchmarks.contenders._queries import QUERIES, check_rows
 from benchmarks.meter import Meter, check
 
@@ -65,10 +65,16 @@ class Contender(Driver):
         await connection.copy_from_table(table, output=sink)
         return size
 
-    async def together(self, meter: Meter, n: int, query: str, tasks: int) -> None:
+    async def together(
+        self, meter: Meter, n: int, query: str, tasks: int, round_trip: int = 0
+    ) -> None:
         """n queries in all, by more tasks than there are connections."""
+        with server(round_trip) as dsn:
+            await self._together(meter, n, query, tasks, dsn)
+
+    async def _together(self, meter: Meter, n: int, query: str, tasks: int, dsn: str) -> None:
         sql, args, _, setup = QUERIES[query]
-        connections = [await self._open(setup) for _ in range(self.connections)]
+        connections = [await self._open(setup, dsn) for _ in range(self.connections)]
         free = Free(connections)
         rows: Any = None
 

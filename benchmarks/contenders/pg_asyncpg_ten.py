@@ -13,7 +13,9 @@ class Contender:
 
     packages = pg_asyncpg.Contender.packages
 
-    async def together(self, meter: Meter, n: int, query: str, tasks: int) -> Any:
+    async def together(
+        self, meter: Meter, n: int, query: str, tasks: int, round_trip: int = 0
+    ) -> Any:
         asyncpg = pg_asyncpg.Contender()
         asyncpg.connections = 10
-        await asyncpg.together(meter, n, query, tasks)
+        await asyncpg.together(meter, n, query, tasks, round_trip)

@@ -14,10 +14,10 @@ class Contender(pg_asyncpg.Contender):
     packages = ("greenletio", "uvloop")
     module = "greenletio.pg.aio"
 
-    async def together(self, meter: Meter, n: int, query: str, tasks: int) -> None:
+    async def _together(self, meter: Meter, n: int, query: str, tasks: int, dsn: str) -> None:
         """On one connection, which they share."""
         sql, args, _, setup = QUERIES[query]
-        connection = await self._open(setup)
+        connection = await self._open(setup, dsn)
         connection.shared = True
         rows: Any = None
 

@@ -8,7 +8,8 @@ from fix_bench import bench
 
 def test_quick_run_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "pg.json"
-    chosen = "select1-50 by_key-10 series-10 *-select1-10 pool-10 executemany copy-*".split()
+    chosen = "select1-50 by_key-10 series-10 *-select1-10 far-by_key-50 pool-10".split()
+    chosen += ["executemany", "copy-*"]
     who = ["--contender", "ours", "--contender", "floor"]
     who += [option for name in chosen for option in ("--only", name)]
     done = bench("benchmarks.pg", *who, "--quick", "--rounds", "1", "--json", str(out))
@@ -20,5 +21,7 @@ def test_quick_run_writes_json(tmp_path: Path) -> None:
     )
     for name, row in document["benches"].items():
         assert row["contenders"]["ours"]["median"] > 0, name
-        if not name.startswith(("shared", "pool")):
+        if not name.startswith(("shared", "far", "pool")):
             assert row["contenders"]["floor"]["median"] > 0, name
+    # Each of the 50 tasks waits a round trip of 1 ms for each of its queries.
+    assert document["benches"]["far-by_key-50"]["contenders"]["ours"]["wall_median"] >= 1000 / 50
