@@ -1,4 +1,4 @@
-"""``fcntl`` whose ``flock`` and ``lockf`` suspend the greenlet while another holds the lock.
+"""``fcntl`` whose waits for a lock that another holds suspend the greenlet.
 
 They try again and again, with pauses of at most 50 ms, so that a wait that is cancelled has taken
 no lock. All else is the standard module's.
@@ -19,13 +19,19 @@ __all__ = public(_std)
 _PLAIN = 0  # _core.place(): no loop runs in this thread
 
 
-def _again(operation: int, lock: Callable[[int], Any]) -> Any:
-    if operation & (_std.LOCK_NB | _std.LOCK_UN) or _core.place() == _PLAIN:
-        return lock(operation)
+# Commands of fcntl() that wait, and those that do not instead.
+_WAITING = {
+    getattr(_std, f"{kind}W"): getattr(_std, kind)
+    for kind in ("F_SETLK", "F_OFD_SETLK")
+    if hasattr(_std, f"{kind}W")
+}
+
+
+def _again(attempt: Callable[[], Any]) -> Any:
     pause = 0.0005
     while True:
         try:
-            return lock(operation | _std.LOCK_NB)
+            return attempt()
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
@@ -33,14 +39,27 @@ def _again(operation: int, lock: Callable[[int], Any]) -> Any:
         pause = min(pause * 2, 0.05)
 
 
+def _lock(operation: int, lock: Callable[[int], Any]) -> Any:
+    if operation & (_std.LOCK_NB | _std.LOCK_UN) or _core.place() == _PLAIN:
+        return lock(operation)
+    return _again(lambda: lock(operation | _std.LOCK_NB))
+
+
 def flock(fd: Any, operation: int, /) -> None:
     """Lock or unlock a file; waits for it. Can be cancelled."""
-    _again(operation, lambda op: _std.flock(fd, op))
+    _lock(operation, lambda op: _std.flock(fd, op))
 
 
 def lockf(fd: Any, cmd: int, len: int = 0, start: int = 0, whence: int = 0, /) -> Any:
     """Lock or unlock a part of a file; waits for it. Can be cancelled."""
-    return _again(cmd, lambda op: _std.lockf(fd, op, len, start, whence))
+    return _lock(cmd, lambda op: _std.lockf(fd, op, len, start, whence))
+
+
+def fcntl(fd: Any, cmd: int, arg: Any = 0, /) -> Any:
+    """``fcntl.fcntl``; waits for a lock with ``F_SETLKW`` and its like. Can be cancelled."""
+    if cmd not in _WAITING or _core.place() == _PLAIN:
+        return _std.fcntl(fd, cmd, arg)
+    return _again(lambda: _std.fcntl(fd, _WAITING[cmd], arg))
 
 
 adopt(globals(), _std)

@@ -3,7 +3,8 @@
 ``read``, ``write`` and their kin wait until the descriptor is ready, unless it is nonblocking;
 regular files are read and written at once, for no descriptor tells when they are ready.
 ``waitpid`` and its kin wait for the process by its pidfd, or in a thread. ``fsync`` and
-``fdatasync`` run in a thread, ``lockf`` tries again and again. All of them can be cancelled.
+``fdatasync`` run in a thread, ``sendfile`` and ``splice`` do where they may block, ``lockf`` tries
+again and again. All of them can be cancelled.
 ``open`` blocks where the system's does: at a FIFO whose other end is not open.
 """
 
@@ -14,6 +15,7 @@ import io
 import os as _std
 import select as _select
 import stat as _stat
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,6 +85,37 @@ def writev(fd: int, buffers: Any, /) -> int:
     """``os.writev``, waiting until some bytes fit."""
     _ready(fd, _core.WRITE)
     return _std.writev(fd, buffers)
+
+
+if hasattr(_std, "eventfd_read"):
+
+    def eventfd_read(fd: int) -> int:
+        """``os.eventfd_read``, waiting until the counter is not 0."""
+        _ready(fd, _core.READ)
+        return _std.eventfd_read(fd)
+
+
+if sys.platform == "linux":
+
+    def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
+        """``os.sendfile``; to a blocking descriptor in a thread, which goes on if cancelled."""
+        if _std.get_blocking(out_fd):
+            return run_in_thread(_std.sendfile, out_fd, in_fd, offset, count)
+        return _std.sendfile(out_fd, in_fd, offset, count)
+
+
+if hasattr(_std, "splice"):
+
+    def splice(
+        src: int,
+        dst: int,
+        count: int,
+        offset_src: int | None = None,
+        offset_dst: int | None = None,
+        flags: int = 0,
+    ) -> int:
+        """``os.splice``, in a thread, which goes on if cancelled."""
+        return run_in_thread(_std.splice, src, dst, count, offset_src, offset_dst, flags)
 
 
 def fsync(fd: Any) -> None:

@@ -3,8 +3,8 @@
 ``greenletio.green.http.client`` is the source of ``http.client``, run with imports that give
 the green modules where there are such. What waits by none of those is shared: the package
 ``greenletio.green.http`` has what ``http`` has, and ``greenletio.green.json`` is ``json``.
-Exceptions are shared, too: whoever catches the standard one catches what a twin raises. Every other
-class of a twin is derived from the standard one, for ``isinstance()``.
+Exceptions are shared, too: whoever catches the standard one catches what a twin raises. All other
+classes of a twin, but those that ask ``super()``, are derived from the standard ones.
 """
 
 from __future__ import annotations
@@ -92,10 +92,13 @@ _SHARED = frozenset(("logging",))
 # Importing one of them makes a module one that waits, if that is asked for by name.
 _WAITING = MODULES - {"_thread", "os", "signal", "threading", "time"}
 
-# They import what waits and do not wait: values that green and blocking code hand each other.
-_VALUES = frozenset(("email", "http.cookiejar"))
+# They import what waits and do not wait: values that green and blocking code hand each other, and
+# servers there is one of, which child processes ask for under their own names.
+_STANDARD = frozenset(
+    ("email", "http.cookiejar", "multiprocessing.forkserver", "multiprocessing.resource_tracker")
+)
 _VALUE_CLASSES = {
-    "http.client": ("HTTPMessage",),
+    "http.client": ("HTTPMessage", "HTTPResponse"),
     "urllib.request": ("Request",),
     "xmlrpc.client": ("Binary", "DateTime"),
 }
@@ -110,6 +113,9 @@ class _Every:
 
 # Of these a twin has the named classes only: all else is the state of the process, and shared.
 _OWN = {"multiprocessing.util": ("ForkAwareLocal", "ForkAwareThreadLock")}
+
+# What a twin has of the standard module's state: multiprocessing.process asks for it, too.
+_STATE = {"multiprocessing.context": ("_tls",)}
 
 
 def top(name: str) -> str:
@@ -147,9 +153,9 @@ def _waits(name: str) -> bool:
     spec = _find_spec(name)
     if spec is None or not isinstance(spec.loader, SourceFileLoader):
         return False
-    if name in ("asyncio", "logging", "multiprocessing") or name.startswith("asyncio."):
+    if name in ("asyncio", "logging") or name.startswith("asyncio."):
         return False
-    if name != "email.utils" and not _VALUES.isdisjoint((name, top(name))):
+    if name != "email.utils" and not _STANDARD.isdisjoint((name, top(name))):
         return False
     source = spec.loader.get_source(spec.name)
     package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
@@ -212,7 +218,7 @@ def execute(
     ``green`` holds the builtins, whose ``__import__`` finds the green modules, but for those in
     ``given``. If the standard ``module`` itself is loaded, its exceptions and values are those of
     this one, and each class in ``derived`` becomes a subclass of its, with all methods defined
-    anew.
+    anew, unless its ``super()`` would mean another class then.
     """
     loader: Any = None if spec is None else spec.loader
     name = "" if spec is None else spec.name
@@ -228,7 +234,9 @@ def execute(
         if isinstance(standard, type) and standard.__module__ == spec.name:
             if issubclass(standard, (BaseException, Enum)) or name in values:
                 return standard
-            if name in derived:
+            lineage = [kind for base in bases for kind in base.__mro__ if _is_twins(kind)]
+            alone = [(standard, bases), *((kind, kind.__bases__) for kind in lineage)]
+            if name in derived and not any(_asks_super(*each) for each in alone):
                 bases = (*(b for b in bases if not issubclass(standard, b)), standard)
         return builtins.__build_class__(function, name, *bases, **kwargs)
 
@@ -241,6 +249,19 @@ def execute(
     exec(code, namespace)
     namespace["__builtins__"] = green
     namespace.update((name, value) for name, value in kept.items() if value is not None)
+
+
+def _is_twins(kind: type) -> bool:
+    return kind.__module__.startswith(f"{GREEN}.")
+
+
+def _asks_super(kind: type, bases: tuple[type, ...]) -> bool:
+    """Whether ``super()`` in the methods of ``kind`` would find those of the standard class, if the
+    one with ``bases`` that is made of it, or one derived from that, were derived from it."""
+    codes = (getattr(value, "__code__", None) for value in vars(kind).values())
+    return any(code is not None and "super" in code.co_names for code in codes) and not (
+        bases and all(map(_is_twins, bases))
+    )
 
 
 class _TwinFinder(MetaPathFinder):
@@ -301,6 +322,8 @@ class _TwinLoader(Loader):
             _suspend_handlers(names)
         if name == "logging.config":
             _configure_handlers(names)
+        for key in _STATE.get(name, ()):
+            names[key] = getattr(standard, key)
         if name in _OWN and standard is not None:
             for key, value in vars(standard).items():
                 if key not in _OWN[name] and key[:2] != "__" and not isinstance(value, ModuleType):

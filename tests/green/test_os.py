@@ -450,3 +450,86 @@ def test_a_job_that_is_cancelled_before_its_turn_does_not_run(green: Any) -> Non
     finally:
         _threads.set_size(before)
     assert ran == []
+
+
+@pytest.mark.parametrize("command", ["F_SETLKW", "F_OFD_SETLKW"])
+def test_fcntl_waits_for_a_lock_of_another(green: Any, tmp_path: Path, command: str) -> None:
+    # The lock of an open file is held by this process, that of a process by another.
+    import struct
+
+    path = tmp_path / "file"
+    path.touch()
+    held = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+    free = struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)
+    if not hasattr(fcntl, command):
+        pytest.skip(f"no fcntl.{command} here")
+    with path.open("r+") as ours, path.open("r+") as other:
+        if command == "F_OFD_SETLKW":
+            fcntl.fcntl(other, fcntl.F_OFD_SETLK, held)
+
+            def release() -> None:
+                fcntl.fcntl(other, fcntl.F_OFD_SETLK, free)
+        else:
+            hold = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX)"
+            holder = std_subprocess.Popen(
+                [sys.executable, "-c", f"{hold}; print(flush=True); input()", str(path)],
+                stdin=std_subprocess.PIPE,
+                stdout=std_subprocess.PIPE,
+            )
+            assert holder.stdout is not None
+            holder.stdout.readline()
+
+            def release() -> None:
+                holder.communicate(b"\n")
+
+        others_run(green, lambda: fcntl.fcntl(ours, getattr(fcntl, command), held), release)
+
+        def refused() -> None:
+            with pytest.raises(OSError):
+                fcntl.fcntl(ours, getattr(fcntl, command), b"short")
+
+        green(refused)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="system calls of Linux")
+def test_system_calls_between_descriptors(green: Any, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1_000_000))
+
+    def drain(fd: int, size: int) -> None:
+        while size:
+            size -= len(os.read(fd, 65536))
+
+    r, w = std.pipe()
+    try:
+        with path.open("rb") as file:
+
+            def send() -> int:
+                sent = 0
+                while sent < 1_000_000:
+                    sent += os.sendfile(w, file.fileno(), sent, 1_000_000 - sent)
+                return sent
+
+            assert others_run(green, send, lambda: spawn(drain, r, 1_000_000)) == 1_000_000
+            std.set_blocking(w, False)
+            std.write(w, bytes(65536))
+            with pytest.raises(BlockingIOError):
+                green(os.sendfile, w, file.fileno(), 0, 10)
+        if hasattr(os, "splice"):
+            std.set_blocking(w, True)
+            std.read(r, 65536)
+            r2, w2 = std.pipe()
+            moved = others_run(green, lambda: os.splice(r, w2, 5), lambda: std.write(w, b"hello"))
+            assert moved == 5 and std.read(r2, 9) == b"hello"
+            std.close(r2)
+            std.close(w2)
+        if hasattr(os, "eventfd"):
+            counter = std.eventfd(0)
+            count = others_run(
+                green, lambda: os.eventfd_read(counter), lambda: std.eventfd_write(counter, 3)
+            )
+            assert count == 3
+            std.close(counter)
+    finally:
+        std.close(r)
+        std.close(w)

@@ -19,6 +19,9 @@ from typing import Any, TextIO
 
 import swap
 
+# Seconds for a test that is known to fail: it may be one that hangs.
+KNOWN_LIMIT = 10.0
+
 # They run the tests of a class before them with another selector.
 REPEATS = {"PollEventLoopTests", "SelectEventLoopTests"}
 
@@ -45,11 +48,14 @@ class Result(unittest.TestResult):
 
     RANK = ("passed", "skipped", "failed", "error")
 
-    def __init__(self, tell: Any, package: str, limit: float, counts: swap.Counts) -> None:
+    def __init__(
+        self, tell: Any, package: str, limit: float, known: list[str], counts: swap.Counts
+    ) -> None:
         super().__init__()
         self._tell = tell
         self._package = package
         self._limit = limit
+        self._known = known
         self._counts = counts
         self._current: str | None = None
         self._outcome = "passed"
@@ -60,7 +66,9 @@ class Result(unittest.TestResult):
         super().startTest(test)
         self._current, self._outcome, self._detail = short_id(test, self._package), "passed", ""
         self._tell(start=self._current)
-        faulthandler.dump_traceback_later(self._limit, exit=True)
+        known = any(fnmatchcase(self._current, pattern) for pattern in self._known)
+        limit = min(self._limit, KNOWN_LIMIT) if known else self._limit
+        faulthandler.dump_traceback_later(limit, exit=True)
 
     def stopTest(self, test: Any) -> None:
         faulthandler.cancel_dump_traceback_later()
@@ -143,7 +151,7 @@ def run(request: dict[str, Any], replies: TextIO) -> None:
         tell(tests=[short(test) for test in wanted], repeats=repeats)
         done = set(request["done"])
         suite = unittest.TestSuite(test for test in wanted if short(test) not in done)
-        suite.run(Result(tell, package, request["limit"], counts))
+        suite.run(Result(tell, package, request["limit"], request.get("known", []), counts))
         tell(complete=True)
 
     if way == "green":

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -13,12 +14,9 @@ else:
 
 def match(path: Path, tests: Collection[str]) -> tuple[dict[str, str], list[str]]:
     """Test to reason, as far as this Python is concerned; and the patterns that match nothing."""
-    here = "{}.{}".format(*sys.version_info)
     reasons: dict[str, str] = {}
     unmatched = []
-    for entry in tomllib.loads(path.read_text()).get("fails", []):
-        if here not in entry.get("pythons", [here]):
-            continue
+    for entry in _entries(path):
         for pattern in entry["tests"]:
             found = [test for test in tests if fnmatchcase(test, pattern)]
             reasons |= dict.fromkeys(found, entry["reason"])
@@ -27,7 +25,12 @@ def match(path: Path, tests: Collection[str]) -> tuple[dict[str, str], list[str]
     return reasons, unmatched
 
 
-def patterns(path: Path) -> list[str]:
-    """All that are in it."""
+def _entries(path: Path) -> list[dict[str, Any]]:
+    here = "{}.{}".format(*sys.version_info)
     entries = tomllib.loads(path.read_text()).get("fails", [])
-    return [pattern for entry in entries for pattern in entry["tests"]]
+    return [entry for entry in entries if here in entry.get("pythons", [here])]
+
+
+def patterns(path: Path) -> list[str]:
+    """All that concern this Python."""
+    return [pattern for entry in _entries(path) for pattern in entry["tests"]]

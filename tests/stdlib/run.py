@@ -165,9 +165,11 @@ class Runner:
             return False
 
     async def _end(self, process: asyncio.subprocess.Process) -> int:
-        status = await process.wait()
-        self._kill(process)  # what it started: it may hold our pipe
-        return status
+        # What it started may hold our pipe, whose end wait() waits for on Python 3.12 and 3.13.0.
+        while process.returncode is None:
+            await asyncio.sleep(0.02)
+        self._kill(process)
+        return process.returncode
 
     @staticmethod
     def _kill(process: asyncio.subprocess.Process) -> None:

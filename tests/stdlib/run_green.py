@@ -9,12 +9,14 @@ import argparse
 import asyncio
 import importlib.util
 import json
+import pkgutil
 import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import known
 from rich.console import Console
 from run import HERE, OURS, File, Runner, judge, print_table
 
@@ -28,8 +30,17 @@ FILES = (
 ).split()
 
 
+def parts(name: str) -> list[str]:
+    """The file itself, or the files of a package of tests, which can be run one by one; none."""
+    spec = importlib.util.find_spec(f"test.{name}")
+    if spec is None or spec.submodule_search_locations is None:
+        return [name] if spec is not None else []
+    found = (each.name for each in pkgutil.iter_modules(spec.submodule_search_locations))
+    return [f"{name}.{each}" for each in found if each.startswith("test_")]
+
+
 def present() -> list[str]:
-    return [name for name in FILES if importlib.util.find_spec(f"test.{name}")]
+    return [part for name in FILES for part in parts(name)]
 
 
 async def run_file(name: str, options: argparse.Namespace, plain: dict[str, Any]) -> File:
@@ -38,17 +49,16 @@ async def run_file(name: str, options: argparse.Namespace, plain: dict[str, Any]
     def heard(file: File) -> None:
         pass
 
-    async def run(way: str) -> File:
-        runner = Runner(options, package="test", way=way, loop=options.loop)
+    async def run(way: str, doomed: list[str]) -> File:
+        runner = Runner(options, package="test", way=way, loop=options.loop, known=doomed)
         return await runner.file(name, heard)
 
     if options.only or name not in plain:
-        as_it_comes = await run("plain")
-        known = {test: each.outcome for test, each in as_it_comes.outcomes.items()}
+        as_it_comes = await run("plain", [])
         if options.only:
             plain = {}
-        plain[name] = known
-    file = await run("green")
+        plain[name] = {test: each.outcome for test, each in as_it_comes.outcomes.items()}
+    file = await run("green", known.patterns(options.expected))
     file.plain = {test: plain[name][test] for test in plain[name]}
     return file
 
@@ -90,9 +100,11 @@ def arguments() -> argparse.Namespace:
         options.loop = ":".join(options.loop.rpartition(".")[::2])
     if not present():
         parser.error("this Python has no package test: install its tests")
-    options.files = options.files or present()
-    if missing := [f for f in options.files if not importlib.util.find_spec(f"test.{f}")]:
-        parser.error(f"no such file in this Python's tests: {', '.join(missing)}")
+    named = options.files or FILES
+    options.absent = [name for name in named if not parts(name)]
+    if options.files and options.absent:
+        parser.error(f"no such file in this Python's tests: {', '.join(options.absent)}")
+    options.files = [part for name in named for part in parts(name)]
     return options
 
 
@@ -100,6 +112,8 @@ def main() -> int:
     options = arguments()
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(f"green on Python {platform.python_version()}", highlight=False)
+    if options.absent:
+        console.print(f"not among this Python's tests: {', '.join(options.absent)}")
     plain: dict[str, Any] = {}
     if options.plain is not None and options.plain.exists():
         plain = json.loads(options.plain.read_text())

@@ -59,7 +59,9 @@ import os, signal, time, unittest
 
 class Specimen(unittest.TestCase):
     def test_1_passes(self): pass
-    def test_2_crashes(self): os.kill(os.getpid(), signal.SIGSEGV)
+    def test_2_crashes(self):  # and what it has started holds the pipe to the parent
+        os.fork() or time.sleep(100)
+        os.kill(os.getpid(), signal.SIGSEGV)
     def test_3_fails(self): self.assertEqual(1, 2)
     def test_4_hangs(self): time.sleep(100)
     def test_5_errs(self): raise ZeroDivisionError
@@ -159,6 +161,18 @@ def test_the_blocking_modules_are_tested_green_and_as_they_come(tmp_path: Path) 
         row = document["files"]["test_sched"]
         assert row["passed"] == row["passed plain"] > 5 and row["lost"] == 0
         assert document["lost"] == []
+
+
+def test_a_package_of_tests_is_run_file_by_file(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    packages = ["test_sqlite3"] if sys.version_info >= (3, 11) else []
+    only = ["--only", "*.ModuleTests.test_api_level", "--only", "*.SchedulerT*.test_enter"]
+    done = run_green("test_sched", *packages, *only, "--json", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = json.loads(out.read_text())["files"]
+    assert ("test_sqlite3.test_dbapi" in files) == bool(packages) and "test_sqlite3" not in files
+    done = run_green("test_no_such_thing")
+    assert done.returncode == 2 and "test_no_such_thing" in done.stderr
 
 
 def test_what_is_lost_must_be_listed(tmp_path: Path) -> None:
