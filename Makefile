@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-sqlalchemy build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg clean
+.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -62,6 +62,10 @@ test-asyncpg: ## asyncpg's own tests on greenletio.pg.aio (CHECKOUT=path ARGS="t
 test-sqlalchemy: ## SQLAlchemy's compliance suite on our dialect (CHECKOUT=its repository)
 	@$(BOOTSTRAP) test
 	$(RUN)/python tests/sqlalchemy/run.py $(CHECKOUT) $(ARGS)
+
+test-django: ## Django's own tests on our backend (CHECKOUT=its repository or sdist ARGS="queries")
+	@$(BOOTSTRAP) test
+	$(RUN)/python tests/django/run.py $(or $(CHECKOUT),$(error CHECKOUT= names a copy of Django's repository)) $(ARGS)
 
 test-all: ## all of the above, and the tests marked `slow`
 	@$(BOOTSTRAP) test

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Column", "Cursor", "typed")
 
+BPCHAR, VARCHAR, NUMERIC = 1042, 1043, 1700
+
 Row = TypeVar("Row")
 Result = tuple[list[Any] | None, tuple[Any, ...] | None, str]
 
@@ -32,6 +34,17 @@ class Column(NamedTuple):
     precision: int | None = None
     scale: int | None = None
     null_ok: bool | None = None
+
+
+def _column(name: str, oid: int, size: int, modifier: int) -> Column:
+    """A column of a type that is restricted: varchar(30), numeric(5, 2)."""
+    length = precision = scale = None
+    if oid in (BPCHAR, VARCHAR):
+        length = modifier - 4
+    elif oid == NUMERIC:
+        precision, scale = (modifier - 4) >> 16, (modifier - 4) & 0x7FF
+        scale -= 0x800 if scale & 0x400 else 0  # eleven bits, with a sign
+    return Column(name, oid, length, size if size > 0 else None, precision, scale)
 
 
 class Cursor(Generic[Row]):
@@ -55,7 +68,9 @@ class Cursor(Generic[Row]):
         if description is not None:
             self.description = [
                 Column(name, oid, None, size if size > 0 else None)
-                for name, oid, size, _ in description
+                if modifier < 4
+                else _column(name, oid, size, modifier)
+                for name, oid, size, modifier in description
             ]
         word = (tag or "").rpartition(" ")[2]
         self.rowcount = int(word) if word.isdigit() else -1

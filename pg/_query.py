@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from itertools import islice
@@ -17,13 +17,43 @@ from greenletio.pg._json import Json, Jsonb, dumps
 from greenletio.pg._script import statements
 from greenletio.pg.errors import ProgrammingError
 
-__all__ = ("is_script", "prepare")
+__all__ = ("Typed", "is_script", "prepare", "replace_placeholders")
 
 _PLACEHOLDER = re.compile(r"%(?:%|\((?P<name>[^)]*)\)(?P<named>.)|(?P<plain>.)|$)", re.DOTALL)
+
+
+class Typed:
+    """A value that is sent as one of a certain type."""
+
+    __slots__ = ("oid", "value")
+
+    def __init__(self, value: Any, oid: int) -> None:
+        self.value = value
+        self.oid = oid
+
 
 _ARRAY_OF: dict[int, int] = {
     codec.element.oid: oid for oid, codec in BUILTIN.items() if codec.element is not None
 }
+
+
+def replace_placeholders(query: str, replacement: Callable[[str | None], str]) -> str:
+    """The query with what `replacement` gives for the name of each placeholder; None: it has none.
+
+    ProgrammingError if something else follows a percent sign.
+    """
+
+    def replace(found: re.Match[str]) -> str:
+        if found[0] == "%%":
+            return "%"
+        kind = found["named"] or found["plain"]
+        if kind is None or kind not in "sbt":
+            raise ProgrammingError(
+                f"{found[0]!r} is no placeholder: '%s' and '%(name)s' are, and %% is a percent sign"
+            )
+        return replacement(found["name"])
+
+    return _PLACEHOLDER.sub(replace, query)
 
 
 @lru_cache(256)
@@ -32,23 +62,16 @@ def _parse(query: str) -> tuple[str, tuple[str, ...] | int]:
     names: list[str] = []
     count = 0
 
-    def replace(found: re.Match[str]) -> str:
+    def number(name: str | None) -> str:
         nonlocal count
-        if found[0] == "%%":
-            return "%"
-        kind = found["named"] or found["plain"]
-        if kind is None or kind not in "sbt":
-            raise ProgrammingError(
-                f"{found[0]!r} is no placeholder: '%s' and '%(name)s' are, and %% is a percent sign"
-            )
-        if found["name"] is not None:
-            if found["name"] not in names:
-                names.append(found["name"])
-            return f"${names.index(found['name']) + 1}"
+        if name is not None:
+            if name not in names:
+                names.append(name)
+            return f"${names.index(name) + 1}"
         count += 1
         return f"${count}"
 
-    sql = _PLACEHOLDER.sub(replace, query)
+    sql = replace_placeholders(query, number)
     if names and count:
         raise ProgrammingError("'%s' and '%(name)s' cannot be mixed in one query")
     return sql, tuple(names) if names else count
@@ -153,6 +176,7 @@ _KINDS: dict[type, Any] = {
     list: _list,
     datetime.datetime: _datetime,
     datetime.time: _time,
+    Typed: lambda value: (value.value, value.oid),
     Jsonb: lambda value: (dumps(value), 3802),
     Json: lambda value: (dumps(value), 114),
     float: lambda value: (value, 701),

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from greenletio._pg import Codec
@@ -22,6 +22,8 @@ __all__ = ("decode", "read_array", "write_array")
 
 _T = TypeVar("_T")
 
+BYTEA = 17
+
 
 def decode(codec: Codec, data: bytes | str) -> Any:
     """A value of the codec's type; of a type that is not known here, the text itself."""
@@ -30,15 +32,46 @@ def decode(codec: Codec, data: bytes | str) -> Any:
 
 
 def _decode(codec: Codec, text: str) -> Any:
+    form, element = codec.form, codec.element
+    if form in ("text", "foreign"):
+        return text
+    if form == "range" and codec.decoder is not None:
+        return _range(codec, text)
+    if form == "multirange" and element is not None:
+        return [_range(element, found[0]) for found in _RANGE.finditer(text)]
+    if form == "wrapped" and element is not None and element.oid != BYTEA:
+        value = _decode(element, text)
+        return value if codec.decoder is None else codec.decoder(value)
     read = _READERS.get(codec.oid) or from_text.get(codec.oid)
     if read is not None:
         return read(text)
-    if codec.element is not None and codec.name.endswith("[]"):
-        return read_array(codec.element, text)
-    if codec.element is not None and codec.form == "wrapped":
-        value = _decode(codec.element, text)
-        return value if codec.decoder is None else codec.decoder(value)
+    if element is not None and codec.name.endswith("[]"):
+        return read_array(element, text)
     return text
+
+
+_BOUND = r'((?:"(?:[^"\\]|\\.|"")*"|[^",\[\](){}\\]|\\.)*)'
+_RANGE = re.compile(rf"empty|([\[(]){_BOUND},{_BOUND}([\])])", re.DOTALL)
+
+
+def _range(codec: Codec, text: str) -> Any:
+    found = _RANGE.fullmatch(text)
+    element, make = codec.element, cast(Any, codec.decoder)
+    if found is None or element is None:
+        raise InternalError(f"the server sent a malformed range: {text[:60]!r}")
+    if found[1] is None:
+        return make(None, None, False, False, True)
+    lower, upper = (
+        _decode(element, re.sub(r'\\(.)|""|"', _unquoted, bound, flags=re.DOTALL))
+        if bound
+        else None
+        for bound in found.group(2, 3)
+    )
+    return make(lower, upper, found[1] == "[", found[4] == "]")
+
+
+def _unquoted(found: re.Match[str]) -> str:
+    return found[1] or ('"' if found[0] == '""' else "")
 
 
 def _bytes(text: str) -> bytes:

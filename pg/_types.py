@@ -28,17 +28,20 @@ _TEXT_ANYWAY = {19, 25, 114, 142, 1042, 1043, 3802}  # what we read as str in an
 _SEND_TEXT = {"textsend", "enum_send", "citextsend", "varcharsend", "namesend"}
 
 
-def builder(known: Codecs, own: Codecs) -> Callable[[Iterable[Row], list[int]], Codecs]:
+def builder(
+    known: Codecs, own: Codecs, range_class: Any = Range
+) -> Callable[[Iterable[Row], list[int]], Codecs]:
     """What a connection calls with the catalogue's rows; `known` keeps what was found.
 
     `own` are the connection's user's codecs, of which others may be made; then `known` must not be
-    shared with other connections.
+    shared with connections that have others. `range_class` is what ranges are read as, and is asked
+    whether a value is one.
     """
 
     def build(rows: Iterable[Row], wanted: list[int]) -> Codecs:
         described = {int(row[0]): row for row in rows}
         for oid in wanted:
-            _find(oid, described, known, own)
+            _find(oid, described, known, own, range_class)
         return {oid: known[oid] for oid in {*wanted, *described} if oid in known}
 
     return build
@@ -123,14 +126,14 @@ def _no_text(name: str) -> Callable[[str], Any]:
     return refuse
 
 
-def _find(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs) -> Codec:
+def _find(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs, range_class: Any) -> Codec:
     found = own.get(oid) or BUILTIN.get(oid) or known.get(oid)
     if found is None:
-        found = known[oid] = _make(oid, rows, known, own)
+        found = known[oid] = _make(oid, rows, known, own, range_class)
     return found
 
 
-def _make(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs) -> Codec:
+def _make(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs, range_class: Any) -> Codec:
     if oid not in rows:  # dropped meanwhile
         return Codec("foreign", oid, f"the type with oid {oid}")
     _, schema, name, kind, element, base, subtype, range_, attributes, send = rows[oid]
@@ -140,7 +143,7 @@ def _make(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs) -> Codec:
         return Codec(form, oid, name, element, names, schema=schema, **how)
 
     def find(part: Any) -> Codec:
-        return _find(int(part), rows, known, own)
+        return _find(int(part), rows, known, own, range_class)
 
     if kind == "e":
         return made("text")
@@ -149,7 +152,7 @@ def _make(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs) -> Codec:
     if kind == "r":
         codec = find(subtype)
         if not codec.is_text:
-            return made("range", codec, decoder=Range)
+            return made("range", codec, decoder=range_class)
     elif kind == "m":
         codec = find(range_)
         if not codec.is_text:

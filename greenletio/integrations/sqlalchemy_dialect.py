@@ -26,12 +26,11 @@ from sqlalchemy.util.concurrency import await_only
 import greenletio
 from greenletio import async_, pg
 from greenletio._pg import Codec
+from greenletio.integrations._named_cursors import IDLE, NamedCursor, NamedCursors
 from greenletio.integrations.sqlalchemy import GreenQueuePool
 from greenletio.pg import _json
 
 __all__ = ("PGDialectAsync_greenletio", "PGDialect_greenletio")
-
-IDLE, IN_ERROR = 0, 3  # of libpq's PGTransactionStatusType
 
 _ident = itertools.count(1)
 
@@ -80,74 +79,13 @@ class _MultiRange(ranges.AbstractMultiRangeImpl):  # type: ignore[type-arg]
 # --- the connection ------------------------------------------------------------------------------
 
 
-class _ServerCursor(pg.Cursor[Any]):
-    """A cursor at the server, for results that are not wanted as a whole."""
-
-    def __init__(self, connection: _Connection) -> None:
-        super().__init__(connection, connection.row_factory)
-        self._name = f"_gio_cursor_{next(_ident)}"
-        self._open = False
-
-    def execute(
-        self, query: str, params: Any = None, *, timeout: float | None = None
-    ) -> _ServerCursor:
-        # HOLD: it works in autocommit mode, too, where nothing else keeps it.
-        hold = self.connection.autocommit
-        super().execute(
-            f"DECLARE {self._name} NO SCROLL CURSOR {'WITH' if hold else 'WITHOUT'} HOLD"
-            f" FOR {query}",
-            params,
-            timeout=timeout,
-        )
-        self._open = True
-        if hold:
-            self.connection.held.add(self._name)  # type: ignore[attr-defined]
-        self._take(0)  # for the description
-        return self
-
-    def _take(self, count: int | str) -> list[Any]:
-        super().execute(f"FETCH {count} FROM {self._name}")
-        return super().fetchall()
-
-    def fetchone(self) -> Any:
-        return next(iter(self._take(1)), None)
-
-    def fetchmany(self, size: int = 0) -> list[Any]:
-        return self._take(size or self.arraysize)
-
-    def fetchall(self) -> list[Any]:
-        return self._take("ALL")
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self.connection.end_cursor(self._name)  # type: ignore[attr-defined]
-        super().close()
-
-
-class _Connection(pg.Connection[Any]):
+class _Connection(NamedCursors):
     """One whose cursor() takes the name of a cursor at the server, as psycopg's does."""
 
-    @property
-    def held(self) -> set[str]:
-        """The cursors at the server that no transaction's end ends."""
-        names: set[str] = vars(self).setdefault("_held", set())
-        return names
-
     def cursor(self, name: str | None = None, **kwargs: Any) -> Any:
-        return super().cursor(**kwargs) if name is None else _ServerCursor(self)
-
-    def end_cursor(self, name: str) -> None:
-        """Close a cursor at the server, if it is there still; no transaction begins, nor fails."""
-        with self._lock:
-            status = IN_ERROR if self.closed else self.raw._transaction_status
-            if status == IN_ERROR or (status == IDLE and name not in self.held):
-                return  # its transaction's end is its own
-            there = f"SELECT 1 FROM pg_catalog.pg_cursors WHERE name = '{name}'"
-            ((rows, *_),) = self.raw._op("script", "tuples", there).run()
-            if rows:
-                self._command(f"CLOSE {name}")
-            self.held.discard(name)
+        if name is None:
+            return super().cursor(**kwargs)
+        return NamedCursor(self, f"_gio_cursor_{next(_ident)}")
 
     def rollback(self) -> None:
         """And what is left at the server, as this is what the pool does to a connection."""

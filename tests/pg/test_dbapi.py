@@ -288,3 +288,18 @@ def test_copy(sync):
             copy.write(b"x")
     sync.rollback()
     assert cursor.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+def test_the_description_of_types_that_are_restricted(sync):
+    cursor = sync.execute(
+        "SELECT 'a'::varchar(30), 'a'::char(3), 'a'::varchar,"
+        " 1::numeric(5, 2), 100::numeric(3, -2), 1"
+    )
+    assert [column[2:6] for column in cursor.description] == [
+        (30, None, None, None),
+        (3, None, None, None),
+        (None, None, None, None),
+        (None, None, 5, 2),
+        (None, None, 3, -2),
+        (None, 4, None, None),
+    ]

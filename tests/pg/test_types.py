@@ -424,3 +424,22 @@ def test_users_codecs(raw):
     finally:
         raw._codecs.clear()
         raw._forget_codecs()
+
+
+def test_ranges_in_a_result_that_comes_as_text(sync):
+    sync.execute("CREATE TYPE words AS RANGE (subtype = text)")
+    row = sync.execute(
+        r"""
+        SELECT 'pg_class'::regclass, '[1,3)'::int4range, '(,2020-01-02]'::daterange,
+            'empty'::int8range, '["a\"b,]","c)")'::words, '{[1,2),[4,)}'::int4multirange,
+            '{"[1,2)",NULL}'::int4range[]
+        """
+    ).fetchone()
+    assert row[1:] == (
+        pg.Range(1, 3),
+        pg.Range(None, datetime.date(2020, 1, 3)),
+        pg.Range(empty=True),
+        pg.Range('a"b,]', "c)"),
+        [pg.Range(1, 2), pg.Range(4, None)],
+        [pg.Range(1, 2), None],
+    )
