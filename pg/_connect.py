@@ -18,7 +18,13 @@ from greenletio.pg.errors import (
     InvalidAuthorizationSpecification,
 )
 
-__all__ = ("connect_async", "connect_sync", "connected", "forget_types")
+__all__ = (
+    "check_command_timeout",
+    "connect_async",
+    "connect_sync",
+    "connected",
+    "forget_types",
+)
 
 _KNOWN: dict[tuple[str | None, ...], dict[int, _pg.Codec]] = {}
 
@@ -135,3 +141,18 @@ def forget_types(c: _pg.Connection, own: dict[int, _pg.Codec] | None = None) -> 
 def _database(c: _pg.Connection) -> tuple[Any, ...]:
     options = c._options()
     return tuple(options.get(key) for key in ("hostaddr", "host", "port", "dbname"))
+
+
+def check_command_timeout(value: Any) -> float | None:
+    """connect()'s option, which both faces have; ValueError."""
+    if value is None:
+        return None
+    try:
+        seconds = 0.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if seconds <= 0:
+        raise ValueError(
+            f"invalid command_timeout value: expected greater than 0 float (got {value!r})"
+        )
+    return seconds

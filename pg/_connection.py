@@ -16,7 +16,7 @@ import greenlet
 from greenletio import _pg
 from greenletio._lock import FairLock
 from greenletio.pg import _errors, _json, rows
-from greenletio.pg._connect import connect_sync, forget_types
+from greenletio.pg._connect import check_command_timeout, connect_sync, forget_types
 from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
@@ -379,6 +379,7 @@ def connect(
     *,
     autocommit: bool = False,
     timeout: float | None = None,
+    command_timeout: float | None = None,
     row_factory: None = None,
     pooler: bool = False,
     **kwargs: Any,
@@ -389,6 +390,7 @@ def connect(
     *,
     autocommit: bool = False,
     timeout: float | None = None,
+    command_timeout: float | None = None,
     row_factory: Factory[Other],
     pooler: bool = False,
     **kwargs: Any,
@@ -398,6 +400,7 @@ def connect(
     *,
     autocommit: bool = False,
     timeout: float | None = None,
+    command_timeout: float | None = None,
     row_factory: Any = None,
     pooler: bool = False,
     **kwargs: Any,
@@ -409,11 +412,19 @@ def connect(
     the connection does; can be cancelled. OperationalError (CannotConnect, or what the server
     said); TimeoutError after `timeout`.
 
+    ``command_timeout`` is the limit, in seconds, of each wait for the server whose call names none,
+    those of BEGIN, COMMIT and a COPY's pieces included: then TimeoutError, and the connection is
+    usable if the server ends what it does when asked to, within ``raw.cancel_timeout`` seconds;
+    else it is closed. Without it a server that is frozen is waited for as long as it is. Against
+    one that is gone without a word there are libpq's ``tcp_user_timeout`` (in milliseconds) and
+    ``keepalives_*``.
+
     ``pooler=True`` is for PgBouncer and others that give a session to a client for a transaction or
     a statement only: nothing is prepared on the server.
     """
     raw = _pg.Connection()
     raw._pooler = pooler
+    raw._timeout = check_command_timeout(command_timeout)
     connect_sync(raw, options_of(conninfo, kwargs), timeout)
     raw._codecs.update(_json.codecs())
     connection: Connection[Any] = Connection(

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pytest
+from fix_missing import missing
 
 CONFIG = """
 [databases]
@@ -37,10 +38,10 @@ LIMIT_S = 30  # against a hang, not a measure
 
 
 def program() -> str:
-    """The path of the program; without it the test is skipped."""
+    """The path of the program; without it the test cannot run."""
     found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if found is None:
-        pytest.skip("there is no PgBouncer: apt-get install pgbouncer")
+        missing("there is no PgBouncer: apt-get install pgbouncer")
     return found
 
 

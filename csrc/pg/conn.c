@@ -99,6 +99,13 @@ as_timeout(PyObject *seconds)
     return value < 0 ? 0 : value;
 }
 
+/* The same; None: the connection's. */
+static double
+timeout_of(GioPgConn *c, PyObject *seconds)
+{
+    return as_timeout(seconds == NULL || seconds == Py_None ? c->timeout : seconds);
+}
+
 typedef struct {
     PyObject *timeout, *record_class, *column;
 } Options;
@@ -162,8 +169,7 @@ make_query(GioPgConn *c, const char *what, GioPgWant want, PyObject *const *args
     }
     if (read_options(args, nargs, kwnames, what, want, &options) < 0)
         return NULL;
-    PyObject *seconds = options.timeout == NULL ? c->timeout : options.timeout;
-    double timeout = as_timeout(seconds);
+    double timeout = timeout_of(c, options.timeout);
     if (timeout == -2)
         return NULL;
     bool script = want == GIO_PG_STATUS && nargs == 1;
@@ -249,7 +255,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
                                      &record_class, &column, &session))
         return NULL;
     int kind = find_word(kinds, 14, kind_word), want = find_word(wants, 7, want_word);
-    double timeout = as_timeout(seconds);
+    double timeout = kind == GIO_PG_CONNECT ? as_timeout(seconds) : timeout_of(c, seconds);
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
     if ((params != Py_None && kind < GIO_PG_MANY && !PyTuple_CheckExact(params)) ||

@@ -149,12 +149,22 @@ read_rows(GioPgOp *session, GioPgOp *sub)
         _PyBytes_Resize(&rows, len);
     else if (rows != NULL)
         Py_CLEAR(rows);
-    bool over = rows != NULL || n == -2 || len > 0;
-    if (over)
+    bool answered = rows != NULL || n == -2 || len > 0;
+    bool over = n < 0 || PQstatus(c->pg) == CONNECTION_BAD;
+    if (answered)
         sub_finish(sub, rows, NULL);
-    else if (n < 0)
+    else if (over)
         session->stage = GIO_PG_EXECUTING; /* the result that is left says how it went */
-    return over || n < 0;
+    return answered || over;
+}
+
+/* Of a connection that is lost, what the server said is to be read first. */
+static bool
+write_failed(GioPgOp *sub)
+{
+    if (PQstatus(sub->conn->pg) != CONNECTION_BAD)
+        sub_finish(sub, NULL, gio_pg_error_lost(sub->conn));
+    return true;
 }
 
 /* True when there is something else to do. */
@@ -179,10 +189,8 @@ write_rows(GioPgOp *session, GioPgOp *sub)
         PyBuffer_Release(&view);
         if (session->sub != sub)
             return true;
-        if (rc <= 0) {
-            sub_finish(sub, NULL, gio_pg_error_lost(c));
-            return true;
-        }
+        if (rc <= 0)
+            return write_failed(sub);
         sub->stage = GIO_PG_EXECUTING;
     }
     int more = PQflush(c->pg);
@@ -190,9 +198,8 @@ write_rows(GioPgOp *session, GioPgOp *sub)
     if (more > 0)
         return false;
     if (more < 0)
-        sub_finish(sub, NULL, gio_pg_error_lost(c));
-    else
-        sub_finish(sub, Py_NewRef(Py_None), NULL);
+        return write_failed(sub);
+    sub_finish(sub, Py_NewRef(Py_None), NULL);
     return true;
 }
 
@@ -218,8 +225,8 @@ gio_pg_copy_advance(GioPgOp *session)
     GioPgOp *sub = session->sub;
     if (session->kind == GIO_PG_STREAM)
         return gio_pg_stream_advance(session);
-    if (session->given_up) {
-        end(session, "the COPY was given up");
+    if (session->given_up || (session->copy_in && PQstatus(session->conn->pg) == CONNECTION_BAD)) {
+        end(session, "the COPY was given up"); /* libpq reads the server's last words after that */
         return true;
     }
     if (sub == NULL)

@@ -12,6 +12,7 @@
  */
 #include "pg/pg.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 enum { READ = GIO_READ, WRITE = GIO_WRITE, REQUEST = 4, TIMER = 8 };
@@ -225,6 +226,34 @@ tell_news(GioPgConn *c)
     }
 }
 
+static bool
+is_reset(GioPgConn *c)
+{
+    struct pollfd asked = {.fd = PQsocket(c->pg)};
+    return asked.fd >= 0 && poll(&asked, 1, 0) > 0;
+}
+
+/* What has come, and what it brings about. A socket that was reset may have some more, and its
+ * error, after that: libuv, and so uvloop, tells of it this once only. Whoever goes on after this
+ * finds out by sending. */
+static void
+take(GioPgConn *c, bool readable)
+{
+    bool reset = false, lost = false;
+    do {
+        GioPgOp *first = c->first;
+        if (readable)
+            do
+                lost = !PQconsumeInput(c->pg);
+            while (reset && !lost);
+        if (c->frozen || (lost && first == NULL))
+            gio_pg_conn_drop(c, NULL);
+        else
+            gio_pg_advance(c);
+        reset = readable && !lost && c->phase == GIO_PG_READY && c->first == first && is_reset(c);
+    } while (reset);
+}
+
 void
 gio_pg_step(GioPgConn *c, int events)
 {
@@ -234,11 +263,7 @@ gio_pg_step(GioPgConn *c, int events)
             gio_pg_advance(c);
     }
     else if (c->phase == GIO_PG_READY) {
-        bool lost = (events & READ) && !PQconsumeInput(c->pg);
-        if (c->frozen || (lost && c->first == NULL))
-            gio_pg_conn_drop(c, NULL);
-        else
-            gio_pg_advance(c);
+        take(c, events & READ);
     }
     tell_news(c);
     gio_pg_rearm(c);
@@ -248,6 +273,10 @@ int
 gio_pg_start(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
+    if (op->session != NULL && op->session->error != NULL && op->session->stage == GIO_PG_DONE) {
+        gio_err_give(Py_NewRef(op->session->error)); /* it has failed between two calls */
+        return -1;
+    }
     if (op->kind == GIO_PG_CONNECT ? c->phase == GIO_PG_CONNECTING || c->phase == GIO_PG_READY
                                    : c->phase == GIO_PG_NEW || c->phase == GIO_PG_CLOSED) {
         gio_pg_error_set("ConnectionClosed", op->kind == GIO_PG_CONNECT

@@ -111,9 +111,13 @@ gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
     unlink_op(c, op);
     op->began = op->stage >= GIO_PG_EXECUTING;
     op->stage = GIO_PG_DONE;
+    bool session = op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM;
     if (op->answered) {
         Py_XDECREF(result);
-        Py_XDECREF(error);
+        if (session && !op->given_up && op->error == NULL)
+            op->error = error; /* for what is asked of it next */
+        else
+            Py_XDECREF(error);
     }
     else {
         Py_XSETREF(op->result, result);

@@ -113,7 +113,7 @@ struct GioPgConn {
     PyObject *codecs;       /* {oid: Codec}: what differs from the built-in ones */
     PyObject *introspect;   /* callable: rows of the catalogue -> {oid: Codec} */
     PyObject *record_class; /* rows are of it unless the call says otherwise; or NULL */
-    PyObject *timeout;      /* seconds, where the call names none; or NULL */
+    PyObject *timeout;      /* seconds of each operation whose call names none; or NULL */
     GioBuf out;             /* the parameters of the query that is being sent */
 
     PyObject *notices;  /* list of (fields), not delivered yet, or NULL */

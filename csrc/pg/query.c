@@ -517,8 +517,6 @@ discard_copy(GioPgConn *c)
     int n;
     while ((n = PQgetCopyData(c->pg, &row, 1)) > 0)
         PQfreemem(row);
-    if (n != 0)
-        c->discard_copy = false;
     return n == 0;
 }
 
@@ -562,7 +560,7 @@ gio_pg_advance(GioPgConn *c)
             gio_pg_query_begin(op);
             Py_DECREF(op);
         }
-        else if (op->stage == GIO_PG_COPYING && PQstatus(c->pg) != CONNECTION_BAD) {
+        else if (op->stage == GIO_PG_COPYING) {
             Py_INCREF(op);
             bool more = gio_pg_copy_advance(op);
             Py_DECREF(op);
@@ -570,8 +568,9 @@ gio_pg_advance(GioPgConn *c)
                 break;
         }
         else if (c->discard_copy) {
-            if (discard_copy(c))
+            if (discard_copy(c) && PQstatus(c->pg) != CONNECTION_BAD)
                 break;
+            c->discard_copy = false;
         }
         else {
             /* Of a connection that is lost, what had come before is there still. */

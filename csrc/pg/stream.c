@@ -135,7 +135,8 @@ gio_pg_stream_advance(GioPgOp *session)
     PyObject *rows = PyList_New(0);
     int rc = rows == NULL ? -1 : 0;
     Py_INCREF(sub);
-    while (rc == 0 && !session->all_sent && PyList_GET_SIZE(rows) < AT_ONCE && !PQisBusy(c->pg)) {
+    while (rc == 0 && !session->all_sent && PyList_GET_SIZE(rows) < AT_ONCE &&
+           (PQstatus(c->pg) == CONNECTION_BAD || !PQisBusy(c->pg))) {
         PGresult *res = PQgetResult(c->pg);
         if (res == NULL)
             session->all_sent = true;

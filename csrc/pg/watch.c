@@ -219,7 +219,9 @@ gio_pg_rearm(GioPgConn *c)
             want &= ~READ;
         if (c->phase == GIO_PG_CONNECTING)
             want = c->events;
-        if (fd >= 0 && (w->armed != want || w->fd != fd)) {
+        if (fd < 0) /* closed by libpq: the number may be another's in a moment */
+            gio_pg_disarm(c);
+        else if (w->armed != want || w->fd != fd) {
             Py_INCREF(w);
             if (!gio_pg_watch_is_here(w)) {
                 poke(w);

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from greenletio import _pg
-from greenletio.pg._connect import connect_async
+from greenletio.pg._connect import check_command_timeout, connect_async
 from greenletio.pg._conninfo import options_of
 from greenletio.pg.aio._connection import Connection
 from greenletio.pg.aio._tls import options_of as tls_options
@@ -47,20 +47,6 @@ def _is_option(name: str) -> bool:
 def _check_size(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
         raise ValueError(f"{name} is expected to be greater or equal to 0, got {value!r}")
-
-
-def _command_timeout(value: Any) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = 0.0 if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if seconds <= 0:
-        raise ValueError(
-            f"invalid command_timeout value: expected greater than 0 float (got {value!r})"
-        )
-    return seconds
 
 
 Password = str | Callable[[], str | Awaitable[str]] | Awaitable[str]
@@ -104,6 +90,12 @@ async def connect(
     a coroutine function, that gives it. Can be cancelled. Raises CannotConnect or the server's own
     error, TimeoutError after `timeout`.
 
+    ``command_timeout`` is the limit, in seconds, of each operation whose call names none, BEGIN and
+    COMMIT included: then TimeoutError, and the connection is usable if the server ends what it does
+    when asked to, within ``cancel_timeout`` seconds; else it is closed. Without it a server that is
+    frozen is waited for as long as it is. Against one that is gone without a word there are libpq's
+    ``tcp_user_timeout`` (in milliseconds) and ``keepalives_*``.
+
     A statement leaves the cache when newer ones need its place, and after
     ``max_cached_statement_lifetime`` seconds (0: never). ``loop`` is ignored.
 
@@ -123,7 +115,7 @@ async def connect(
     _check_size("statement_cache_size", statement_cache_size)
     _check_size("max_cached_statement_lifetime", max_cached_statement_lifetime)
     _check_size("max_cacheable_statement_size", max_cacheable_statement_size)
-    command_timeout = _command_timeout(command_timeout)
+    command_timeout = check_command_timeout(command_timeout)
     if callable(password):
         password = password()
     if inspect.isawaitable(password):

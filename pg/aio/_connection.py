@@ -133,8 +133,6 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, RowFactory, _pg.Conn
         iterated over meanwhile, in the loop's own turns.
         """
         self._check_open()
-        if timeout is None:
-            timeout = self._timeout
         await self._op("many", "nothing", command, args, timeout=timeout)
 
     async def fetchmany(
@@ -159,8 +157,6 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, RowFactory, _pg.Conn
     ) -> PreparedStatement:
         """Prepare a statement, to be run again and again; under a name, or one of the driver's."""
         self._check_open()
-        if timeout is None:
-            timeout = self._timeout
         # A pooler's next round trip knows nothing of it: it has no name.
         name = "" if self._pooler else name or self._new_name("prepared")
         statement = _pg.Statement(self, query, name)

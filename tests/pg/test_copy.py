@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fix_progress import Ticker
 
+from greenletio import async_, pg
 from greenletio.pg import errors
 
 pytestmark = pytest.mark.leaks
@@ -206,20 +207,73 @@ def test_what_is_cancelled(run, connect):
     run(main())
 
 
-def test_a_connection_that_ends_in_the_middle(run, connect):
+@pytest.fixture
+def end_session(dsn):
+    """Have the server end a session; it has when this returns."""
+
+    def end(pid):
+        with pg.connect(dsn, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 60000)", [pid])
+
+    return end
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["noticed", "unnoticed"])
+def test_a_session_that_ends_between_two_writes(run, connect, end_session, seen):
+    """Whether the loop told of it in between or not: what is raised is what the server said."""
+
     async def main():
-        async with connect() as other:
-            async with connect() as c:
-                await c.execute("CREATE TEMP TABLE t (a int)")
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
 
-                async def give():
-                    yield b"1\n"
-                    await other.fetch("SELECT pg_terminate_backend($1)", c.get_server_pid())
-                    for _ in range(100):
-                        await asyncio.sleep(0.001)
-                        yield b"2\n"
+            async def give():
+                yield b"1\n"
+                await async_(end_session)(c.get_server_pid())
+                while seen and not c.is_closed():
+                    await asyncio.sleep(0.001)
+                while True:
+                    yield b"2\n"
 
-                with pytest.raises((errors.OperationalError, errors.InterfaceError)):
-                    await c.copy_to_table("t", source=give())
+            with pytest.raises(errors.AdminShutdown, match="terminating connection"):
+                await c.copy_to_table("t", source=give())
+            assert c.is_closed()
+
+    run(main())
+
+
+def test_sync_code_whose_session_ends_between_two_writes(sync, end_session):
+    sync.execute("CREATE TEMP TABLE t (a int)")
+    with pytest.raises(errors.AdminShutdown, match="terminating connection"):
+        with sync.cursor().copy("COPY t FROM STDIN") as copy:
+            copy.write("1\n")
+            end_session(sync.raw._pid)
+            while True:
+                copy.write("2\n")
+    assert sync.closed
+
+
+@pytest.mark.parametrize("leave", [False, True], ids=["reads on", "leaves"])
+def test_a_session_that_ends_between_two_reads(run, connect, end_session, leave):
+    """What had come before is given; nobody waits for the rest of it."""
+
+    async def main():
+        async with connect() as c:
+            taken = bytearray()
+
+            async def take(rows):
+                if not taken:
+                    await async_(end_session)(c.get_server_pid())
+                    if leave:
+                        raise ZeroDivisionError
+                taken.extend(rows)
+
+            query = "SELECT repeat('x', 1000) FROM generate_series(1, 20000)"
+            expected = ZeroDivisionError if leave else errors.OperationalError
+            with pytest.raises(expected):
+                await c.copy_from_query(query, output=take)
+            with pytest.raises(errors.Error):
+                await asyncio.wait_for(c.fetch("SELECT 1"), 30)
+            assert c.is_closed()
+            assert leave or len(taken) > 65536
 
     run(main())

@@ -63,6 +63,35 @@ def test_queries_of_clients_that_share_sessions(run, dsn, pgbouncer, many_types,
     run(main())
 
 
+def test_a_session_of_ones_own(run, dsn, pgbouncer):
+    """In session mode all is as it is without a pooler, and the next client finds nothing of it."""
+    url = pgbouncer(dsn, "session", default_pool_size=1)
+
+    async def main():
+        heard = []
+        pids = set()
+        for i in range(3):
+            c = await aio.connect(url)
+            pids.add(await c.fetchval("SELECT pg_backend_pid()"))
+            await c.add_listener("pooled", lambda *event: heard.append(event[-1]))
+            await c.execute("CREATE TEMP TABLE mine (a int)")
+            await c.copy_records_to_table("mine", records=[(n,) for n in range(10)])
+            statement = await c.prepare("SELECT count(*) FROM mine WHERE a < $1")
+            async with c.transaction():
+                assert [row[0] async for row in c.cursor("TABLE mine")] == list(range(10))
+                await c.execute("SELECT pg_notify('pooled', $1)", str(i))
+            with pytest.raises(asyncio.TimeoutError):
+                await c.fetchval("SELECT pg_sleep(60)", timeout=0.1)
+            assert await statement.fetchval(4) == 4
+            while len(heard) <= i:
+                await c.fetchval("SELECT 1")
+            await c.close()
+        assert heard == ["0", "1", "2"]
+        assert len(pids) == 1
+
+    run(main())
+
+
 def test_transactions_keep_their_session(run, dsn, pgbouncer, many_types):
     url = pgbouncer(dsn, "transaction", default_pool_size=2)
 

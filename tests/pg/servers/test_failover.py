@@ -19,8 +19,6 @@ from greenletio import async_, pg
 from greenletio._embedded import EmbeddedStandby
 from greenletio.pg import aio, errors
 
-pytestmark = pytest.mark.slow  # `make test-all` runs them
-
 INSERT = "INSERT INTO written VALUES ($1, $2)"
 SYNCHRONOUS = "SET synchronous_commit = remote_write"
 LIMIT_S = 60  # against a hang, not a measure

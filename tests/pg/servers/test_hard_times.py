@@ -16,8 +16,6 @@ import greenletio
 from greenletio import async_, pg
 from greenletio.pg import aio, errors
 
-pytestmark = pytest.mark.slow  # `make test-all` runs them
-
 SLEEP = "SELECT pg_sleep(60)"
 TIMED_OUT = (TimeoutError, asyncio.TimeoutError)
 SOON = 0.2  # seconds: what has a limit here has this one
@@ -94,8 +92,7 @@ async def copy_out(c):
 
 
 async def in_transaction(c):
-    c._timeout = SOON  # connect()'s command_timeout: it is for BEGIN, too
-    async with c.transaction():
+    async with c.transaction():  # BEGIN is its first word to a server that is frozen
         await c.execute(SLEEP)
 
 
@@ -109,15 +106,20 @@ WORK = {
     "copy in": copy_in,
     "copy out": copy_out,
     "transaction": in_transaction,
+    "explicit None": lambda c: c.fetch("SELECT 1", timeout=None),
     "close": lambda c: c.close(timeout=SOON),
 }
+LIMITS = {"transaction": SOON, "explicit None": SOON}  # connect()'s command_timeout
 
 
 def test_work_on_a_server_that_freezes(run, own_server):
     async def main():
-        connections = {name: await aio.connect(own_server.url) for name in WORK}
-        for c in connections.values():
-            c.cancel_timeout = SOON
+        connections = {
+            name: await aio.connect(own_server.url, command_timeout=LIMITS.get(name))
+            for name in WORK
+        }
+        for name, c in connections.items():
+            c.cancel_timeout = SOON if name != "close" else 60  # close() has a limit of its own
             await c.execute("CREATE TEMP TABLE t (a int)")
         closing = asyncio.ensure_future(connections["close"].fetch(SLEEP))
         await asyncio.sleep(0)
@@ -168,6 +170,26 @@ def test_sync_work_on_a_server_that_freezes(run, own_server):
 
     run(main())
     work()
+
+
+@pytest.mark.parametrize("what", ["execute", "commit", "rollback", "copy", "stream"])
+def test_a_limit_of_the_connection_in_sync_code(own_server, what):
+    """BEGIN, which execute() sends first, has it as well as what a call can name no limit for."""
+    with pg.connect(own_server.url, command_timeout=SOON) as c:
+        c.raw.cancel_timeout = SOON
+        if what in ("commit", "rollback"):
+            c.execute("SELECT 1")
+        own_server.freeze()
+        with pytest.raises(TimeoutError):
+            if what == "copy":
+                c.cursor().copy("COPY (SELECT 1) TO STDOUT").__enter__()
+            elif what == "stream":
+                list(c.cursor().stream("SELECT 1"))
+            elif what == "execute":
+                c.execute("SELECT 1")
+            else:
+                getattr(c, what)()
+        own_server.thaw()
 
 
 def test_a_backend_that_freezes_is_no_matter_of_others(run, own_server):

@@ -10,8 +10,6 @@ from fix_missing import missing
 from greenletio import pg
 from greenletio.pg import errors
 
-pytestmark = pytest.mark.slow  # `make test-all` runs them
-
 NOW = datetime.datetime.now(datetime.timezone.utc)
 DAY = datetime.timedelta(days=1)
 TLS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
