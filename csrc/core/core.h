@@ -128,7 +128,10 @@ struct GioState {
     PyObject *str_pop;
     PyObject *str_popleft;
     PyObject *str_release;
-    PyObject *heappush, *heappop;     /* heapq's */
+    PyObject *heappush, *heappop; /* heapq's */
+    PyTypeObject *real_lock_type; /* _thread's, */
+    PyTypeObject *deque_type;     /* and collections.deque, with methods of theirs */
+    PyMethodDef *real_lock_locked, *deque_append, *deque_popleft;
     PyObject *main_call;              /* counts as the code of the main thread; NULL: none does */
     const struct GioOpenSSL *openssl; /* _ssl's, once it was asked for; NULL: not usable */
     bool openssl_sought;

@@ -458,6 +458,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->main_call);
     Py_VISIT(st->heappush);
     Py_VISIT(st->heappop);
+    Py_VISIT(st->real_lock_type);
+    Py_VISIT(st->deque_type);
     Py_VISIT(st->loop_type);
     Py_VISIT(st->green_type);
     Py_VISIT(st->public_green);

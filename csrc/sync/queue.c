@@ -172,20 +172,28 @@ size_of(Queue *q)
     return n;
 }
 
+/* How many fit, said by an int: -1 if it is none. */
+static Py_ssize_t
+limit_of_int(PyObject *maxsize)
+{
+    if (maxsize == NULL || !PyLong_CheckExact(maxsize)) {
+        return -1;
+    }
+    int overflow;
+    long long n = PyLong_AsLongLongAndOverflow(maxsize, &overflow);
+    return overflow > 0 || n > PY_SSIZE_T_MAX ? PY_SSIZE_T_MAX
+           : overflow < 0 || n < 0            ? 0
+                                              : (Py_ssize_t)n;
+}
+
 /* How many fit; 0: any number. -1 with an exception. */
 static Py_ssize_t
 limit_of(Queue *q)
 {
     PyObject *maxsize = q->maxsize;
-    if (maxsize == NULL) {
-        return 0;
-    }
-    if (PyLong_CheckExact(maxsize)) {
-        int overflow;
-        long long n = PyLong_AsLongLongAndOverflow(maxsize, &overflow);
-        return overflow > 0 || n > PY_SSIZE_T_MAX ? PY_SSIZE_T_MAX
-               : overflow < 0 || n < 0            ? 0
-                                                  : (Py_ssize_t)n;
+    Py_ssize_t limit = maxsize == NULL ? 0 : limit_of_int(maxsize);
+    if (limit >= 0) {
+        return limit;
     }
     Py_INCREF(maxsize);
     double n = PyFloat_AsDouble(maxsize);
@@ -320,11 +328,65 @@ end_waiting(Waiting *x, bool failed)
     Py_XDECREF(x->condition);
 }
 
+/* ---- where nobody has to wait -----------------------------------------------------------------
+ */
+
+/* A method of an object whose type is known, without a search for it, and then the first of those
+ * that wait for it to have been done is woken. */
+static PyObject *
+call_and_wake(PyMethodDef *method, PyObject *self, PyObject *arg, GioCondition *condition)
+{
+    Py_INCREF(self); /* a deque may be one that drops what it has too much of, and so run Python */
+    Py_INCREF(condition);
+    PyObject *r = method->ml_meth(self, arg);
+    if (r != NULL && condition->line.first != NULL) {
+        gio_line_wake(&condition->line, NULL);
+    }
+    Py_DECREF(condition);
+    Py_DECREF(self);
+    return r;
+}
+
+/* Whether it is a deque whose mutex nobody holds, so that all can be done at once; and nothing is
+ * to be said about the arguments. */
+static bool
+is_simple(Queue *q, PyObject *block, PyObject *timeout)
+{
+    GioState *st = gio_api_state();
+    if (q->kind != FIFO || q->shut_down || timeout != Py_None || !PyBool_Check(block) ||
+        q->mutex == NULL || !Py_IS_TYPE(q->mutex, st->real_lock_type) || q->queue == NULL ||
+        !Py_IS_TYPE(q->queue, st->deque_type)) {
+        return false;
+    }
+    PyObject *locked = st->real_lock_locked->ml_meth(q->mutex, NULL);
+    Py_XDECREF(locked);
+    return locked == Py_False;
+}
+
+/* One of its conditions, borrowed; NULL without an exception if that is none of ours. */
+static GioCondition *
+simple_condition(PyObject *part)
+{
+    return part != NULL && PyObject_TypeCheck(part, gio_api_state()->condition_type)
+               ? (GioCondition *)part
+               : NULL;
+}
+
 /* ---- methods -------------------------------------------------------------------------------- */
 
 static PyObject *
 do_put(Queue *q, PyObject *item, PyObject *block, PyObject *timeout)
 {
+    if (is_simple(q, block, timeout)) {
+        GioCondition *full = simple_condition(q->not_full), *empty = simple_condition(q->not_empty);
+        Py_ssize_t limit = full == NULL || empty == NULL ? -1 : limit_of_int(q->maxsize);
+        if (limit == 0 || Py_SIZE(q->queue) < limit) {
+            q->unfinished++; /* memory is all that may be lacking */
+            PyObject *r = call_and_wake(gio_api_state()->deque_append, q->queue, item, empty);
+            q->unfinished -= r == NULL;
+            return r;
+        }
+    }
     Waiting x = {.q = q, .what = "putting into a full queue", .blocked = is_full};
     GioCondition *not_empty = condition_of(q->not_empty, "not_empty");
     PyObject *result = NULL;
@@ -360,6 +422,12 @@ done:
 static PyObject *
 do_get(Queue *q, PyObject *block, PyObject *timeout)
 {
+    if (is_simple(q, block, timeout) && Py_SIZE(q->queue) > 0) {
+        GioCondition *full = simple_condition(q->not_full);
+        if (full != NULL && simple_condition(q->not_empty) != NULL) {
+            return call_and_wake(gio_api_state()->deque_popleft, q->queue, NULL, full);
+        }
+    }
     Waiting x = {.q = q, .what = "getting from an empty queue", .blocked = is_empty};
     GioCondition *not_full = condition_of(q->not_full, "not_full");
     PyObject *item = NULL;
@@ -390,6 +458,9 @@ queue_put(Queue *q, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"item", "block", "timeout", NULL};
     PyObject *found[] = {NULL, Py_True, Py_None};
+    if (nargs == 1 && kwnames == NULL) { /* as everybody calls it */
+        return do_put(q, args[0], Py_True, Py_None);
+    }
     if (gio_sync_arguments("put", args, nargs, kwnames, names, found) < 0) {
         return NULL;
     }
@@ -503,6 +574,47 @@ static PyType_Spec queue_spec = {
     .slots = queue_slots,
 };
 
+/* What call_and_wake() can call; NULL, without an exception, if it is not as we know it. */
+static PyMethodDef *
+find_method(PyTypeObject *type, const char *name, int flags)
+{
+    PyObject *method = PyObject_GetAttrString((PyObject *)type, name);
+    PyMethodDef *found = method != NULL && Py_IS_TYPE(method, &PyMethodDescr_Type)
+                             ? ((PyMethodDescrObject *)method)->d_method
+                             : NULL;
+    Py_XDECREF(method); /* the type has it */
+    PyErr_Clear();
+    return found != NULL && found->ml_flags == flags ? found : NULL;
+}
+
+/* The types that is_simple() knows. -1 with an exception. */
+static int
+find_simple(GioState *st)
+{
+    PyObject *thread = PyImport_ImportModule("_thread"), *lock = NULL, *deque = NULL;
+    PyObject *collections = thread == NULL ? NULL : PyImport_ImportModule("_collections");
+    if (collections != NULL) {
+        lock = PyObject_CallMethod(thread, "allocate_lock", NULL);
+        deque = lock == NULL ? NULL : PyObject_GetAttrString(collections, "deque");
+    }
+    if (deque != NULL && PyType_Check(deque)) {
+        PyTypeObject *type = (PyTypeObject *)deque;
+        st->real_lock_locked = find_method(Py_TYPE(lock), "locked", METH_NOARGS);
+        st->deque_append = find_method(type, "append", METH_O);
+        st->deque_popleft = find_method(type, "popleft", METH_NOARGS);
+        if (st->real_lock_locked && st->deque_append && st->deque_popleft) {
+            st->real_lock_type = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(lock));
+            st->deque_type = (PyTypeObject *)Py_NewRef(deque);
+        }
+    }
+    int r = deque == NULL ? -1 : 0;
+    Py_XDECREF(deque);
+    Py_XDECREF(lock);
+    Py_XDECREF(collections);
+    Py_XDECREF(thread);
+    return r;
+}
+
 int
 gio_queue_setup_types(PyObject *module, GioState *st)
 {
@@ -512,7 +624,7 @@ gio_queue_setup_types(PyObject *module, GioState *st)
         st->heappop = PyObject_GetAttrString(heap, "heappop");
         Py_DECREF(heap);
     }
-    if (st->heappush == NULL || st->heappop == NULL) {
+    if (st->heappush == NULL || st->heappop == NULL || find_simple(st) < 0) {
         return -1;
     }
     st->queue_type = gio_add_type(module, &queue_spec, NULL, true);

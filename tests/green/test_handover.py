@@ -197,6 +197,20 @@ def test_an_argument_that_fails_fails_the_call() -> None:
         unbounded.put_nowait(2)
 
 
+def test_an_item_that_is_dropped_takes_the_queue_apart() -> None:
+    class Item:
+        def __del__(self) -> None:
+            q.not_empty = q.queue = q.mutex = None
+
+    q: Any = queue.Queue(7)
+    q.queue = collections.deque(maxlen=1)
+    q.put(Item())
+    q.put(1)
+    assert q.queue is None and q.unfinished_tasks == 2
+    with pytest.raises((TypeError, AttributeError)):
+        q.put(2)
+
+
 # -- at random: two loops in two threads and two plain threads, cancellations, timeouts, collections
 
 
