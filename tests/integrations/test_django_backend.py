@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx
 import pytest
 
 django = pytest.importorskip("django")
@@ -261,6 +262,25 @@ def test_context_variables_pass_both_bridges() -> None:
         assert translation.get_language() == "de"
     finally:
         translation.activate(before)
+
+
+def test_wsgi_in_asgi() -> None:
+    from greenletio.integrations.asgi import as_asgi
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        with transaction.atomic():
+            thing = Thing.objects.create(name=environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return [str(thing.pk).encode()]
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(as_asgi(app))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            answers = await asyncio.gather(*(client.get(f"/{n}") for n in range(50)))
+            assert len({answer.text for answer in answers}) == 50
+        assert await async_(Thing.objects.count)() == 50
+
+    asyncio.run(main())
 
 
 # ---- what is refused --------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import trustme
+from fix_postgres import Query
 
 HERE = Path(__file__).parent / "gunicorn"
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "gunicorn.md"
@@ -159,6 +160,26 @@ def test_one_worker_serves_many_at_once(gunicorn: Any, loop: str) -> None:
     assert "ZeroDivisionError" in said
     assert "Warning" not in said and "never retrieved" not in said, said
     assert said.count("Traceback") == 1, said
+
+
+def test_django(gunicorn: Any, pg_dsn: str, pg_query: Query) -> None:
+    pytest.importorskip("django")
+    states = "SELECT state FROM pg_stat_activity WHERE application_name = 'django_asgi'"
+    server = gunicorn("--keep-alive", "30", app="django_wsgi:app", DATABASE_URL=pg_dsn)
+    connections = [server.connect() for _ in range(3)]
+    for connection in connections:  # which are kept, and hold none of the database's
+        for path in ("/notes", "/sleep/0", "/sleep_async/0", "/first"):
+            ask(connection, path)
+    leaving = [server.connect() for _ in range(10)]
+    for client in leaving:  # as many as the pool has connections
+        client.request("GET", "/sleep/60")
+    server.until(lambda: pg_query(states) == [("active",)] * 10)
+    said = server.end(signal.SIGQUIT)  # cancels them
+    assert "Warning" not in said, said
+    deadline = time.monotonic() + LIMIT_S
+    while pg_query(states) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert pg_query(states) == []
 
 
 def test_tls(gunicorn: Any, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from django.db import connections
 
 from greenletio._lock import FairLock
 
-__all__ = ("Scope", "install", "joined", "scope")
+__all__ = ("Scope", "get_native_id", "install", "joined", "scope")
 
 Owned = dict[str, Any]
 
@@ -91,7 +91,7 @@ class _Connections:
             if task not in _of_tasks:
                 _of_tasks[task] = {}
                 task.add_done_callback(_leave)
-            connection.of_task = True
+            connection.of_task = get_native_id()
             _of_tasks[task][alias] = connection
 
     def __delattr__(self, alias: str) -> None:

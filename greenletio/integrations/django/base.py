@@ -55,8 +55,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
     ops_class = DatabaseOperations
     _connection_pools: dict[str, pg.Pool] = {}
 
-    #: Whether it is a task's, which gets its connections from a pool unless that is forbidden.
-    of_task = False
+    #: Of a task's, which gets its connections from a pool unless that is forbidden: the native id
+    #: of its thread; else 0.
+    of_task = 0
     _leased_from: pg.Pool | None = None
     connection: Any
 
@@ -156,6 +157,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
         _undecorated(BaseDatabaseWrapper.connect)(self)
         if self._leased_from is not None:
             self.close_at = time.monotonic()  # given back at the end of each request
+
+    def validate_thread_sharing(self) -> None:
+        # To green code each of a task's calls is a thread of its own.
+        if self.of_task == 0 or self.of_task != _connections.get_native_id():
+            super().validate_thread_sharing()
 
     # ---- cursors
 
