@@ -12,6 +12,8 @@ import pytest
 from greenletio import async_, spawn
 from greenletio.green import queue, time
 
+pytestmark = pytest.mark.leaks
+
 KINDS = [queue.Queue, queue.LifoQueue, queue.PriorityQueue, queue.SimpleQueue]
 
 

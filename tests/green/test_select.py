@@ -13,6 +13,8 @@ import pytest
 from greenletio import spawn
 from greenletio.green import select, selectors, socket, time
 
+pytestmark = pytest.mark.leaks
+
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 

@@ -11,6 +11,8 @@ import pytest
 from greenletio import WouldBlockError, async_
 from greenletio.green import time
 
+pytestmark = pytest.mark.leaks
+
 
 def test_sleep_lets_the_others_run(green: Any) -> None:
     def main() -> None:
