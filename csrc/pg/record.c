@@ -84,9 +84,22 @@ static PyType_Spec desc_spec = {
 GioPgRecord *
 gio_pg_record_new(PyTypeObject *type, PyObject *desc, Py_ssize_t n)
 {
-    GioPgRecord *r = (GioPgRecord *)type->tp_alloc(type, n);
-    if (r != NULL)
-        r->desc = Py_NewRef(desc);
+    GioPgRecord *r;
+    if (PyType_IS_GC(type) || type->tp_basicsize != offsetof(GioPgRecord, items)) {
+        r = (GioPgRecord *)type->tp_alloc(type, n);
+        if (r == NULL)
+            return NULL;
+    }
+    else { /* of rows with few columns the general way takes a large part of the time */
+        size_t size = offsetof(GioPgRecord, items) + (size_t)n * sizeof(PyObject *);
+        r = PyObject_Malloc(size);
+        if (r == NULL)
+            return (GioPgRecord *)PyErr_NoMemory();
+        PyObject_InitVar((PyVarObject *)r, type, n);
+        for (Py_ssize_t i = 0; i < n; i++)
+            r->items[i] = NULL;
+    }
+    r->desc = Py_NewRef(desc);
     return r;
 }
 
