@@ -24,7 +24,12 @@ from greenletio.pg._pipeline import Pipeline
 from greenletio.pg._query import is_script, prepare
 from greenletio.pg._tpc import TwoPhase
 from greenletio.pg._transaction import Transaction, begin
-from greenletio.pg.errors import InterfaceError, NotSupportedError, ProgrammingError
+from greenletio.pg.errors import (
+    ConnectionClosed,
+    InterfaceError,
+    NotSupportedError,
+    ProgrammingError,
+)
 
 if TYPE_CHECKING:
     from greenletio.pg.rows import Factory
@@ -193,7 +198,7 @@ class Connection(TwoPhase, Generic[Row]):
     def cursor(self, *, row_factory: Any = None) -> Cursor[Any]:
         """A new cursor."""
         if self.closed:
-            raise InterfaceError("the connection is closed")
+            raise ConnectionClosed("the connection is closed")
         return Cursor(self, row_factory or self.row_factory)
 
     def execute(
@@ -229,7 +234,7 @@ class Connection(TwoPhase, Generic[Row]):
         if self._tpc is not None:
             raise ProgrammingError(f"{sql} of a transaction by tpc_begin() is tpc_{sql.lower()}()")
         if self.closed:
-            raise InterfaceError("the connection is closed")
+            raise ConnectionClosed("the connection is closed")
         self._check_turn()
         with self._lock:
             if self._pipeline is not None:

@@ -37,6 +37,7 @@ from greenletio.pg._pool_parts import (
 )
 from greenletio.pg._pool_slot import Reset, Slot
 from greenletio.pg._reset import RESET_TIMEOUT
+from greenletio.pg.errors import ConnectionClosed
 
 if TYPE_CHECKING:
     from greenletio.pg._pool_shared import Lanes
@@ -98,7 +99,7 @@ class Core:
     @property
     def size(self) -> int:
         """How many connections there are; those that are being made do not count."""
-        return sum(slot.is_connected() and not slot.con.is_closed() for slot in self._slots)
+        return sum(slot.is_connected() and not slot.con.is_closed() for slot in list(self._slots))
 
     @property
     def places(self) -> int:
@@ -175,7 +176,7 @@ class Core:
                     if slot.dirty:
                         try:
                             yield Reset(slot)
-                        except OperationalError as exc:
+                        except (OperationalError, ConnectionClosed) as exc:
                             self.spoilt(slot, exc)
                             continue
                         except Exception as exc:
@@ -386,11 +387,12 @@ class Core:
     def _stranded(self) -> Slot | None:
         """One whose reset began in a loop that does not run any more: it is to be reset again."""
         here = _get_running_loop()
-        for slot in self.resetting:
-            if slot.loop is not here and slot.loop is not None and not slot.loop.is_running():
-                self.resetting.discard(slot)
-                slot.home = slot.loop = None
-                return slot
+        with self._mutex:
+            for slot in list(self.resetting):  # to which threads add without the mutex
+                if slot.loop is not here and slot.loop is not None and not slot.loop.is_running():
+                    self.resetting.discard(slot)
+                    slot.home = slot.loop = None
+                    return slot
         return None
 
     def end_resets(self) -> None:
@@ -420,7 +422,7 @@ class Core:
                 else:
                     due = min(due, slot.since + self.limits.max_idle)
                 due = min(due, slot.expires) if slot not in over else due
-            for slot in self.resetting:
+            for slot in list(self.resetting):
                 due = min(due, slot.since + (slot.patience or RESET_TIMEOUT))
         for slot in over:
             self.discard(slot)
@@ -497,7 +499,8 @@ class Core:
                 if self._is_drained():
                     return
                 self._drained.append(waiter)
-                ends = [slot.since + (slot.patience or RESET_TIMEOUT) for slot in self.resetting]
+                resetting = list(self.resetting)
+            ends = [slot.since + (slot.patience or RESET_TIMEOUT) for slot in resetting]
             yield Wait(waiter, min(ends, default=float("inf")) - monotonic())
             self._drained.remove(waiter)
 

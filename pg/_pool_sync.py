@@ -23,6 +23,7 @@ from greenletio.pg._pool_parts import Limits, PoolClosed, PoolTimeout, may_wait,
 from greenletio.pg._pool_shared_sync import Shared
 from greenletio.pg._pool_slot import Reset, Slot
 from greenletio.pg._reset import RESET_TIMEOUT, may_prepare
+from greenletio.pg.errors import ConnectionClosed
 
 if TYPE_CHECKING:
     from greenletio.pg.aio._pool import Pool as AsyncPool
@@ -77,6 +78,8 @@ class PooledConnection(Connection[Any]):
 
 def _has_news(fd: int) -> bool:
     """Whether the server has said something meanwhile: perhaps that it is gone."""
+    if fd < 0:
+        return True
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
@@ -307,7 +310,7 @@ class Pool:
                 if self._checker is not None:
                     Run(self._checker, connection).run()
                 return connection
-            except OperationalError as exc:
+            except (OperationalError, ConnectionClosed) as exc:
                 core.spoilt(slot, exc)  # the next one may do, or a new one
                 if monotonic() >= end:
                     raise
@@ -413,7 +416,7 @@ class Pool:
             try:
                 slot.moves_to(_get_running_loop())
                 slot.con._op("script", "status", "", timeout=RESET_TIMEOUT).run()
-            except OperationalError as exc:
+            except (OperationalError, ConnectionClosed) as exc:
                 core.spoilt(slot, exc)
             except BaseException:
                 core.discard(slot)

@@ -10,7 +10,7 @@ import datetime
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from greenletio.pg.errors import InterfaceError, ProgrammingError
+from greenletio.pg.errors import ConnectionClosed, ProgrammingError
 
 if TYPE_CHECKING:
     from greenletio import _pg
@@ -146,7 +146,7 @@ class TwoPhase:
     def tpc_recover(self) -> list[Xid]:
         """Those that were prepared, by whomever, and not ended: in any database of the server."""
         if self._raw.is_closed():
-            raise InterfaceError("the connection is closed")
+            raise ConnectionClosed("the connection is closed")
         query = "SELECT gid, prepared, owner, database FROM pg_catalog.pg_prepared_xacts"
         with self._lock:
             rows = self._raw._op("query", "tuples", query, ()).run()[0]

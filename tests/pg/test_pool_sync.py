@@ -11,7 +11,7 @@ import trio
 from fix_progress import Ticker
 
 from greenletio import WouldBlockError, async_, pg, spawn, timeout
-from greenletio.pg import rows
+from greenletio.pg import _pool, errors, rows
 
 
 @pytest.fixture
@@ -302,3 +302,25 @@ def test_a_forked_child_makes_its_own_connections(pool):
     assert os.waitpid(child, 0)[1] == 0
     with pool.connection() as c:
         assert c.raw._pid == pid
+
+
+def test_one_is_lost_while_it_is_handed_out(dsn, monkeypatch):
+    """Where another thread hears of its end at that moment: the next one does."""
+    with pg.Pool(dsn, min_size=0, max_size=2) as pool:
+        with pool.connection() as c:
+            lost = c.raw
+        take = _pool.Core.take
+
+        def taking(core):
+            slot = take(core)
+            if slot is not None and slot.con is lost:
+                lost.terminate()
+            return slot
+
+        monkeypatch.setattr(_pool.Core, "take", taking)
+        with pool.connection() as c:
+            assert c.raw is not lost
+            assert c.execute("SELECT 1").fetchone() == (1,)
+            c.raw.terminate()
+            with pytest.raises(errors.ConnectionClosed):
+                c.execute("SELECT 1")
