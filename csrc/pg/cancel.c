@@ -32,7 +32,8 @@ drop_request(GioPgConn *c)
     c->request_wait_fd = -1;
     if (request != NULL) {
         gio_pg_rearm_request(c); /* before its fd is closed */
-        gio_pq_request_free(c->st->api, request);
+        if (!gio_pg_watch_bury(c, request))
+            gio_pq_request_free(c->st->api, request);
     }
 }
 

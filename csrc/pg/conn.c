@@ -52,7 +52,7 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
     Py_INCREF(c);
     c->dropping = true; /* all this runs Python, which may come here again, in any thread */
     gio_pg_cancel_end(c);
-    bool taken = gio_pg_watch_forget(c, pg);
+    PyObject *grave = gio_pg_watch_forget(c, pg);
     while (c->first != NULL) {
         PyObject *end = c->first->error != NULL ? Py_NewRef(c->first->error) : end_of(c, error);
         gio_pg_copy_ended(c->first, end);
@@ -71,9 +71,10 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
         c->st->api->fd_closing(fd);
     if (fd >= 0 && c->pumping && c->pid == (int)getpid())
         shutdown(fd, SHUT_RD); /* closing it does not wake a thread that polls it */
-    if (c->pid == (int)getpid() && !taken)
+    if (c->pid == (int)getpid() && grave == NULL)
         PQfinish(pg);
     /* else: the session is the parent's, and PQfinish() would end it for both: pg is leaked */
+    Py_XDECREF(grave);
     gio_pg_conn_tell(c, "closed", Py_None);
     gio_pg_rearm(c);
     Py_DECREF(c);
@@ -552,7 +553,7 @@ conn_dealloc(GioPgConn *c)
         PyObject_ClearWeakRefs((PyObject *)c);
     Py_SET_REFCNT(c, 1); /* closing it takes references and gives them back */
     conn_clear(c);
-    gio_pg_watch_forget(c, NULL);
+    (void)gio_pg_watch_forget(c, NULL); /* gives NULL */
     Py_SET_REFCNT(c, 0);
     gio_buf_free(&c->out);
     type->tp_free(c);

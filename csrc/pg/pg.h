@@ -262,7 +262,7 @@ struct GioPgWatch {
     int request_fd, request_armed;
     PyObject *timer; /* call_later()'s, for a cancel request */
     int64_t timer_at;
-    PGconn *grave; /* to be closed once its socket is registered no more */
+    PyObject *graves; /* list of what is to be closed when it is registered here no more; or NULL */
 };
 
 int gio_pg_watch_setup_types(PyObject *module);
@@ -274,9 +274,12 @@ bool gio_pg_watch_is_alive(GioPgWatch *w);
 int gio_pg_watch_attach(GioPgConn *c, PyObject *loop);
 /* It does so no more. */
 void gio_pg_watch_detach(GioPgConn *c);
-/* The connection goes away: no loop is to call for it. True if the loop will close `pg`, in a
- * moment, since its socket is registered with it. */
-bool gio_pg_watch_forget(GioPgConn *c, PGconn *pg);
+/* The connection goes away: no loop is to call for it. Where its socket is registered with loops of
+ * other threads, a new reference to what closes `pg` when they and the caller have dropped it; else
+ * NULL. */
+PyObject *gio_pg_watch_forget(GioPgConn *c, PGconn *pg);
+/* A cancel request is over: true if such loops will free it. */
+bool gio_pg_watch_bury(GioPgConn *c, GioPqRequest *request);
 /* A loop has called a watch that is not, or no more, its connection's. */
 void gio_pg_watch_retire(GioPgWatch *w);
 /* Register with the loop what is to be waited for now. */

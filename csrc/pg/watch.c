@@ -8,6 +8,7 @@
 #include "pg/pg.h"
 
 #include <structmember.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { READ = GIO_READ, WRITE = GIO_WRITE, REQUEST = 4, TIMER = 8 };
@@ -122,6 +123,7 @@ disarm(GioPgWatch *w)
         watch_request(w, 0);
     w->fd = w->request_fd = -1;
     stop_timer(w);
+    Py_CLEAR(w->graves);
 }
 
 /* From another thread. False if the loop is closed. */
@@ -139,6 +141,92 @@ poke(GioPgWatch *w)
     Py_XDECREF(answer);
     Py_XDECREF(event);
     return done;
+}
+
+/* ---- what is closed later -------------------------------------------------------------------- */
+
+/* An fd that is closed while a loop of another thread has it registered would be that of something
+ * else by the time the loop takes its reader away. So all such loops own what is to be closed. */
+typedef struct {
+    const GioAPI *api;
+    PGconn *pg;
+    GioPqRequest *request;
+    int pid;
+} Grave;
+
+static void
+close_grave(PyObject *capsule)
+{
+    Grave *grave = PyCapsule_GetPointer(capsule, NULL);
+    if (grave->pg != NULL && grave->pid == (int)getpid()) {
+        grave->api->fd_closing(PQsocket(grave->pg));
+        PQfinish(grave->pg);
+    }
+    if (grave->request != NULL && grave->pid == (int)getpid())
+        gio_pq_request_free(grave->api, grave->request);
+    PyMem_Free(grave);
+}
+
+/* All watches of a connection: a list, which keeps them. */
+static PyObject *
+all_watches(GioPgConn *c)
+{
+    PyObject *all = PyList_New(0);
+    if (all != NULL && c->watch != NULL && PyList_Append(all, (PyObject *)c->watch) < 0)
+        Py_CLEAR(all);
+    for (GioPgWatch *w = c->former; all != NULL && w != NULL; w = w->next)
+        if (PyList_Append(all, (PyObject *)w) < 0)
+            Py_CLEAR(all);
+    return all;
+}
+
+static PyObject *
+new_grave(GioPgConn *c, PGconn *pg, GioPqRequest *request)
+{
+    Grave *grave = PyMem_Calloc(1, sizeof *grave);
+    PyObject *capsule = grave == NULL ? PyErr_NoMemory() : PyCapsule_New(grave, NULL, close_grave);
+    if (capsule == NULL)
+        PyMem_Free(grave);
+    else
+        *grave = (Grave){c->st->api, pg, request, (int)getpid()};
+    return capsule;
+}
+
+/* Have the loops of other threads that have it registered own one of the two: new reference to what
+ * closes it when the last one drops it. NULL: there is none, or no memory. */
+static PyObject *
+bury(GioPgConn *c, PGconn *pg, GioPqRequest *request)
+{
+    PyObject *exc = gio_err_take(), *grave = NULL, *all = all_watches(c);
+    for (Py_ssize_t i = 0; all != NULL && i < PyList_GET_SIZE(all); i++) {
+        GioPgWatch *w = (GioPgWatch *)PyList_GET_ITEM(all, i);
+        if (gio_pg_watch_is_here(w) || w->pid != (int)getpid() ||
+            ask_loop(w->loop, c->st->str_is_closed) ||
+            (pg != NULL ? w->armed : w->request_armed) == 0)
+            continue;
+        if ((grave == NULL && (grave = new_grave(c, pg, request)) == NULL) ||
+            (w->graves == NULL && (w->graves = PyList_New(0)) == NULL) ||
+            PyList_Append(w->graves, grave) < 0)
+            break; /* what is registered there is closed too early */
+        poke(w);
+    }
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable((PyObject *)c);
+    if (grave != NULL && pg != NULL)
+        shutdown(PQsocket(pg), SHUT_RDWR); /* the loops may be long in coming */
+    Py_XDECREF(all);
+    if (exc != NULL)
+        gio_err_give(exc);
+    return grave;
+}
+
+bool
+gio_pg_watch_bury(GioPgConn *c, GioPqRequest *request)
+{
+    PyObject *grave = bury(c, NULL, request);
+    bool buried = grave != NULL;
+    Py_XDECREF(grave);
+    return buried;
 }
 
 /* ---- what is to be waited for --------------------------------------------------------------- */
@@ -165,8 +253,10 @@ static void
 arm_request(GioPgConn *c, GioPgWatch *w)
 {
     int events = 0, fd = gio_pg_cancel_wants(c, &events);
-    if (w->request_fd >= 0 && w->request_fd != fd)
+    if (w->request_fd >= 0 && w->request_fd != fd) {
         watch_request(w, 0);
+        Py_CLEAR(w->graves);
+    }
     w->request_fd = fd;
     if (fd >= 0)
         watch_request(w, events);
@@ -332,17 +422,12 @@ gio_pg_watch_detach(GioPgConn *c)
         gio_err_give(exc);
 }
 
-bool
+PyObject *
 gio_pg_watch_forget(GioPgConn *c, PGconn *pg)
 {
     PyObject *exc = gio_err_take();
-    GioPgWatch *w = c->watch;
-    bool taken = false;
-    if (w != NULL && pg != NULL && w->armed != 0 && !gio_pg_watch_is_here(w) &&
-        w->pid == (int)getpid() && gio_pg_watch_is_alive(w)) {
-        w->grave = pg;
-        taken = true;
-    }
+    GioPgWatch *w;
+    PyObject *grave = pg == NULL ? NULL : bury(c, pg, NULL);
     gio_pg_watch_detach(c);
     while ((w = c->former) != NULL) {
         w->conn = NULL;
@@ -350,7 +435,7 @@ gio_pg_watch_forget(GioPgConn *c, PGconn *pg)
     }
     if (exc != NULL)
         gio_err_give(exc);
-    return taken;
+    return grave;
 }
 
 /* What a former watch does when its loop calls. */
@@ -358,18 +443,11 @@ void
 gio_pg_watch_retire(GioPgWatch *w)
 {
     GioPgConn *c = w->conn;
-    PGconn *grave = w->grave;
     Py_INCREF(w);
     disarm(w);
     w->conn = NULL;
-    w->grave = NULL;
     if (c != NULL)
         take_off(c, w);
-    if (grave != NULL) {
-        const GioAPI *api = gio_pg_state(Py_TYPE(w))->api;
-        api->fd_closing(PQsocket(grave));
-        PQfinish(grave);
-    }
     Py_DECREF(w);
 }
 
@@ -390,6 +468,7 @@ watch_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(w->loop);
     Py_VISIT(w->timer);
+    Py_VISIT(w->graves);
     if (w->held)
         Py_VISIT(w->conn);
     return 0;
@@ -412,10 +491,9 @@ watch_dealloc(PyObject *self)
     GioPgWatch *w = (GioPgWatch *)self;
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    if (w->grave != NULL && w->pid == (int)getpid()) /* its loop is no more */
-        PQfinish(w->grave);
     Py_CLEAR(w->timer);
     Py_CLEAR(w->loop);
+    Py_CLEAR(w->graves);
     type->tp_free(self);
     Py_DECREF(type);
 }

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import random
+import socket
 import threading
 import time
 
@@ -202,3 +204,36 @@ def test_everybody_at_once(dsn, seed):
     in_threads([lambda i=i: plain(i) for i in range(3)] + [lambda i=i: loops(i) for i in range(3)])
     assert c.fetchval("SELECT 1", timeout=10).run() == 1
     c.terminate()
+
+
+def test_closed_while_a_loop_elsewhere_has_it_registered(dsn):
+    """Its number must not be another's before that loop has taken its reader away."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    c = asyncio.run_coroutine_threadsafe(aio.connect(dsn), loop).result(20)
+    fd = c._fd
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        held.set()
+        go_on.wait(60)
+
+    async def main():
+        loop.call_soon_threadsafe(hold)
+        held.wait(20)
+        assert await c.fetchval("SELECT 1") == 1  # by this loop, which the other has not heard of
+        c.terminate()
+
+    asyncio.run(main())
+    os.fstat(fd)  # still open
+    with contextlib.closing(socket.socket()) as other:
+        assert other.fileno() != fd
+    asked = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop)
+    go_on.set()
+    asked.result(20)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(20)
+    loop.close()
