@@ -16,6 +16,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
@@ -310,7 +311,7 @@ class _TwinLoader(Loader):
             for key, value in vars(standard).items():
                 if f"{name}.{key}" not in sys.modules:
                     vars(module).setdefault(key, value)
-            vars(module)["__getattr__"] = lambda key: getattr(standard, key)
+            vars(module)["__getattr__"] = partial(_member, standard)
         else:
             sys.modules[module.__name__] = standard
 
@@ -328,6 +329,14 @@ class _TwinLoader(Loader):
             for key, value in vars(standard).items():
                 if key not in _OWN[name] and key[:2] != "__" and not isinstance(value, ModuleType):
                     names[key] = value
+
+
+def _member(package: ModuleType, key: str) -> Any:
+    """What the standard ``package`` has by that name; of the modules in it, the green one."""
+    value = getattr(package, key)
+    if isinstance(value, ModuleType) and value.__name__ == f"{package.__name__}.{key}":
+        return importlib.import_module(f"{GREEN}.{value.__name__}")
+    return value
 
 
 def _suspend_handlers(names: dict[str, Any]) -> None:

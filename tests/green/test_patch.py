@@ -502,3 +502,18 @@ def test_os_path_may_be_what_is_imported_first(python: Any) -> None:
         """
     )
     assert out == "greenletio.green.os True\n"
+
+
+@pytest.mark.parametrize("package, name", [("concurrent", "futures"), ("urllib", "request")])
+def test_the_first_import_may_be_from_the_package(python: Any, package: str, name: str) -> None:
+    # The standard one is loaded, and has been found in the package.
+    out = python(
+        f"""
+        import {package}.{name}
+        from greenletio import patch_blocking
+        with patch_blocking():
+            from {package} import {name}
+        print({name}.__name__)
+        """
+    )
+    assert out == f"greenletio.green.{package}.{name}\n"
