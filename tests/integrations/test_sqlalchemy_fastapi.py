@@ -1,6 +1,7 @@
 """examples/sqlalchemy_fastapi.py, served by uvicorn, asked over HTTP."""
 
 import asyncio
+import random
 from collections.abc import Callable
 
 import httpx
@@ -49,5 +50,33 @@ def test_a_client_that_goes_away_costs_nothing(base_url: str) -> None:
                     await client.get("/sleep/1", timeout=0.2)
             answers = await asyncio.gather(*(client.get("/sleep/0.1") for _ in range(30)))
             assert [answer.status_code for answer in answers] == [200] * 30
+
+    asyncio.run(main())
+
+
+def test_200_clients_some_of_which_go_away(base_url: str) -> None:
+    async def main() -> None:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=base_url, timeout=LIMIT_S, limits=limits) as client:
+
+            async def post(n: int) -> None:
+                book = {"author": f"author {n % 7}", "title": f"title {n}"}
+                answer = await client.post("/books", json=book)
+                assert answer.status_code == 200
+
+            async def leave(n: int) -> None:
+                with pytest.raises(httpx.ReadTimeout):
+                    await client.get("/sleep/2", timeout=httpx.Timeout(LIMIT_S, read=0.5))
+
+            await asyncio.gather(*(post(n) for n in range(7)))
+            kinds = [post] * 150 + [leave] * 50
+            random.shuffle(kinds)
+            await asyncio.gather(*(kind(n) for n, kind in enumerate(kinds, 7)))
+            expected = {f"title {n}" for n, kind in enumerate(kinds, 7) if kind is post}
+            found = [(await client.get(f"/authors/author {n}/books")).json() for n in range(7)]
+            assert {title for titles in found for title in titles} >= expected
+            # No connection is lost. (FastAPI goes on with a request whose client has gone.)
+            answers = await asyncio.gather(*(client.get("/sleep/0.1") for _ in range(40)))
+            assert [answer.status_code for answer in answers] == [200] * 40
 
     asyncio.run(main())
