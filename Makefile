@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg clean
+.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-libpq test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -59,6 +59,10 @@ test-asyncpg: ## asyncpg's own tests on greenletio.pg.aio (CHECKOUT=path ARGS="t
 	@$(BOOTSTRAP) test
 	$(RUN)/python tests/asyncpg/run.py $(or $(CHECKOUT),$(error CHECKOUT= names a copy of asyncpg's repository)) $(ARGS)
 
+test-libpq: ## the driver's tests with the libpq of the embedded PostgreSQL, which is newer (ARGS="tests/pg/test_stream.py")
+	@$(BOOTSTRAP) test
+	scripts/test-libpq.sh $(ARGS)
+
 test-sqlalchemy: ## SQLAlchemy's compliance suite on our dialect (CHECKOUT=its repository)
 	@$(BOOTSTRAP) test
 	$(RUN)/python tests/sqlalchemy/run.py $(CHECKOUT) $(ARGS)
@@ -70,7 +74,7 @@ test-django: ## Django's own tests on our backend (CHECKOUT=its repository or sd
 test-all: ## all of the above, and the tests marked `slow`
 	@$(BOOTSTRAP) test
 	$(PYTEST) --pgtap -m '' $(ARGS)
-	$(MAKE) leaks asan test-pythons test-stdlib
+	$(MAKE) leaks asan test-pythons test-stdlib test-libpq
 
 lint: ## ruff, clang-format, and docker-compose.yml against its schema
 	@$(BOOTSTRAP) lint

@@ -14,6 +14,7 @@ __all__ = (
     "Fields",
     "IntegrityError",
     "InterfaceError",
+    "InterfaceWarning",
     "InternalError",
     "NotSupportedError",
     "OperationalError",
@@ -94,6 +95,10 @@ class Fields:
 
 class Warning(Exception):
     """The DB-API's; the driver does not raise it."""
+
+
+class InterfaceWarning(UserWarning):
+    """The driver is used in a way that can lead to trouble."""
 
 
 class Error(Fields, GreenletioError):

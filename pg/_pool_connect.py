@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from greenletio import _core
 from greenletio._threads import run_in_thread
 from greenletio.pg._connect import connect_async, connect_sync
+from greenletio.pg._errors import InterfaceWarning
 from greenletio.pg.errors import InterfaceError
 
 if TYPE_CHECKING:
@@ -123,9 +124,11 @@ def leave(slot: Slot) -> None:
         con.row_factory = slot.row_factory
     for what, listeners in (("notification", con._listeners), ("log", con._log_listeners)):
         if listeners:
+            count = len(listeners)
             warnings.warn(
-                f"{con!r} is being released to the pool with active {what} listeners",
-                RuntimeWarning,
+                f"{con!r} is being released to the pool but has {count} active {what} "
+                f"listener{'s' * (count > 1)}",
+                InterfaceWarning,
                 stacklevel=4,
             )
             listeners.clear()

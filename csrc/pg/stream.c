@@ -63,6 +63,18 @@ gio_pg_stream_check(GioPgOp *op)
     return -1;
 }
 
+/* The command's tag, which in chunks stands at the last of those that have rows, and not at the
+ * end. 0, or -1 with an exception. */
+static int
+take_tag(GioPgOp *session, const PGresult *res)
+{
+    const char *tag = PQcmdStatus((PGresult *)res);
+    if (*tag == 0 && (!session->all_sent || PyUnicode_Check(session->result)))
+        return 0;
+    Py_XSETREF(session->result, PyUnicode_FromString(tag));
+    return session->result == NULL ? -1 : 0;
+}
+
 /* The rows of one result, at the end of a list. 0, or -1 with an exception. Runs Python. */
 static int
 take(GioPgOp *session, const PGresult *res, PyObject *rows)
@@ -73,7 +85,7 @@ take(GioPgOp *session, const PGresult *res, PyObject *rows)
     Py_ssize_t end = PyList_GET_SIZE(rows);
     int rc = some == NULL ? -1 : PyList_SetSlice(rows, end, end, some);
     Py_XDECREF(value);
-    return rc;
+    return rc < 0 ? rc : take_tag(session, res);
 }
 
 /* The result that is no row: how it has ended. */
@@ -85,8 +97,7 @@ take_end(GioPgOp *session, const PGresult *res)
     case PGRES_TUPLES_OK:
     case PGRES_COMMAND_OK:
     case PGRES_EMPTY_QUERY:
-        Py_XSETREF(session->result, PyUnicode_FromString(PQcmdStatus((PGresult *)res)));
-        if (session->result == NULL)
+        if (take_tag(session, res) < 0)
             session->error = gio_err_take();
         break;
     case PGRES_COPY_OUT:

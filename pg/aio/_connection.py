@@ -68,6 +68,7 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, RowFactory, _pg.Conn
         self._listeners: dict[str, list[Listener]] = {}
         self._log_listeners: list[LogListener] = []
         self._termination_listeners: list[Callable[[Connection], Any]] = []
+        self._lease: Callable[[], Connection | None] | None = None  # whose listeners these are
 
     def _connected(self) -> None:
         self._on_event = _events(self)
@@ -81,15 +82,20 @@ class Connection(CodecMethods, CopyMethods, LoggingMethods, RowFactory, _pg.Conn
 
     # -- what happens by itself
 
+    def _face(self) -> Connection:
+        """What its listeners know it as: in a pool, the lease."""
+        lease = None if self._lease is None else self._lease()
+        return self if lease is None else lease
+
     def _event(self, kind: str, value: Any) -> None:
         if kind == "notification":
             pid, channel, payload = value
             for listener in list(self._listeners.get(channel, ())):
-                self._call(listener, self, pid, channel, payload)
+                self._call(listener, self._face(), pid, channel, payload)
         elif kind == "notice":
             message = message_of(value)
             for log_listener in self._log_listeners:
-                self._call_now(log_listener, self, message)
+                self._call_now(log_listener, self._face(), message)
             if not self._log_listeners:
                 level = logging.WARNING if message.severity == "WARNING" else logging.INFO
                 logger.log(level, "%s: %s", message.severity, message.message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+import weakref
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +158,18 @@ class PoolConnectionProxy(_Base):
 
         async def _preparing(self, coroutine):
             return self._through(await coroutine)
+
+        async def add_listener(self, channel, callback):
+            await self._known("add_listener")(channel, callback)
+
+        def add_log_listener(self, callback):
+            self._known("add_log_listener")(callback)
+
+        def _known(self, name):
+            """For what has listeners called: they get the lease, not the connection under it."""
+            method = self._used(name)
+            self._slot.con._lease = weakref.ref(self)
+            return method
 
         def _used(self, name):
             slot = self._slot

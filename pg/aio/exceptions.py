@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from greenletio.pg import _sqlstates, errors
+from greenletio.pg._errors import InterfaceWarning
 from greenletio.pg.aio import _messages
 
 # Where the rule (SQL and FDW in capitals, no "Exception", "Error" at the end) does not hold.
@@ -30,10 +31,6 @@ _OTHERWISE = {
     "P0001": "RaiseError",
     "P0004": "AssertError",
 }
-
-
-class InterfaceWarning(UserWarning):
-    """The driver is used in a way that can lead to trouble."""
 
 
 _names: dict[str, type[Any]] = {

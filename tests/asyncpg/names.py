@@ -156,6 +156,10 @@ class Connection(aio.Connection):
         return Cache(self)
 
     @property
+    def _config(self) -> Any:
+        return types.SimpleNamespace(statement_cache_size=self._cache_size)
+
+    @property
     def _stmts_to_close(self) -> list[str]:
         return self._to_close
 
@@ -166,6 +170,46 @@ class Connection(aio.Connection):
     @property
     def _server_caps(self) -> Any:
         return types.SimpleNamespace(sql_copy_from_where=True)
+
+
+Connection.__module__ = "asyncpg.connection"  # a message has it
+
+
+class Holder:
+    """A place of a pool, which has a connection or none."""
+
+    def __init__(self, pool: aio.Pool, number: int) -> None:
+        self._core = pool._core
+        self._number = number
+
+    @property
+    def _con(self) -> aio.Connection | None:
+        slots = [slot for slot in self._core._slots if slot.is_connected()]
+        connected = [slot.con for slot in slots if not slot.con.is_closed()]
+        return connected[self._number] if self._number < len(connected) else None
+
+    @property
+    def _in_use(self) -> bool | None:
+        return self._con is not None or None
+
+
+class Pool(aio.Pool):
+    """Ours, with some of the attributes by which the tests look into asyncpg's."""
+
+    @property
+    def _holders(self) -> list[Holder]:
+        return [Holder(self, number) for number in range(self._core.limits.max_size)]
+
+    @property
+    def _queue(self) -> Any:
+        core = self._core
+        used = core.places - core.available
+        return types.SimpleNamespace(qsize=lambda: core.limits.max_size - used)
+
+
+def create_pool(dsn: str | None = None, **kwargs: Any) -> Pool:
+    kwargs.setdefault("connection_class", Connection)
+    return Pool(dsn, **kwargs)
 
 
 async def connect(*args: Any, **kwargs: Any) -> aio.Connection:
@@ -254,6 +298,7 @@ def modules() -> dict[str, dict[str, Any]]:
     """What is in which of asyncpg's modules."""
     package = {name: getattr(aio, name) for name in (*aio.__all__, *aio.exceptions.__all__)}
     package |= {"Connection": Connection, "connect": connect}
+    package |= {"Pool": Pool, "create_pool": create_pool}
     package["__all__"] = tuple(package)
     protocol = {"Record": aio.Record, "_create_record": create_record}
     protocol["BUILTIN_TYPE_OID_MAP"] = {oid: codec.name for oid, codec in _pg.BUILTIN.items()}
@@ -261,7 +306,7 @@ def modules() -> dict[str, dict[str, Any]]:
         "": package,
         "exceptions": {name: getattr(aio.exceptions, name) for name in aio.exceptions.__all__},
         "connection": {"Connection": Connection, "connect": connect, "__getattr__": uid},
-        "pool": {name: getattr(aio, name, None) for name in ("Pool", "create_pool")},
+        "pool": {"Pool": Pool, "create_pool": create_pool},
         "types": package,
         "connect_utils": {"SSLMode": SSLMode, "_parse_connect_dsn_and_args": parse},
         "utils": {"_mogrify": aio._copy._with_literals},

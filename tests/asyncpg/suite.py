@@ -41,7 +41,7 @@ def run(request: dict[str, Any], replies: TextIO) -> None:
     tell(tests=list(wanted), repeats=0)
     for name in request["done"]:
         wanted.pop(name, None)
-    result = child.Result(tell, package, request["limit"], swap.Counts())
+    result = child.Result(tell, package, request["limit"], [], swap.Counts())
     unittest.TestSuite(wanted.values()).run(result)
     atexit._run_exitfuncs()  # ends its servers: the parent will not wait for that
     tell(complete=True)

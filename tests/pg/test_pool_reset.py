@@ -172,6 +172,29 @@ def test_the_drivers_own_statements_are_kept(run, url):
     run(main())
 
 
+def test_listeners_of_a_lease_get_the_lease(run, url):
+    async def main():
+        heard = []
+
+        def listener(connection, *args):
+            heard.append(connection)
+
+        async with aio.create_pool(url, min_size=1, max_size=1) as pool:
+            for _ in range(2):
+                async with pool.acquire() as c:
+                    await c.add_listener("one", listener)
+                    c.add_log_listener(listener)
+                    await c.execute("NOTIFY one; DO 'BEGIN RAISE NOTICE ''x''; END'")
+                    while len(heard) < 2:
+                        await c.execute("")
+                    assert heard[0] is c and heard[1] is c
+                    heard.clear()
+                    await c.remove_listener("one", listener)
+                    c.remove_log_listener(listener)
+
+    run(main())
+
+
 def test_what_a_lease_has_left_in_python_is_dropped(run, url):
     async def main():
         heard = []
@@ -181,7 +204,9 @@ def test_what_a_lease_has_left_in_python_is_dropped(run, url):
                 c.add_log_listener(lambda *args: heard.append(args))
                 tx = c.transaction()
                 await tx.start()
-                with pytest.warns(RuntimeWarning, match="active (notification|log) listeners"):
+                with pytest.warns(
+                    aio.InterfaceWarning, match="1 active (notification|log) listener"
+                ):
                     await pool.release(c)
             async with pool.acquire() as c:
                 await c.execute("NOTIFY one; DO 'BEGIN RAISE NOTICE ''x''; END'")

