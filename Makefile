@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-libpq test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg clean
+.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-libpq test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg bench-columns clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -95,7 +95,7 @@ fmt: ## lay the sources out
 	$(RUN)/ruff format
 	$(RUN)/clang-format -i $(C_FILES)
 
-bench: bench-core bench-loop bench-green bench-pg ## every benchmark
+bench: bench-core bench-loop bench-green bench-pg bench-columns ## every benchmark
 
 bench-core: ## the bridge and psycopg2 against their peers (ARGS="--json PATH")
 	@$(BOOTSTRAP) bench
@@ -112,6 +112,10 @@ bench-green: ## the blocking standard library, green, against gevent, eventlet a
 bench-pg: ## PostgreSQL drivers against each other (ARGS="--only 'select1-*' --json PATH")
 	@$(BOOTSTRAP) bench
 	$(RUN)/python -m benchmarks.pg $(ARGS)
+
+bench-columns: ## a million rows as Arrow columns, against ADBC and drivers of rows (ARGS="--only mixed")
+	@$(BOOTSTRAP) bench
+	$(RUN)/python -m benchmarks.columns $(ARGS)
 
 clean: ## remove what building and running made
 	rm -rf build dist *.egg-info .venv .venvs greenletio/*.so greenletio/green greenletio/pg

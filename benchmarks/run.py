@@ -151,7 +151,7 @@ class Run:
     def _size(self, bench: Bench, name: str) -> int:
         """How many operations make a sample of the wanted length."""
         if bench.n is not None:
-            return bench.n // self._settings.shrink
+            return max(bench.n // self._settings.shrink, 1)
         worker = self._worker(name, bench.shim)
         n = max(20, bench.multiple)
         while True:

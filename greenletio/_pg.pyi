@@ -1,7 +1,7 @@
 """The C part of greenletio.pg."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Generic, TypeVar, final, overload
+from typing import Any, Generic, Literal, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
@@ -14,6 +14,36 @@ def make_record(type: type[_R], names: tuple[str, ...], values: tuple[Any, ...],
 def parse_conninfo(text: str, /) -> dict[str, str]: ...
 def complete_conninfo(text: str, /) -> dict[str, str]: ...
 def libpq_version() -> int: ...
+def arrow_stream(batches: tuple[ArrowBatch, ...], /) -> object: ...
+
+@final
+class ArrowSource:
+    def __new__(cls, capsules: object) -> ArrowSource: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> int: ...
+    def encode(self, statement: Statement, limit: int, /) -> bytes: ...
+
+@final
+class ArrowBatch:
+    def __new__(
+        cls,
+        connection: Connection,
+        statement: Statement,
+        rows: int = 65536,
+        numeric: Literal["decimal", "text", "float64"] = "decimal",
+    ) -> ArrowBatch: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def column_names(self) -> tuple[str, ...]: ...
+    def __len__(self) -> int: ...
+    def __arrow_c_schema__(self) -> object: ...
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
+    def _parts(self) -> tuple[tuple[Any, ...], ...]: ...
 
 @disjoint_base
 class Record:
@@ -137,7 +167,7 @@ class Connection:
         kind: str,
         want: str,
         sql: str,
-        args: Iterable[Any] | str | bytes | bytearray | memoryview | None = None,
+        args: Iterable[Any] | str | bytes | bytearray | memoryview | ArrowBatch | None = None,
         *,
         oids: bytes | None = None,
         statement: Statement | None = None,

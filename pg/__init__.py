@@ -14,8 +14,9 @@ if __name__ != "greenletio.pg":
         f"pg/ is the source of greenletio.pg and was imported as {__name__!r}: import greenletio.pg"
     )
 
-from greenletio._pg import Record
+from greenletio._pg import ArrowBatch, Record
 from greenletio.pg import errors, rows
+from greenletio.pg._arrow import ArrowTable
 from greenletio.pg._connection import Connection, connect
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Column, Cursor
@@ -52,6 +53,8 @@ from greenletio.pg._values import (
 
 __all__ = (
     "BINARY",
+    "ArrowBatch",
+    "ArrowTable",
     "Binary",
     "BitString",
     "Box",

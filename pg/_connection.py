@@ -153,34 +153,43 @@ class Connection(TwoPhase, Generic[Row]):
 
     @contextmanager
     def _streaming(
-        self, query: str, params: Any, timeout: float | None
-    ) -> Iterator[tuple[_pg.Statement, Iterator[list[tuple[Any, ...]]]]]:
-        """A query that has the connection for itself until the block ends: its rows in parts."""
+        self, query: str, params: Any, timeout: float | None, want: str, batch_rows: int = 0
+    ) -> Iterator[tuple[_pg.Statement, Callable[[Any], Any]]]:
+        """A query that has the connection for itself until the block ends: read() gives some of its
+        rows, as a list or in the batch that it is given; at the end a str."""
         raw = self._raw
         sql, args, oids = prepare(query, params)
         if self._pipeline is not None:
-            raise NotSupportedError("stream() cannot be part of a pipeline: do it outside")
+            raise NotSupportedError("a stream cannot be part of a pipeline: do it outside")
         self._check_turn()
         with self._lock:
             self._begin(timeout)
-            session = raw._op("stream", "tuples", sql, args, oids=oids, timeout=timeout)
+            session = raw._op(
+                "stream", want, sql, args, oids=oids, timeout=timeout, column=batch_rows
+            )
             self._streamer = greenlet.getcurrent()
             try:
                 statement = session.run()
 
-                def parts() -> Iterator[list[tuple[Any, ...]]]:
-                    while True:
-                        rows = raw._op(
-                            "copy_read", "nothing", "", session=session, timeout=timeout
-                        ).run()
-                        if isinstance(rows, str):
-                            return
-                        yield rows
+                def read(batch: Any) -> Any:
+                    return raw._op(
+                        "copy_read", "nothing", "", batch, session=session, timeout=timeout
+                    ).run()
 
-                yield statement, parts()
+                yield statement, read
             finally:
                 self._streamer = None
                 session.close()
+
+    def _prepared(self, sql: str) -> _pg.Statement:
+        """The columns of a query, which is not run."""
+        if self._pipeline is not None:
+            raise NotSupportedError("COPY cannot be part of a pipeline: do it outside")
+        self._check_turn()
+        with self._lock:
+            self._begin()
+            statement: _pg.Statement = self._raw._op("prepare", "statement", sql).run()
+            return statement
 
     def _check_turn(self) -> None:
         if self._streamer is not None and self._streamer is greenlet.getcurrent():

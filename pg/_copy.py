@@ -9,11 +9,26 @@ from typing import Any
 from greenletio import _pg
 from greenletio.pg.errors import Error, InterfaceError
 
-__all__ = ("Copy",)
+__all__ = ("CHUNK", "HEADER", "TRAILER", "Copy", "quoted", "target")
+
+CHUNK = 256 * 1024  # bytes that are sent at a time
+#: Before and after the rows of a COPY in binary.
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
 
 _ESCAPES = str.maketrans(
     {"\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
 )
+
+
+def quoted(name: str) -> str:
+    """A name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def target(name: str, schema: str | None, columns: Sequence[str] | None) -> str:
+    table = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
+    return table if columns is None else f"{table} ({', '.join(map(quoted, columns))})"
 
 
 class Copy:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from greenletio._pg import BUILTIN, Op
+from greenletio._pg import BUILTIN, ArrowBatch, Op, Statement
 from greenletio.pg import _text
-from greenletio.pg._copy import Copy
+from greenletio.pg._arrow import BATCH_ROWS, ArrowLike, ArrowTable, Numeric, source_of, to_numpy
+from greenletio.pg._copy import CHUNK, HEADER, TRAILER, Copy, quoted, target
 from greenletio.pg.errors import InterfaceError, NotSupportedError, ProgrammingError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from greenletio.pg._connection import Connection
     from greenletio.pg.rows import Factory, Maker
 
@@ -144,13 +147,82 @@ class Cursor(Generic[Row]):
         self._check()
         self._set(None)
         self._results = []
-        with self.connection._streaming(query, params, timeout) as (statement, parts):
-            columns = zip(statement.names, statement.columns, strict=True)
-            self.description = [Column(name, codec.oid) for name, codec in columns]
+        with self.connection._streaming(query, params, timeout, "tuples") as (statement, read):
+            self._describe(statement)
             make = self.row_factory(self)
-            for rows in parts:
+            while isinstance(rows := read(None), list):
                 for row in rows:
                     yield make(row)
+
+    def _describe(self, statement: Statement) -> None:
+        columns = zip(statement.names, statement.columns, strict=True)
+        self.description = [Column(name, codec.oid) for name, codec in columns]
+
+    def stream_arrow(
+        self,
+        query: str,
+        params: Any = None,
+        *,
+        timeout: float | None = None,
+        numeric: Numeric = "decimal",
+        batch_rows: int = BATCH_ROWS,
+    ) -> Iterator[ArrowBatch]:
+        """The rows of a query as Arrow columns, a batch at a time; otherwise as stream().
+
+        Each batch has `batch_rows` rows, but the last, and those with a gigabyte of text in a
+        column. What a type's Arrow form is, docs/columns.md says. A value without one (an infinite
+        timestamp, say) is a DataError that names the column.
+        """
+        for batch in self._batches(query, params, timeout, numeric, batch_rows):
+            if len(batch):
+                yield batch
+
+    def _batches(
+        self, query: str, params: Any, timeout: float | None, numeric: Numeric, batch_rows: int
+    ) -> Iterator[ArrowBatch]:
+        """The last one has no rows."""
+        self._check()
+        self._set(None)
+        self._results = []
+        connection = self.connection
+        with connection._streaming(query, params, timeout, "columns", batch_rows) as part:
+            statement, read = part
+            self._describe(statement)
+            while True:
+                batch = ArrowBatch(connection._raw, statement, batch_rows, numeric)
+                if isinstance(read(batch), str):
+                    break
+                yield batch
+            # The columns may have others than at first: the plan was made anew.
+            yield ArrowBatch(connection._raw, statement, batch_rows, numeric)
+
+    def fetch_arrow(
+        self,
+        query: str,
+        params: Any = None,
+        *,
+        timeout: float | None = None,
+        numeric: Numeric = "decimal",
+        batch_rows: int = BATCH_ROWS,
+    ) -> ArrowTable:
+        """The same, all at once: for pyarrow.table(), polars.DataFrame() and the like."""
+        batches = list(self._batches(query, params, timeout, numeric, batch_rows))
+        return ArrowTable(batches[:-1] or batches)
+
+    def fetch_numpy(
+        self,
+        query: str,
+        params: Any = None,
+        *,
+        timeout: float | None = None,
+        numeric: Numeric = "float64",
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """The columns of a query as NumPy's arrays, by name.
+
+        Numbers and booleans with NULL in them are masked arrays; times have NaT for NULL; what
+        NumPy has no type of is an array of Python objects, with None.
+        """
+        return to_numpy(self.fetch_arrow(query, params, timeout=timeout, numeric=numeric).batches)
 
     @contextmanager
     def copy(self, sql: str) -> Iterator[Copy]:
@@ -162,6 +234,32 @@ class Cursor(Generic[Row]):
             yield copy
         if copy.status is not None:
             self._set((None, None, copy.status))
+
+    def copy_arrow(
+        self,
+        table: str,
+        source: ArrowLike,
+        *,
+        columns: Sequence[str] | None = None,
+        schema: str | None = None,
+    ) -> None:
+        """Copy Arrow columns to a table, encoded in C; rowcount says how many rows.
+
+        `source` is whatever speaks Arrow's PyCapsule protocol: a table or record batches of
+        pyarrow, a data frame of Polars or pandas, a relation of DuckDB, an ArrowTable. `columns`
+        are the table's, in the source's order; else they have the names of the source's. A value
+        that its column cannot have is a DataError that names both; then nothing was copied.
+        """
+        self._check()
+        arrow = source_of(source)
+        names = arrow.names if columns is None else columns
+        select = f"SELECT {', '.join(map(quoted, names))} FROM {target(table, schema, None)}"
+        statement = self.connection._prepared(select)
+        with self.copy(f"COPY {target(table, schema, names)} FROM STDIN (FORMAT binary)") as copy:
+            copy.write(HEADER)
+            while chunk := arrow.encode(statement, CHUNK):
+                copy.write(chunk)
+            copy.write(TRAILER)
 
     def nextset(self) -> bool | None:
         """Go on to the next result; None if there is none."""

@@ -84,6 +84,22 @@ gio_pg_codec_find(GioPgConn *c, Oid oid)
     return (GioPgCodec *)found;
 }
 
+GioPgCodec *
+gio_pg_codec_plain(GioPgState *st, GioPgCodec *codec)
+{
+    while (codec != NULL) {
+        PyObject *oid = PyLong_FromUnsignedLong(codec->oid);
+        PyObject *known = oid == NULL ? NULL : PyDict_GetItemWithError(st->builtin, oid);
+        Py_XDECREF(oid);
+        if (known != NULL || PyErr_Occurred())
+            return (GioPgCodec *)known;
+        if (codec->form == NULL || strcmp(codec->form, "wrapped") != 0)
+            break;
+        codec = codec->element;
+    }
+    return codec;
+}
+
 /* ---- codecs made of others -------------------------------------------------------------- */
 
 static PyObject *

@@ -28,36 +28,46 @@ put_group(char *p, unsigned group)
     return p + GROUP;
 }
 
-static PyObject *
-numeric_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
+Py_ssize_t
+gio_pg_numeric_text(const char *data, Py_ssize_t len, char **text)
 {
     if (len < 8)
-        return gio_pg_malformed(codec);
+        return -1;
     int n = gio_get16(data), weight = (int16_t)gio_get16(data + 2);
     unsigned sign = gio_get16(data + 4);
     int scale = gio_get16(data + 6);
-    const char *digits = data + 8;
+    const char *digits = data + 8, *special = NULL;
     switch (sign) {
     case NOT_A_NUMBER:
-        return Py_NewRef(st->decimal_nan);
+        special = "NaN";
+        break;
     case PLUS_INF:
-        return Py_NewRef(st->decimal_inf);
+        special = "Infinity";
+        break;
     case MINUS_INF:
-        return Py_NewRef(st->decimal_ninf);
+        special = "-Infinity";
+        break;
     case POSITIVE:
     case NEGATIVE:
         break;
     default:
-        return gio_pg_malformed(codec);
+        return -1;
+    }
+    if (special != NULL) {
+        strcpy(*text, special);
+        return (Py_ssize_t)strlen(special);
     }
     if (len != 8 + 2 * (Py_ssize_t)n || scale > MAX_SCALE)
-        return gio_pg_malformed(codec);
+        return -1;
 
-    char small[160], *text = small;
+    char *small = *text;
     size_t size = (size_t)(weight > 0 ? weight : 0) * GROUP + (size_t)scale + 4 * GROUP;
-    if (size > sizeof small && (text = PyMem_Malloc(size)) == NULL)
-        return PyErr_NoMemory();
-    char *p = text;
+    if (size > GIO_PG_NUMERIC_SMALL && (*text = PyMem_Malloc(size)) == NULL) {
+        *text = small;
+        PyErr_NoMemory();
+        return -2;
+    }
+    char *p = *text;
     if (sign == NEGATIVE)
         *p++ = '-';
     if (weight < 0)
@@ -65,7 +75,7 @@ numeric_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t l
     for (int i = 0; i <= weight; i++) {
         unsigned group = i < n ? gio_get16(digits + 2 * i) : 0;
         if (group >= BASE)
-            goto malformed;
+            return -1;
         p = put_group(p, group);
     }
     if (scale > 0) {
@@ -74,22 +84,34 @@ numeric_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t l
         for (int i = weight + 1; p < end; i++) {
             unsigned group = i >= 0 && i < n ? gio_get16(digits + 2 * i) : 0;
             if (group >= BASE)
-                goto malformed;
+                return -1;
             p = put_group(p, group);
         }
         p = end;
     }
-    PyObject *string = PyUnicode_DecodeASCII(text, p - text, NULL);
-    PyObject *number = string == NULL ? NULL : PyObject_CallOneArg(st->decimal, string);
-    Py_XDECREF(string);
+    return p - *text;
+}
+
+static PyObject *
+numeric_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len)
+{
+    char small[GIO_PG_NUMERIC_SMALL], *text = small;
+    Py_ssize_t n = gio_pg_numeric_text(data, len, &text);
+    PyObject *number = NULL;
+    if (n == -1)
+        gio_pg_malformed(codec);
+    else if (n > 0 && text[n - 1] == 'N') /* those are made once */
+        number = Py_NewRef(st->decimal_nan);
+    else if (n > 0 && text[n - 1] == 'y')
+        number = Py_NewRef(text[0] == '-' ? st->decimal_ninf : st->decimal_inf);
+    else if (n > 0) {
+        PyObject *string = PyUnicode_DecodeASCII(text, n, NULL);
+        number = string == NULL ? NULL : PyObject_CallOneArg(st->decimal, string);
+        Py_XDECREF(string);
+    }
     if (text != small)
         PyMem_Free(text);
     return number;
-
-malformed:
-    if (text != small)
-        PyMem_Free(text);
-    return gio_pg_malformed(codec);
 }
 
 static int

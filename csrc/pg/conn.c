@@ -228,8 +228,8 @@ conn_fetchval(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 static const char *const kinds[] = {"connect",  "query",     "script",       "prepare",  "many",
                                     "copy",     "copy_read", "copy_write",   "copy_end", "finish",
                                     "pipeline", "sync",      "pipeline_end", "stream"};
-static const char *const wants[] = {"status", "records",   "record", "value",
-                                    "tuples", "statement", "nothing"};
+static const char *const wants[] = {"status", "records",   "record",  "value",
+                                    "tuples", "statement", "nothing", "columns"};
 
 static int
 find_word(const char *const *words, int n, const char *word)
@@ -255,7 +255,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
                                      &record_class, &column, &session))
         return NULL;
-    int kind = find_word(kinds, 14, kind_word), want = find_word(wants, 7, want_word);
+    int kind = find_word(kinds, 14, kind_word), want = find_word(wants, 8, want_word);
     double timeout = kind == GIO_PG_CONNECT ? as_timeout(seconds) : timeout_of(c, seconds);
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
@@ -265,7 +265,9 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
         (session != Py_None) != (kind >= GIO_PG_COPY_READ && kind <= GIO_PG_COPY_END) ||
         (session != Py_None && !Py_IS_TYPE(session, c->st->op_type)) ||
         (kind == GIO_PG_STREAM &&
-         ((want != GIO_PG_RECORDS && want != GIO_PG_TUPLES) || !PyTuple_CheckExact(params))) ||
+         ((want != GIO_PG_RECORDS && want != GIO_PG_TUPLES && want != GIO_PG_COLUMNS) ||
+          !PyTuple_CheckExact(params))) ||
+        (kind != GIO_PG_STREAM && want == GIO_PG_COLUMNS) ||
         (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT) ||
         (want != GIO_PG_STATUS && kind == GIO_PG_COPY) ||
         (statement != Py_None && (kind == GIO_PG_SCRIPT || kind == GIO_PG_COPY)) ||
@@ -309,8 +311,15 @@ serves_many(GioPgConn *c)
 static PyObject *
 conn_cancel(GioPgConn *c, PyObject *Py_UNUSED(ignored))
 {
-    if (c->first != NULL && c->first->stage != GIO_PG_QUEUED && !serves_many(c))
+    GioPgOp *first = c->first;
+    if (first != NULL && first->stage == GIO_PG_COPYING && first->sub == NULL) {
+        Py_INCREF(first); /* a stream or COPY that nobody moves on just now */
+        gio_pg_op_give_up(first);
+        Py_DECREF(first);
+    }
+    else if (first != NULL && first->stage != GIO_PG_QUEUED && !serves_many(c)) {
         gio_pg_cancel_begin(c);
+    }
     gio_pg_wake(c);
     Py_RETURN_NONE;
 }

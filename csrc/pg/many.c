@@ -88,7 +88,8 @@ gio_pg_many_send(GioPgOp *op)
         PyObject *args = row == NULL ? NULL : as_arguments(op, row);
         Py_XDECREF(row);
         op->stmt->element = ++op->taken;
-        if (args == NULL || gio_pg_statement_send(op->stmt, c, args, op->oids != NULL) < 0)
+        if (args == NULL ||
+            gio_pg_statement_send(op->stmt, c, args, op->oids != NULL, op->stmt->text) < 0)
             fail(op);
         else
             op->pending++;

@@ -120,6 +120,8 @@ static PyMethodDef methods[] = {
      "parse_conninfo(text, /)\n--\n\nThe options that a connection string names."},
     {"complete_conninfo", complete_conninfo, METH_O,
      "complete_conninfo(text, /)\n--\n\nWhat libpq makes of it with its environment and service files."},
+    {"arrow_stream", gio_pg_batch_stream, METH_O,
+     "arrow_stream(batches, /)\n--\n\nA tuple of batches as Arrow's capsule of a stream."},
     {"libpq_version", get_libpq_version, METH_NOARGS,
      "libpq_version()\n--\n\nThe version of the libpq in use, 150004 for 15.4."},
     {NULL},
@@ -201,6 +203,7 @@ module_exec(PyObject *module)
     if (st->core == NULL || import_others(st) < 0 || intern_names(st) < 0 ||
         gio_pg_record_setup_types(module) < 0 || gio_pg_codec_setup_types(module) < 0 ||
         gio_pg_statement_setup_types(module) < 0 || gio_pg_watch_setup_types(module) < 0 ||
+        gio_pg_batch_setup_types(module) < 0 || gio_pg_source_setup_types(module) < 0 ||
         gio_pg_op_setup_types(module) < 0 || gio_pg_conn_setup_types(module) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "BUILTIN", st->builtin);
@@ -216,6 +219,8 @@ module_exec(PyObject *module)
     X(record_type)                                                                                 \
     X(gc_record_type)                                                                              \
     X(watch_type)                                                                                  \
+    X(batch_type)                                                                                  \
+    X(buffer_type)                                                                                 \
     X(builtin)                                                                                     \
     X(get_running_loop)                                                                            \
     X(current_task)                                                                                \

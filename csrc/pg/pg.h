@@ -42,6 +42,7 @@ struct GioPgState {
     PyTypeObject *record_type;    /* without GC header: rows of plain values */
     PyTypeObject *gc_record_type; /* a subclass of it, for rows that may be in cycles */
     PyTypeObject *watch_type;
+    PyTypeObject *batch_type, *buffer_type;
     PyObject *builtin; /* {oid: Codec} that every connection starts with */
     PyObject *get_running_loop;
     PyObject *current_task;
@@ -180,7 +181,8 @@ typedef enum {
     GIO_PG_VALUE,     /* a column of the first, or None */
     GIO_PG_TUPLES,    /* (list of tuples or None, description or None, tag) per result */
     GIO_PG_STATEMENT, /* the Statement */
-    GIO_PG_NOTHING
+    GIO_PG_NOTHING,
+    GIO_PG_COLUMNS /* STREAM: each read brings the batch that is filled */
 } GioPgWant;
 
 typedef enum {
@@ -205,7 +207,7 @@ struct GioPgOp {
     int64_t taken;   /* MANY: arguments that were taken */
     PyObject *oids;  /* bytes: the parameters' types as uint32_t; or NULL: the server infers */
     PyObject *record_class; /* or NULL */
-    Py_ssize_t column;      /* of GIO_PG_VALUE */
+    Py_ssize_t column;      /* of GIO_PG_VALUE; of GIO_PG_COLUMNS: rows of a batch */
     PyObject *column_name;  /* str, in its place; or NULL */
     GioPgStatement *stmt;
     GioPgOp *session; /* COPY_READ and the like: the COPY, owned */
@@ -375,6 +377,14 @@ int gio_pg_stream_check(GioPgOp *op);
 bool gio_pg_stream_is_part(const PGresult *res);
 /* Move a stream on; true when there is more to do at once. Runs Python. */
 bool gio_pg_stream_advance(GioPgOp *session);
+/* batch.c: append the rows of a result of the statement: 0, or -1 with an exception. */
+int gio_pg_batch_take(PyObject *batch, GioPgStatement *s, const PGresult *res);
+Py_ssize_t gio_pg_batch_rows(PyObject *batch);
+bool gio_pg_batch_is_full(PyObject *batch);
+/* A capsule of Arrow's for a tuple of batches. */
+PyObject *gio_pg_batch_stream(PyObject *module, PyObject *batches);
+int gio_pg_batch_setup_types(PyObject *module);
+int gio_pg_source_setup_types(PyObject *module); /* arrow_in.c */
 /* many.c: begin, send some more, take an answer. Run Python. */
 bool gio_pg_many_begin(GioPgOp *op);
 void gio_pg_many_send(GioPgOp *op);
@@ -420,6 +430,7 @@ struct GioPgStatement {
     PyObject *desc;              /* RecordDesc, or NULL when there are no columns */
     GioPgCodec **params, **cols; /* owned, each */
     Oid *param_oids, *col_oids;
+    int *col_mods; /* the types' modifiers */
     int nparams, ncols;
     uint64_t used;
     int64_t born;    /* when it was cached */
@@ -462,8 +473,9 @@ int gio_pg_statement_described(GioPgStatement *s, const PGresult *res);
  */
 int gio_pg_statement_resolve(GioPgStatement *s, GioPgConn *c, PyObject *unknown);
 /* Send it with parameters. 0, -1 with an exception: nothing was sent. `lenient`: a str is taken
- * for any type, as the literal that it would be in SQL. Runs Python. */
-int gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool lenient);
+ * for any type, as the literal that it would be in SQL. `text`: its result comes as text. Runs
+ * Python. */
+int gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool lenient, bool text);
 
 /* ---- cancelling (cancel.c) ---------------------------------------------------- */
 
@@ -517,11 +529,19 @@ GioPgCodec *gio_pg_codec_new(GioPgState *st, Oid oid, const char *name, GioPgDec
                              GioPgEncode encode, bool atomic);
 int gio_pg_codec_add(GioPgState *st, Oid oid, Oid array, const char *name, GioPgDecode decode,
                      GioPgEncode encode, bool atomic);
+/* What its values are made of, whatever the user makes of them: borrowed; NULL with an exception.
+ */
+GioPgCodec *gio_pg_codec_plain(GioPgState *st, GioPgCodec *codec);
 /* A value that the server sent is not what its type says; returns NULL. */
 PyObject *gio_pg_malformed(GioPgCodec *codec);
 int gio_pg_basic_add(GioPgState *st);   /* codec_basic.c */
 int gio_pg_numeric_add(GioPgState *st); /* codec_numeric.c */
 int gio_pg_time_add(GioPgState *st);    /* codec_time.c */
+/* A numeric as text without its NUL, for which there is room: its length; -1: it is malformed; -2
+ * with MemoryError. *text is where there is room for GIO_PG_NUMERIC_SMALL bytes; if it is not that
+ * any more, the caller frees it (PyMem_Free), whatever came. */
+#define GIO_PG_NUMERIC_SMALL 160
+Py_ssize_t gio_pg_numeric_text(const char *data, Py_ssize_t len, char **text);
 PyObject *gio_pg_text_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);
 int gio_pg_text_encode(GioPgState *st, GioPgCodec *codec, PyObject *value, GioBuf *out);
 PyObject *gio_pg_int4_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t len);

@@ -166,7 +166,8 @@ go_on(GioPgOp *op)
     op->stage = GIO_PG_EXECUTING;
     op->pending = c->mode == GIO_PG_SHARED ? 2 : 1;
     c->learner = NULL;
-    if (gio_pg_statement_send(s, c, op->args, op->oids != NULL) < 0) {
+    if (gio_pg_statement_send(s, c, op->args, op->oids != NULL,
+                              s->text && op->want != GIO_PG_COLUMNS) < 0) {
         gio_pg_op_finish(op, NULL, NULL);
         return false;
     }

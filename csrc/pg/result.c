@@ -206,6 +206,7 @@ make_value(GioPgOp *op, const PGresult *res)
         return gio_pg_result_tuples(op->conn, op->stmt, res);
     case GIO_PG_STATEMENT:
     case GIO_PG_NOTHING:
+    case GIO_PG_COLUMNS:
         break;
     }
     Py_RETURN_NONE;

@@ -208,8 +208,10 @@ forget_types(GioPgStatement *s)
     PyMem_Free(s->cols);
     PyMem_Free(s->param_oids);
     PyMem_Free(s->col_oids);
+    PyMem_Free(s->col_mods);
     s->params = s->cols = NULL;
     s->param_oids = s->col_oids = NULL;
+    s->col_mods = NULL;
     s->nparams = s->ncols = 0;
     s->resolved = false;
     Py_CLEAR(s->desc);
@@ -246,8 +248,9 @@ gio_pg_statement_described(GioPgStatement *s, const PGresult *res)
     s->cols = PyMem_Calloc((size_t)ncols + 1, sizeof *s->cols);
     s->param_oids = PyMem_Calloc((size_t)nparams + 1, sizeof *s->param_oids);
     s->col_oids = PyMem_Calloc((size_t)ncols + 1, sizeof *s->col_oids);
+    s->col_mods = PyMem_Calloc((size_t)ncols + 1, sizeof *s->col_mods);
     PyObject *names = PyTuple_New(ncols);
-    if (names == NULL || !s->params || !s->cols || !s->param_oids || !s->col_oids) {
+    if (names == NULL || !s->params || !s->cols || !s->param_oids || !s->col_oids || !s->col_mods) {
         PyErr_NoMemory();
         goto error;
     }
@@ -263,6 +266,7 @@ gio_pg_statement_described(GioPgStatement *s, const PGresult *res)
         PyUnicode_InternInPlace(&name);
         PyTuple_SET_ITEM(names, i, name);
         s->col_oids[i] = PQftype(res, i);
+        s->col_mods[i] = PQfmod(res, i);
     }
     s->desc = gio_pg_desc_new(st, names);
     if (s->desc == NULL)
@@ -384,7 +388,7 @@ explain(GioPgCodec *codec, Py_ssize_t i, PyObject *value, PyObject *element)
 }
 
 int
-gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool lenient)
+gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool lenient, bool text)
 {
     Py_ssize_t n = args == NULL ? 0 : PyTuple_GET_SIZE(args);
     if (n != s->nparams) {
@@ -438,8 +442,8 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
     /* What has no name may be another statement by now, where others use the connection, too. */
     int ok =
         s->name[0] == '\0' && (c->mode == GIO_PG_SHARED || c->pooler)
-            ? PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !s->text)
-            : PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !s->text);
+            ? PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !text)
+            : PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !text);
     if (!ok) {
         PyObject *error = gio_pg_error_lost(c);
         if (error != NULL)

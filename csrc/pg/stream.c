@@ -8,13 +8,17 @@
 #include "pg/pg.h"
 
 #define AT_ONCE 256 /* rows that one read gives, at most, or what libpq has in one result */
+#define READS 16    /* of the socket in one turn of the loop */
 
 bool
 gio_pg_stream_begin(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
 #ifdef LIBPQ_HAS_CHUNK_MODE
-    int ok = PQsetChunkedRowsMode(c->pg, AT_ONCE);
+    int rows = AT_ONCE;
+    if (op->want == GIO_PG_COLUMNS && op->column < AT_ONCE)
+        rows = (int)op->column; /* of a batch: no more than that */
+    int ok = PQsetChunkedRowsMode(c->pg, rows > 0 ? rows : 1);
 #else
     int ok = PQsetSingleRowMode(c->pg);
 #endif
@@ -132,6 +136,60 @@ gio_pg_stream_is_part(const PGresult *res)
     return PQresultStatus(res) == PGRES_SINGLE_TUPLE;
 }
 
+/* Into the batch, until that is full, what has come is used up, or that was all: 0, or -1 with an
+ * exception. */
+static int
+fill(GioPgOp *session, PyObject *batch)
+{
+    GioPgConn *c = session->conn;
+    int rc = 0;
+    for (int i = 0; rc == 0; i++) {
+        Py_ssize_t before = gio_pg_batch_rows(batch);
+        while (rc == 0 && !session->all_sent && !gio_pg_batch_is_full(batch) && !PQisBusy(c->pg)) {
+            PGresult *res = PQgetResult(c->pg);
+            if (res == NULL)
+                session->all_sent = true;
+            else if (gio_pg_stream_is_part(res))
+                rc = gio_pg_batch_take(batch, session->stmt, res);
+            else
+                take_end(session, res);
+            PQclear(res);
+        }
+        /* libpq takes some 16 KiB from the socket at a time: there may be more. What it has taken
+         * is looked at before anybody waits: nothing else may come. */
+        if (session->all_sent || gio_pg_batch_is_full(batch) ||
+            (i > 0 && gio_pg_batch_rows(batch) == before) || i == READS || !PQconsumeInput(c->pg))
+            break;
+    }
+    return rc;
+}
+
+/* The same for columns: true when there is more to do at once. */
+static bool
+advance_columns(GioPgOp *session)
+{
+    GioPgOp *sub = (GioPgOp *)Py_NewRef((PyObject *)session->sub);
+    PyObject *batch = sub->args;
+    bool more = true;
+    if (batch == NULL || !Py_IS_TYPE(batch, session->conn->st->batch_type)) {
+        PyErr_SetString(PyExc_TypeError, "a stream of columns is read into a batch");
+        gio_pg_copy_answer(sub, NULL);
+    }
+    else if (fill(session, batch) < 0) {
+        gio_pg_copy_answer(sub, NULL);
+        gio_pg_op_give_up(session);
+    }
+    else if (gio_pg_batch_is_full(batch) || (session->all_sent && session->error == NULL &&
+                                             !session->retry && gio_pg_batch_rows(batch) > 0)) {
+        gio_pg_copy_answer(sub, Py_NewRef(batch));
+    }
+    else {
+        more = session->all_sent;
+    }
+    Py_DECREF(sub);
+    return more;
+}
+
 bool
 gio_pg_stream_advance(GioPgOp *session)
 {
@@ -143,6 +201,8 @@ gio_pg_stream_advance(GioPgOp *session)
     }
     if (sub == NULL)
         return false;
+    if (session->want == GIO_PG_COLUMNS)
+        return advance_columns(session);
     PyObject *rows = PyList_New(0);
     int rc = rows == NULL ? -1 : 0;
     Py_INCREF(sub);

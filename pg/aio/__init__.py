@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from greenletio._pg import Record
+from greenletio._pg import ArrowBatch, Record
+from greenletio.pg._arrow import ArrowTable
 from greenletio.pg._range import Range
 from greenletio.pg._values import (
     BitString,
@@ -21,6 +22,7 @@ from greenletio.pg._values import (
     Polygon,
 )
 from greenletio.pg.aio import exceptions
+from greenletio.pg.aio._columns import ArrowStream
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
@@ -35,6 +37,9 @@ from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import InterfaceError
 
 __all__ = (
+    "ArrowBatch",
+    "ArrowStream",
+    "ArrowTable",
     "Attribute",
     "BitString",
     "Box",

@@ -14,6 +14,7 @@ from greenletio import _pg
 from greenletio.pg._connect import forget_types
 from greenletio.pg._reset import UNDO
 from greenletio.pg.aio._codecs import CodecMethods
+from greenletio.pg.aio._columns import ColumnMethods
 from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.aio._logging import LoggingMethods
@@ -43,7 +44,9 @@ class ServerVersion(NamedTuple):
     serial: int
 
 
-class Connection(CodecMethods, CopyMethods, LoggingMethods, RowFactory, _pg.Connection):
+class Connection(
+    CodecMethods, ColumnMethods, CopyMethods, LoggingMethods, RowFactory, _pg.Connection
+):
     """A session with a server, for tasks: asyncpg's names and semantics.
 
     Several tasks may use one connection: their queries take turns, in the order in which they were

@@ -11,28 +11,14 @@ from itertools import islice
 from typing import IO, Any, cast
 
 from greenletio import _pg
+from greenletio.pg._arrow import ArrowLike, source_of
+from greenletio.pg._copy import CHUNK, HEADER, TRAILER, quoted, target
 
 __all__ = ("CopyMethods", "quoted")
-
-CHUNK = 256 * 1024
 
 Output = str | os.PathLike[str] | IO[bytes] | Callable[[bytes], Awaitable[Any]]
 Bytes = bytes | bytearray | memoryview
 Source = str | os.PathLike[str] | IO[bytes] | AsyncIterable[bytes] | Bytes
-
-_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_TRAILER = b"\xff\xff"
-
-
-def quoted(name: str) -> str:
-    """A name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _table(name: str, schema: str | None, columns: Sequence[str] | None) -> str:
-    table = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
-    return table if columns is None else f"{table} ({', '.join(map(quoted, columns))})"
-
 
 _FLAGS = {"header", "freeze", "oids"}
 _LISTS = {"force_quote", "force_not_null", "force_null"}
@@ -83,7 +69,7 @@ class CopyMethods:
         The options are COPY's: ``format``, ``delimiter``, ``null``, ``header``, … The rows come as
         fast as they are taken.
         """
-        sql = f"COPY {_table(table_name, schema_name, columns)} TO STDOUT{_options(options)}"
+        sql = f"COPY {target(table_name, schema_name, columns)} TO STDOUT{_options(options)}"
         return await asyncio.wait_for(_copy_out(self, sql, output), timeout)
 
     async def copy_from_query(
@@ -114,7 +100,7 @@ class CopyMethods:
         **options: Any,
     ) -> str:
         """Copy rows to a table from a path, a file, an async iterable, or bytes; the status."""
-        sql = f"COPY {_table(table_name, schema_name, columns)} FROM STDIN{_options(options)}"
+        sql = f"COPY {target(table_name, schema_name, columns)} FROM STDIN{_options(options)}"
         if where:
             sql += f" WHERE {where}"
         return await asyncio.wait_for(_copy_in(self, sql, _chunks(source)), timeout)
@@ -130,18 +116,49 @@ class CopyMethods:
         where: str | None = None,
     ) -> str:
         """Copy records to a table, in binary: the fastest way in; gives the status."""
-        table = _table(table_name, schema_name, None)
+        table = target(table_name, schema_name, None)
         chosen = "*" if columns is None else ", ".join(map(quoted, columns))
-        target = _table(table_name, schema_name, columns)
-        sql = f"COPY {target} FROM STDIN WITH (FORMAT binary)" + (
-            f" WHERE {where}" if where else ""
-        )
+        sql = f"COPY {target(table_name, schema_name, columns)} FROM STDIN WITH (FORMAT binary)"
+        if where:
+            sql += f" WHERE {where}"
 
         async def run() -> str:
             connection = cast(_pg.Connection, self)
             select = f"SELECT {chosen} FROM {table}"
             statement = await connection._op("prepare", "statement", select)
             return await _copy_in(self, sql, _encoded(statement, records))
+
+        return await asyncio.wait_for(run(), timeout)
+
+    async def copy_arrow_to_table(
+        self,
+        table_name: str,
+        *,
+        source: ArrowLike,
+        columns: Sequence[str] | None = None,
+        schema_name: str | None = None,
+        timeout: float | None = None,
+        where: str | None = None,
+    ) -> str:
+        """Copy Arrow columns to a table, encoded in C; gives the status.
+
+        `source` is whatever speaks Arrow's PyCapsule protocol: a table or record batches of
+        pyarrow, a data frame of Polars or pandas, a relation of DuckDB, an ArrowTable. `columns`
+        are the table's, in the source's order; else they have the names of the source's. A value
+        that its column cannot have is a DataError that names both; then nothing was copied.
+        """
+        arrow = source_of(source)
+        names = arrow.names if columns is None else columns
+        sql = f"COPY {target(table_name, schema_name, names)} FROM STDIN WITH (FORMAT binary)"
+        if where:
+            sql += f" WHERE {where}"
+
+        async def run() -> str:
+            connection = cast(_pg.Connection, self)
+            chosen = ", ".join(map(quoted, names))
+            select = f"SELECT {chosen} FROM {target(table_name, schema_name, None)}"
+            statement = await connection._op("prepare", "statement", select)
+            return await _copy_in(self, sql, _arrow_rows(statement, arrow))
 
         return await asyncio.wait_for(run(), timeout)
 
@@ -225,7 +242,7 @@ async def _chunks(source: Source) -> AsyncIterator[bytes | memoryview]:
 async def _encoded(
     statement: _pg.Statement, records: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]]
 ) -> AsyncIterator[bytes]:
-    yield _HEADER
+    yield HEADER
     if isinstance(records, AsyncIterable):
         batch = []
         async for record in records:
@@ -238,7 +255,14 @@ async def _encoded(
         rows = iter(records)
         while chunk := statement.encode_rows(rows, CHUNK):
             yield chunk
-    yield _TRAILER
+    yield TRAILER
+
+
+async def _arrow_rows(statement: _pg.Statement, source: _pg.ArrowSource) -> AsyncIterator[bytes]:
+    yield HEADER
+    while chunk := source.encode(statement, CHUNK):
+        yield chunk
+    yield TRAILER
 
 
 async def _with_literals(connection: Any, query: str, args: Sequence[Any]) -> str:

@@ -52,6 +52,19 @@ def test_rows_come_in_order_and_errors_when_it_is_their_turn(run, connect):
     run(main())
 
 
+def test_closing_a_connection_ends_what_it_streams(run, connect):
+    async def main():
+        async with connect() as c:
+            stream = c.stream(MANY, 1_000_000)
+            await anext(stream)
+            await asyncio.wait_for(c.close(), 4)
+            with pytest.raises(errors.InterfaceError):
+                while True:  # what had come already may be taken
+                    await anext(stream)
+
+    run(main())
+
+
 def test_leaving_early_leaves_the_connection_usable(run, connect):
     async def main():
         async with connect() as c:

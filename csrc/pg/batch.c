@@ -1,0 +1,748 @@
+/* ArrowBatch: some rows of a result as columns, and how others get at them.
+ *
+ * The memory is a block's, which is counted: the batch has a reference, and so has each array that
+ * was handed out, which may live longer than the interpreter and is released by whatever thread.
+ * What was handed out is not added to any more.
+ */
+#include "pg/arrow.h"
+#include "pg/columns.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <structmember.h>
+
+typedef struct {
+    atomic_int refs;
+    int64_t rows;
+    int ncols;
+    GioPgColumn cols[];
+} Block;
+
+typedef struct {
+    PyObject_HEAD
+    Block *block;
+    GioPgLayout layout;
+    Py_ssize_t limit; /* rows */
+    bool sealed;      /* it was handed out */
+} Batch;
+
+typedef struct {
+    PyObject_HEAD
+    Block *block;
+    const char *data;
+    Py_ssize_t len;
+} Buffer;
+
+#define FULL_BYTES (1 << 30) /* of a column: one more value does not go beyond INT32_MAX */
+
+static Block *
+block_new(int ncols)
+{
+    Block *block = calloc(1, sizeof *block + (size_t)ncols * sizeof *block->cols);
+    if (block != NULL) {
+        atomic_init(&block->refs, 1);
+        block->ncols = ncols;
+    }
+    return block;
+}
+
+static Block *
+block_ref(Block *block)
+{
+    atomic_fetch_add(&block->refs, 1);
+    return block;
+}
+
+static void
+block_unref(Block *block)
+{
+    if (block == NULL || atomic_fetch_sub(&block->refs, 1) != 1)
+        return;
+    for (int i = 0; i < block->ncols; i++)
+        gio_pg_column_free(&block->cols[i]);
+    free(block);
+}
+
+/* ---- filling -------------------------------------------------------------------------------- */
+
+static Block *
+lay_out(const GioPgLayout *layout, GioPgStatement *s)
+{
+    PyObject *names = s->desc == NULL ? NULL : PyObject_GetAttrString(s->desc, "names");
+    if (names == NULL) {
+        if (!PyErr_Occurred())
+            gio_pg_error_set("InterfaceError", "the columns of the query are not known");
+        return NULL;
+    }
+    Block *block = block_new(s->ncols);
+    if (block == NULL)
+        PyErr_NoMemory();
+    for (int i = 0; block != NULL && i < s->ncols; i++) {
+        GioPgColumn *col = &block->cols[i];
+        const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names, i));
+        if (s->cols[i] == NULL)
+            gio_pg_error_set("InterfaceError", "the types of the columns are not known");
+        if (name == NULL || s->cols[i] == NULL ||
+            gio_pg_column_init(col, layout, s->cols[i], name, s->col_mods[i]) < 0) {
+            block_unref(block);
+            block = NULL;
+        }
+        else {
+            col->oid = s->col_oids[i];
+        }
+    }
+    Py_DECREF(names);
+    return block;
+}
+
+static bool
+is_of(const Block *block, const PGresult *res)
+{
+    bool same = PQnfields(res) == block->ncols;
+    for (int i = 0; same && i < block->ncols; i++)
+        same = PQftype(res, i) == block->cols[i].oid;
+    return same;
+}
+
+int
+gio_pg_batch_take(PyObject *self, GioPgStatement *s, const PGresult *res)
+{
+    Batch *batch = (Batch *)self;
+    if (batch->sealed) {
+        gio_pg_error_set("InterfaceError", "the batch was handed out already");
+        return -1;
+    }
+    if (batch->block->rows == 0 && !is_of(batch->block, res)) { /* its plan was made anew */
+        Block *block = lay_out(&batch->layout, s);
+        if (block == NULL)
+            return -1;
+        block_unref(batch->block);
+        batch->block = block;
+        if (!is_of(block, res)) {
+            gio_pg_error_set("InterfaceError", "the batch is not one of this stream");
+            return -1;
+        }
+    }
+    Block *block = batch->block;
+    for (int i = 0; i < block->ncols; i++) {
+        if (gio_pg_column_take(&block->cols[i], res, i) < 0) {
+            batch->sealed = true; /* its columns are of different lengths */
+            block->rows = 0;
+            return -1;
+        }
+    }
+    block->rows += PQntuples(res);
+    return 0;
+}
+
+Py_ssize_t
+gio_pg_batch_rows(PyObject *self)
+{
+    return (Py_ssize_t)((Batch *)self)->block->rows;
+}
+
+bool
+gio_pg_batch_is_full(PyObject *self)
+{
+    Batch *batch = (Batch *)self;
+    bool full = batch->block->rows >= batch->limit;
+    for (int i = 0; !full && i < batch->block->ncols; i++)
+        full = batch->block->cols[i].data.len >= FULL_BYTES;
+    return full;
+}
+
+/* ---- schemas -------------------------------------------------------------------------------- */
+
+typedef struct {
+    char *metadata;
+    struct ArrowSchema *pointers[];
+} SchemaHeld;
+
+static void
+schema_release(struct ArrowSchema *schema)
+{
+    SchemaHeld *held = schema->private_data;
+    for (int64_t i = 0; i < schema->n_children; i++) {
+        if (schema->children[i]->release != NULL)
+            schema->children[i]->release(schema->children[i]);
+        free(schema->children[i]);
+    }
+    free((char *)schema->name);
+    free((char *)schema->format);
+    free(held->metadata);
+    free(held);
+    schema->release = NULL;
+}
+
+static char *
+put_string(char *p, const char *text)
+{
+    int32_t len = (int32_t)strlen(text);
+    memcpy(p, &len, sizeof len);
+    memcpy(p + sizeof len, text, (size_t)len);
+    return p + sizeof len + len;
+}
+
+/* The number of pairs, then each string with its length before it. */
+static char *
+metadata_of(const char *extension, const char *value)
+{
+    static const char *name_key = "ARROW:extension:name";
+    static const char *value_key = "ARROW:extension:metadata";
+    int32_t pairs = 2;
+    char *metadata = malloc(5 * sizeof pairs + strlen(name_key) + strlen(value_key) +
+                            strlen(extension) + strlen(value));
+    if (metadata == NULL)
+        return NULL;
+    memcpy(metadata, &pairs, sizeof pairs);
+    char *p = put_string(metadata + sizeof pairs, name_key);
+    p = put_string(p, extension);
+    p = put_string(p, value_key);
+    put_string(p, value);
+    return metadata;
+}
+
+/* {"type_name": …} in JSON */
+static char *
+opaque_metadata(const char *type)
+{
+    static const char *start = "{\"type_name\": \"", *end = "\", \"vendor_name\": \"PostgreSQL\"}";
+    char *json = malloc(strlen(start) + 6 * strlen(type) + strlen(end) + 1), *metadata = NULL;
+    if (json == NULL)
+        return NULL;
+    char *p = json + strlen(strcpy(json, start));
+    for (; *type != '\0'; type++) {
+        unsigned char c = (unsigned char)*type;
+        if (c < ' ' || c == '"' || c == '\\')
+            p += sprintf(p, "\\u%04x", c);
+        else
+            *p++ = (char)c;
+    }
+    strcpy(p, end);
+    metadata = metadata_of("arrow.opaque", json);
+    free(json);
+    return metadata;
+}
+
+static int column_schema(const GioPgColumn *col, struct ArrowSchema *out);
+
+/* `cols` are the children. 0, or -1 when there is no memory. */
+static int
+make_schema(struct ArrowSchema *out, const char *format, const char *name, char *metadata,
+            const GioPgColumn *cols, int ncols)
+{
+    SchemaHeld *held = calloc(1, sizeof *held + (size_t)ncols * sizeof *held->pointers);
+    memset(out, 0, sizeof *out);
+    if (held == NULL) {
+        free(metadata);
+        return -1;
+    }
+    held->metadata = metadata;
+    out->private_data = held;
+    out->release = schema_release;
+    out->metadata = metadata;
+    out->flags = ARROW_FLAG_NULLABLE;
+    out->children = held->pointers;
+    out->format = strdup(format);
+    out->name = strdup(name);
+    int rc = out->format == NULL || out->name == NULL ? -1 : 0;
+    for (int i = 0; rc == 0 && i < ncols; i++) {
+        struct ArrowSchema *child = malloc(sizeof *child);
+        rc = child == NULL ? -1 : column_schema(&cols[i], child);
+        if (rc == 0)
+            held->pointers[out->n_children++] = child;
+        else
+            free(child);
+    }
+    if (rc < 0)
+        schema_release(out);
+    return rc;
+}
+
+static int
+column_schema(const GioPgColumn *col, struct ArrowSchema *out)
+{
+    char *metadata = NULL;
+    out->release = NULL;
+    if (col->uuid && (metadata = metadata_of("arrow.uuid", "")) == NULL)
+        return -1;
+    if (col->other != NULL && (metadata = opaque_metadata(col->other)) == NULL)
+        return -1;
+    return make_schema(out, col->format, col->name, metadata, col->children, col->nchildren);
+}
+
+static int
+block_schema(const Block *block, struct ArrowSchema *out)
+{
+    return make_schema(out, "+s", "", NULL, block->cols, block->ncols);
+}
+
+/* ---- arrays ------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    Block *block;
+    const void *buffers[3];
+    struct ArrowArray *pointers[];
+} ArrayHeld;
+
+static void
+array_release(struct ArrowArray *array)
+{
+    ArrayHeld *held = array->private_data;
+    for (int64_t i = 0; i < array->n_children; i++) {
+        if (array->children[i]->release != NULL)
+            array->children[i]->release(array->children[i]);
+        free(array->children[i]);
+    }
+    block_unref(held->block);
+    free(held);
+    array->release = NULL;
+}
+
+static int column_array(Block *block, const GioPgColumn *col, struct ArrowArray *out);
+
+static int
+make_array(struct ArrowArray *out, Block *block, const GioPgColumn *cols, int ncols)
+{
+    ArrayHeld *held = calloc(1, sizeof *held + (size_t)ncols * sizeof *held->pointers);
+    memset(out, 0, sizeof *out);
+    if (held == NULL)
+        return -1;
+    held->block = block_ref(block);
+    out->private_data = held;
+    out->release = array_release;
+    out->buffers = held->buffers;
+    out->children = held->pointers;
+    out->n_buffers = 1;
+    for (int i = 0; i < ncols; i++) {
+        struct ArrowArray *child = malloc(sizeof *child);
+        if (child == NULL || column_array(block, &cols[i], child) < 0) {
+            free(child);
+            array_release(out);
+            return -1;
+        }
+        held->pointers[out->n_children++] = child;
+    }
+    return 0;
+}
+
+static int
+column_array(Block *block, const GioPgColumn *col, struct ArrowArray *out)
+{
+    static const int64_t nothing[2];
+    if (make_array(out, block, col->children, col->nchildren) < 0)
+        return -1;
+    out->length = col->rows;
+    out->null_count = col->nulls;
+    out->buffers[0] = col->valid.data;
+    if (col->ends.len > 0)
+        out->buffers[out->n_buffers++] = col->ends.data;
+    if (col->format[0] != '+')
+        out->buffers[out->n_buffers++] = col->data.data != NULL ? col->data.data : (void *)nothing;
+    return 0;
+}
+
+static int
+block_array(Block *block, struct ArrowArray *out)
+{
+    if (make_array(out, block, block->cols, block->ncols) < 0)
+        return -1;
+    out->length = block->rows;
+    return 0;
+}
+
+/* ---- capsules
+ * ------------------------------------------------------------------------------------ */
+
+#define CAPSULE(type, capsule_name)                                                                \
+    static void free_##type(PyObject *capsule)                                                     \
+    {                                                                                              \
+        struct type *value = PyCapsule_GetPointer(capsule, capsule_name);                          \
+        if (value->release != NULL)                                                                \
+            value->release(value);                                                                 \
+        free(value);                                                                               \
+    }                                                                                              \
+    static PyObject *capsule_of_##type(struct type *value)                                         \
+    {                                                                                              \
+        PyObject *capsule = PyCapsule_New(value, capsule_name, free_##type);                       \
+        if (capsule == NULL) {                                                                     \
+            value->release(value);                                                                 \
+            free(value);                                                                           \
+        }                                                                                          \
+        return capsule;                                                                            \
+    }
+CAPSULE(ArrowSchema, "arrow_schema")
+CAPSULE(ArrowArray, "arrow_array")
+CAPSULE(ArrowArrayStream, "arrow_array_stream")
+
+static PyObject *
+batch_schema(Batch *batch, PyObject *Py_UNUSED(ignored))
+{
+    struct ArrowSchema *schema = malloc(sizeof *schema);
+    if (schema == NULL || block_schema(batch->block, schema) < 0) {
+        free(schema);
+        return PyErr_NoMemory();
+    }
+    return capsule_of_ArrowSchema(schema);
+}
+
+static PyObject *
+batch_array(Batch *batch, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"requested_schema", NULL};
+    PyObject *requested = Py_None;
+    /* A wish, says the protocol: what is given is what there is. */
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:__arrow_c_array__", keywords, &requested))
+        return NULL;
+    struct ArrowArray *array = malloc(sizeof *array);
+    batch->sealed = true;
+    if (array == NULL || block_array(batch->block, array) < 0) {
+        free(array);
+        return PyErr_NoMemory();
+    }
+    PyObject *data = capsule_of_ArrowArray(array);
+    PyObject *schema = data == NULL ? NULL : batch_schema(batch, NULL);
+    if (schema == NULL) {
+        Py_XDECREF(data);
+        return NULL;
+    }
+    return Py_BuildValue("(NN)", schema, data);
+}
+
+/* ---- streams of batches -------------------------------------------------------------------------
+ */
+
+typedef struct {
+    Py_ssize_t n, at;
+    Block *blocks[];
+} Stream;
+
+static int
+stream_schema(struct ArrowArrayStream *stream, struct ArrowSchema *out)
+{
+    Stream *s = stream->private_data;
+    return block_schema(s->blocks[0], out) < 0 ? ENOMEM : 0;
+}
+
+static int
+stream_next(struct ArrowArrayStream *stream, struct ArrowArray *out)
+{
+    Stream *s = stream->private_data;
+    if (s->at == s->n) {
+        memset(out, 0, sizeof *out);
+        return 0;
+    }
+    if (block_array(s->blocks[s->at], out) < 0)
+        return ENOMEM;
+    if (s->at > 0) { /* what was taken is theirs; the first one says what they are like */
+        block_unref(s->blocks[s->at]);
+        s->blocks[s->at] = NULL;
+    }
+    s->at++;
+    return 0;
+}
+
+static const char *
+stream_error(struct ArrowArrayStream *Py_UNUSED(stream))
+{
+    return NULL;
+}
+
+static void
+stream_release(struct ArrowArrayStream *stream)
+{
+    Stream *s = stream->private_data;
+    for (Py_ssize_t i = 0; i < s->n; i++)
+        block_unref(s->blocks[i]);
+    free(s);
+    stream->release = NULL;
+}
+
+static bool
+are_alike(const GioPgColumn *a, const GioPgColumn *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(a[i].format, b[i].format) != 0 || a[i].nchildren != b[i].nchildren ||
+            !are_alike(a[i].children, b[i].children, a[i].nchildren))
+            return false;
+    return true;
+}
+
+PyObject *
+gio_pg_batch_stream(PyObject *module, PyObject *batches)
+{
+    GioPgState *st = PyModule_GetState(module);
+    if (!PyTuple_Check(batches) || PyTuple_GET_SIZE(batches) == 0)
+        return PyErr_Format(PyExc_TypeError, "a tuple of batches, at least one, is expected");
+    Py_ssize_t n = PyTuple_GET_SIZE(batches);
+    Batch *first = NULL;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        Batch *batch = (Batch *)PyTuple_GET_ITEM(batches, i);
+        if (!Py_IS_TYPE(batch, st->batch_type))
+            return PyErr_Format(PyExc_TypeError, "a tuple of batches, at least one, is expected");
+        first = first == NULL ? batch : first;
+        if (batch->block->ncols != first->block->ncols ||
+            !are_alike(batch->block->cols, first->block->cols, first->block->ncols))
+            return PyErr_Format(PyExc_ValueError, "the batches have different columns");
+    }
+    Stream *s = calloc(1, sizeof *s + (size_t)n * sizeof *s->blocks);
+    struct ArrowArrayStream *stream = malloc(sizeof *stream);
+    if (s == NULL || stream == NULL) {
+        free(s);
+        free(stream);
+        return PyErr_NoMemory();
+    }
+    s->n = n;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        Batch *batch = (Batch *)PyTuple_GET_ITEM(batches, i);
+        batch->sealed = true;
+        s->blocks[i] = block_ref(batch->block);
+    }
+    *stream =
+        (struct ArrowArrayStream){stream_schema, stream_next, stream_error, stream_release, s};
+    return capsule_of_ArrowArrayStream(stream);
+}
+
+/* ---- memory, for NumPy
+ * ---------------------------------------------------------------------------- */
+
+static int
+buffer_get(Buffer *buffer, Py_buffer *view, int flags)
+{
+    return PyBuffer_FillInfo(view, (PyObject *)buffer, (void *)buffer->data, buffer->len, 1, flags);
+}
+
+static void
+buffer_dealloc(Buffer *buffer)
+{
+    PyTypeObject *type = Py_TYPE(buffer);
+    block_unref(buffer->block);
+    type->tp_free(buffer);
+    Py_DECREF(type);
+}
+
+static PyObject *
+buffer_of(GioPgState *st, Block *block, const GioPgBytes *bytes)
+{
+    if (bytes->len == 0)
+        return PyBytes_FromStringAndSize(NULL, 0);
+    Buffer *buffer = (Buffer *)st->buffer_type->tp_alloc(st->buffer_type, 0);
+    if (buffer != NULL) {
+        buffer->block = block_ref(block);
+        buffer->data = bytes->data;
+        buffer->len = (Py_ssize_t)bytes->len;
+    }
+    return (PyObject *)buffer;
+}
+
+/* (format, type, rows, nulls, validity, ends, data, children) */
+static PyObject *
+parts_of(GioPgState *st, Block *block, const GioPgColumn *col)
+{
+    PyObject *children = PyTuple_New(col->nchildren);
+    for (int i = 0; children != NULL && i < col->nchildren; i++) {
+        PyObject *child = parts_of(st, block, &col->children[i]);
+        if (child == NULL)
+            Py_CLEAR(children);
+        else
+            PyTuple_SET_ITEM(children, i, child);
+    }
+    if (children == NULL)
+        return NULL;
+    return Py_BuildValue("(sssLLNNNN)", col->name, col->format, col->type, (long long)col->rows,
+                         (long long)col->nulls, buffer_of(st, block, &col->valid),
+                         buffer_of(st, block, &col->ends), buffer_of(st, block, &col->data),
+                         children);
+}
+
+static PyObject *
+batch_parts(Batch *batch, PyObject *Py_UNUSED(ignored))
+{
+    GioPgState *st = gio_pg_state(Py_TYPE(batch));
+    Block *block = batch->block;
+    PyObject *list = PyTuple_New(block->ncols);
+    batch->sealed = true;
+    for (int i = 0; list != NULL && i < block->ncols; i++) {
+        PyObject *parts = parts_of(st, block, &block->cols[i]);
+        if (parts == NULL)
+            Py_CLEAR(list);
+        else
+            PyTuple_SET_ITEM(list, i, parts);
+    }
+    return list;
+}
+
+/* ---- the types
+ * -------------------------------------------------------------------------------------- */
+
+static int
+read_numeric(const char *word, GioPgNumeric *numeric)
+{
+    static const char *const words[] = {"decimal", "text", "float64"};
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(word, words[i]) == 0) {
+            *numeric = (GioPgNumeric)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "numeric is \"decimal\", \"text\" or \"float64\", not \"%s\"",
+                 word);
+    return -1;
+}
+
+static PyObject *
+batch_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"connection", "statement", "rows", "numeric", NULL};
+    GioPgState *st = gio_pg_state(type);
+    GioPgConn *c;
+    GioPgStatement *s;
+    const char *word = "decimal";
+    Py_ssize_t limit = 65536;
+    GioPgLayout layout = {st, GIO_PG_AS_DECIMAL, false};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|ns:ArrowBatch", keywords, st->conn_type,
+                                     &c, st->statement_type, &s, &limit, &word) ||
+        read_numeric(word, &layout.numeric) < 0)
+        return NULL;
+    if (limit < 1)
+        return PyErr_Format(PyExc_ValueError, "a batch has at least one row");
+    const char *encoding = c->pg == NULL ? NULL : PQparameterStatus(c->pg, "server_encoding");
+    layout.checked = encoding == NULL || strcmp(encoding, "SQL_ASCII") == 0;
+    Block *block = lay_out(&layout, s);
+    Batch *batch = block == NULL ? NULL : (Batch *)type->tp_alloc(type, 0);
+    if (batch == NULL) {
+        block_unref(block);
+        return NULL;
+    }
+    batch->block = block;
+    batch->limit = limit;
+    batch->layout = layout;
+    return (PyObject *)batch;
+}
+
+static void
+batch_dealloc(Batch *batch)
+{
+    PyTypeObject *type = Py_TYPE(batch);
+    block_unref(batch->block);
+    type->tp_free(batch);
+    Py_DECREF(type);
+}
+
+static Py_ssize_t
+batch_len(Batch *batch)
+{
+    return (Py_ssize_t)batch->block->rows;
+}
+
+static PyObject *
+batch_num_rows(Batch *batch, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLongLong(batch->block->rows);
+}
+
+static size_t
+bytes_of(const GioPgColumn *cols, int n)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++)
+        bytes += cols[i].valid.len + cols[i].ends.len + cols[i].data.len +
+                 bytes_of(cols[i].children, cols[i].nchildren);
+    return bytes;
+}
+
+static PyObject *
+batch_nbytes(Batch *batch, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSize_t(bytes_of(batch->block->cols, batch->block->ncols));
+}
+
+static PyObject *
+batch_names(Batch *batch, void *Py_UNUSED(closure))
+{
+    Block *block = batch->block;
+    PyObject *names = PyTuple_New(block->ncols);
+    for (int i = 0; names != NULL && i < block->ncols; i++) {
+        PyObject *name = PyUnicode_FromString(block->cols[i].name);
+        if (name == NULL)
+            Py_CLEAR(names);
+        else
+            PyTuple_SET_ITEM(names, i, name);
+    }
+    return names;
+}
+
+static PyObject *
+batch_repr(Batch *batch)
+{
+    return PyUnicode_FromFormat("<ArrowBatch of %lld rows, %d columns>",
+                                (long long)batch->block->rows, batch->block->ncols);
+}
+
+#define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
+
+static PyMethodDef batch_methods[] = {
+    {"__arrow_c_schema__", METHOD(batch_schema), METH_NOARGS,
+     "__arrow_c_schema__($self, /)\n--\n\nArrow's PyCapsule protocol: what columns there are."},
+    {"__arrow_c_array__", METHOD(batch_array), METH_VARARGS | METH_KEYWORDS,
+     "__arrow_c_array__($self, requested_schema=None)\n--\n\n"
+     "Arrow's PyCapsule protocol: the rows, without a copy."},
+    {"_parts", METHOD(batch_parts), METH_NOARGS,
+     "_parts($self, /)\n--\n\n"
+     "Per column (name, format, type, rows, nulls, validity, ends, data, children)."},
+    {NULL},
+};
+
+static PyGetSetDef batch_getset[] = {
+    {"num_rows", (getter)batch_num_rows, NULL, "How many rows there are.", NULL},
+    {"nbytes", (getter)batch_nbytes, NULL, "The bytes that they take.", NULL},
+    {"column_names", (getter)batch_names, NULL, "The columns' names.", NULL},
+    {NULL},
+};
+
+static PyType_Slot batch_slots[] = {
+    {Py_tp_doc,
+     "ArrowBatch(connection, statement, rows=65536, numeric='decimal')\n--\n\n"
+     "Rows of a result as Arrow columns: for whatever knows Arrow's PyCapsule protocol."},
+    {Py_tp_new, batch_make},
+    {Py_tp_dealloc, batch_dealloc},
+    {Py_tp_repr, batch_repr},
+    {Py_tp_methods, batch_methods},
+    {Py_tp_getset, batch_getset},
+    {Py_sq_length, batch_len},
+    {0, NULL},
+};
+
+static PyType_Spec batch_spec = {
+    .name = "greenletio._pg.ArrowBatch",
+    .basicsize = sizeof(Batch),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = batch_slots,
+};
+
+static PyType_Slot buffer_slots[] = {
+    {Py_tp_doc, "Memory of an ArrowBatch."},
+    {Py_tp_dealloc, buffer_dealloc},
+    {Py_bf_getbuffer, buffer_get},
+    {0, NULL},
+};
+
+static PyType_Spec buffer_spec = {
+    .name = "greenletio._pg.ArrowBuffer",
+    .basicsize = sizeof(Buffer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = buffer_slots,
+};
+
+int
+gio_pg_batch_setup_types(PyObject *module)
+{
+    GioPgState *st = PyModule_GetState(module);
+    st->batch_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &batch_spec, NULL);
+    st->buffer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &buffer_spec, NULL);
+    return st->batch_type == NULL || st->buffer_type == NULL ||
+                   PyModule_AddType(module, st->batch_type) < 0
+               ? -1
+               : 0;
+}
