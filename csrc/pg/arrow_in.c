@@ -325,8 +325,8 @@ decimal_at(const Encoder *e, const struct ArrowArray *array, int64_t i)
     bool negative = value < 0;
     unsigned __int128 rest = negative ? -(unsigned __int128)value : (unsigned __int128)value;
     int scale = e->scale;
-    for (int digit = 0; rest > 0 || digit <= scale || digit == 0; digit++) {
-        if (digit == scale && scale > 0)
+    for (int place = 0; rest > 0 || place <= scale || place == 0; place++) {
+        if (place == scale && scale > 0)
             *--p = '.';
         *--p = (char)('0' + (int)(rest % 10));
         rest /= 10;
