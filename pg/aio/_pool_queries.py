@@ -6,9 +6,12 @@ from collections.abc import AsyncIterable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from greenletio import _pg
+from greenletio.pg._arrow import ArrowLike, ArrowTable
 from greenletio.pg.aio._copy import Output, Source
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from greenletio.pg._pool import Core
     from greenletio.pg._pool_slot import Slot
     from greenletio.pg.aio._pool import PoolAcquireContext
@@ -128,6 +131,25 @@ class Queries(Single):
         """``Connection.copy_records_to_table()``."""
         async with self.acquire() as connection:
             return await connection.copy_records_to_table(table_name, records=records, **options)
+
+    async def copy_arrow_to_table(
+        self, table_name: str, *, source: ArrowLike, **options: Any
+    ) -> str:
+        """``Connection.copy_arrow_to_table()``."""
+        async with self.acquire() as connection:
+            return await connection.copy_arrow_to_table(table_name, source=source, **options)
+
+    async def fetch_arrow(self, query: str, *args: Any, **options: Any) -> ArrowTable:
+        """``Connection.fetch_arrow()``."""
+        async with self.acquire() as connection:
+            return await connection.fetch_arrow(query, *args, **options)
+
+    async def fetch_numpy(
+        self, query: str, *args: Any, **options: Any
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """``Connection.fetch_numpy()``."""
+        async with self.acquire() as connection:
+            return await connection.fetch_numpy(query, *args, **options)
 
     # ---- how many there are
 

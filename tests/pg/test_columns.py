@@ -224,6 +224,14 @@ def test_a_pools_connection_has_them_and_a_changed_column_too(run, dsn):
                 await c.execute("ALTER TABLE changing ADD w int4; DELETE FROM changing")
                 table = await c.fetch_arrow("SELECT * FROM changing")
                 assert table.column_names == ("v", "w")
+            table = await pool.fetch_arrow("SELECT $1::int4 AS v", 5)
+            assert (await pool.fetch_numpy("SELECT 6 AS v"))["v"].tolist() == [6]
+            try:
+                await pool.execute("CREATE TABLE by_pool (v int4)")
+                assert await pool.copy_arrow_to_table("by_pool", source=table) == "COPY 1"
+                assert await pool.fetchval("SELECT v FROM by_pool") == 5
+            finally:
+                await pool.execute("DROP TABLE by_pool")
 
     run(main())
 
