@@ -29,6 +29,9 @@ def sleep(seconds: float, /) -> None:
 
 adopt(globals(), _std)
 
+for _name in ("tzname", "timezone", "altzone", "daylight"):
+    del globals()[_name]  # tzset() changes them: they are looked up each time
+
 
 def __getattr__(name: str) -> Any:
     return getattr(_std, name)

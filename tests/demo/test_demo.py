@@ -180,7 +180,7 @@ def data_folders(family: list[psutil.Process]) -> list[Path]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nonsense"], "can't open file 'nonsense'"),
+        (["nonsense"], "nonsense': [Errno 2] No such file or directory"),
         ([], "nothing to run"),
         (["demo", "--tasks", "0"], "1 to 500"),
         (["demo", "--tasks", "many"], "1 to 500"),

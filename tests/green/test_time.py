@@ -63,3 +63,14 @@ def test_sleep_can_be_cancelled(run: Any) -> None:
 def test_the_rest_is_the_standard_module() -> None:
     assert time.monotonic is std.monotonic
     assert time.struct_time is std.struct_time
+
+
+def test_the_time_zone_is_the_one_that_was_set_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        monkeypatch.setenv("TZ", "XYZ-3")
+        time.tzset()
+        assert (time.tzname[0], time.timezone) == ("XYZ", -3 * 3600)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert time.tzname is std.tzname
