@@ -41,6 +41,7 @@ from greenletio.pg.errors import ConnectionClosed
 
 if TYPE_CHECKING:
     from greenletio.pg._pool_shared import Lanes
+    from greenletio.pg.aio._connection import Connection
 
 __all__ = ("Core",)
 
@@ -70,6 +71,7 @@ class Core:
         self.name = name
         self.generation = 0
         self.closing = False
+        self.asleep = 0  # closed since nobody needed them: not to be replaced before somebody does
         self.idle: deque[Slot] = deque()  # the last one was used last
         self.resetting: set[Slot] = set()
         self.lanes: list[Lanes] = []  # the connections that many share, of each face
@@ -90,6 +92,7 @@ class Core:
         self.resetting.clear()
         self._slots.clear()
         self._queue.clear()
+        self.asleep = 0
         for lanes in self.lanes:
             lanes.after_fork()
         self.keeper = Keeper(self)
@@ -225,6 +228,7 @@ class Core:
             if grow and len(self._slots) < self.limits.max_size:
                 slot = Slot(self)
                 self._slots.add(slot)
+                self.asleep = max(0, self.asleep - 1)
                 return slot, None
             if not again and len(self._queue) >= self.limits.max_waiting:
                 raise TooManyRequests(
@@ -293,10 +297,10 @@ class Core:
 
     # ---- giving it back
 
-    def give(self, slot: Slot, patience: float | None = None) -> bool:
+    def give(self, slot: Slot) -> bool:
         """A lease ends: never waits, from whatever place. False if somebody must reset_steps().
 
-        Where a loop runs the reset goes on in its background; `patience`: seconds for that.
+        Where a loop runs the reset goes on in its background.
         """
         self.stats.usage += monotonic() - slot.since
         if self.closing or self._is_spent(slot):
@@ -309,11 +313,10 @@ class Core:
         elif _get_running_loop() is None:
             return False
         else:
-            slot.patience = patience
             self.resetting.add(slot)
             slot.reset()
             if slot in self.resetting:
-                self.keeper.look_after(slot.since + (patience or RESET_TIMEOUT))
+                self.keeper.look_after(slot.since + RESET_TIMEOUT)
         return True
 
     def reset_ended(self, slot: Slot, error: BaseException | None) -> None:
@@ -362,7 +365,7 @@ class Core:
             self._slots.discard(slot)
         self.look_drained()
         self._invite()
-        if len(self._slots) < self.limits.min_size and not self.closing:
+        if self._is_short() and not self.closing:
             self.keeper.look_after(monotonic())
 
     def look_drained(self) -> None:
@@ -399,7 +402,7 @@ class Core:
         """Give up resets whose time is over."""
         now = monotonic()
         for slot in list(self.resetting) if self.resetting else ():
-            if now >= slot.since + (slot.patience or RESET_TIMEOUT):
+            if now >= slot.since + RESET_TIMEOUT:
                 error = OperationalError("the server did not answer in time")
                 self.reset_ended(slot, error)
 
@@ -408,7 +411,7 @@ class Core:
         self.end_resets()
         now, due, over = monotonic(), float("inf"), []
         with self._mutex:
-            spare = len(self._slots) - self.limits.min_size
+            spare = len(self._slots) - self.limits.keep_idle
             for slot in list(self.idle):
                 if self._is_spent(slot):
                     over.append(slot)
@@ -419,19 +422,22 @@ class Core:
                         over.append(slot)
                         self.idle.remove(slot)
                         spare -= 1
+                        self.asleep += len(self._slots) - len(over) < self.limits.min_size
                 else:
                     due = min(due, slot.since + self.limits.max_idle)
                 due = min(due, slot.expires) if slot not in over else due
             for slot in list(self.resetting):
-                due = min(due, slot.since + (slot.patience or RESET_TIMEOUT))
+                due = min(due, slot.since + RESET_TIMEOUT)
         for slot in over:
             self.discard(slot)
         return due
 
     def is_missing(self) -> bool:
         """Whether there are fewer connections than there shall be."""
-        few = len(self._slots) < self.limits.min_size
-        return few or any(lanes.is_missing() for lanes in self.lanes)
+        return self._is_short() or any(lanes.is_missing() for lanes in self.lanes)
+
+    def _is_short(self) -> bool:
+        return len(self._slots) + self.asleep < self.limits.min_size
 
     def refill(self) -> Steps:
         """The steps to one more connection, leased or shared, where there are too few."""
@@ -439,13 +445,20 @@ class Core:
             if (yield from lanes.refill()):
                 return True
         with self._mutex:
-            if self.closing or len(self._slots) >= self.limits.min_size:
+            if self.closing or not self._is_short():
                 return False
             slot = Slot(self)
             self._slots.add(slot)
         yield from self._connect(slot, 60.0)
         self.ready(slot)
         return True
+
+    def outdated(self, con: Connection, kind: str) -> None:
+        """One has found that the schema has changed: the others of this loop's are told, too."""
+        loop = _get_running_loop()
+        for slot in list(self._slots) if loop is not None else ():
+            if slot.home is loop and slot.con is not con and not slot.con.is_closed():
+                slot.con._outdated(kind)
 
     def expire(self) -> None:
         """Have all connections replaced: the idle ones now, the others when they come back."""
@@ -500,7 +513,7 @@ class Core:
                     return
                 self._drained.append(waiter)
                 resetting = list(self.resetting)
-            ends = [slot.since + (slot.patience or RESET_TIMEOUT) for slot in resetting]
+            ends = [slot.since + RESET_TIMEOUT for slot in resetting]
             yield Wait(waiter, min(ends, default=float("inf")) - monotonic())
             self._drained.remove(waiter)
 

@@ -48,6 +48,7 @@ class Limits:
         max_lifetime: float = float("inf"),
         max_idle: float = float("inf"),
         max_uses: float = float("inf"),
+        keep_idle: int | None = None,
     ) -> None:
         if max_size <= 0:
             raise ValueError("max_size is expected to be greater than zero")
@@ -61,6 +62,8 @@ class Limits:
         self.max_lifetime = max_lifetime
         self.max_idle = max_idle
         self.max_uses = max_uses
+        #: How many stay, however long nobody needs them; None: `min_size`.
+        self.keep_idle = min_size if keep_idle is None else keep_idle
 
 
 class Stats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from asyncio import _get_running_loop
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -36,7 +37,6 @@ class Slot:
         "home",
         "loop",
         "on_event",
-        "patience",
         "prepared",
         "row_factory",
         "settled",
@@ -59,7 +59,6 @@ class Slot:
         self.uses = 0
         self.dirty = False  # something was run since it was reset
         self.prepared = False  # it may have been SQL's PREPARE
-        self.patience: float | None = None  # seconds for its reset
         self._op: _pg.Op[str] | None = None
         self._waiter: _core.Waiter[None] | None = None
         self.settled = False
@@ -67,6 +66,7 @@ class Slot:
     def take(self, con: Connection) -> None:
         """This is its connection."""
         self.con = con
+        con._pool = weakref.ref(self.core)
         self.row_factory = con.row_factory
 
     def is_connected(self) -> bool:
@@ -177,14 +177,14 @@ class Slot:
 class Reset:
     """The reset of a lease, for whoever waits for it; raises what goes wrong."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, timeout: float = RESET_TIMEOUT) -> None:
         self._slot = slot
+        self._timeout = timeout
         slot.give_up()
 
     def _next(self) -> _pg.Op[str]:
         slot = self._slot
-        seconds = slot.patience or RESET_TIMEOUT
-        return slot.con._op("script", "status", slot.next_script(), timeout=seconds)
+        return slot.con._op("script", "status", slot.next_script(), timeout=self._timeout)
 
     def run(self) -> None:
         self._next().run()

@@ -17,6 +17,7 @@ from greenletio.pg._errors import (
     Diagnostic,
     InterfaceError,
     InternalError,
+    NotSupportedError,
     OperationalError,
     ProgrammingError,
 )
@@ -33,6 +34,7 @@ __all__ = (
     "ArgumentsMismatch",
     "CannotConnect",
     "ConnectionClosed",
+    "NoBinaryForm",
     "OutdatedTypes",
     "PipelineAborted",
     "QueryInDoubt",
@@ -56,6 +58,10 @@ class TlsFailed(CannotConnect, ssl.SSLCertVerificationError):
 
 class ArgumentsMismatch(ProgrammingError, InterfaceError):
     """A query was given more or fewer arguments than it has parameters."""
+
+
+class NoBinaryForm(NotSupportedError, InternalError):
+    """Records cannot be copied to a column: of its type, or by its codec, only text is known."""
 
 
 class PipelineAborted(OperationalError):

@@ -582,7 +582,7 @@ conn_doubt_statements(GioPgConn *c, PyObject *Py_UNUSED(ignored))
 static PyMethodDef conn_methods[] = {
     {"execute", METHOD(conn_execute), QUERY,
      "execute($self, query, /, *args, timeout=None)\n--\n\n"
-     "Run a query, or without arguments a script of several; gives the status of the last one."},
+     "Execute an SQL command, or without arguments a script of several; the last one's status."},
     {"fetch", METHOD(conn_fetch), QUERY,
      "fetch($self, query, /, *args, timeout=None, record_class=None)\n--\n\n"
      "Run a query; gives its rows as a list of Record."},

@@ -331,6 +331,8 @@ gio_pg_query_is_stale(GioPgOp *op, const PGresult *res)
     if (!stale)
         return false;
     gio_pg_statement_forget(op->conn, op->stmt);
+    if (state[0] == '0') /* the plan's fault, which others have, too */
+        gio_pg_conn_tell(op->conn, "stale", Py_None);
     return !op->in_tx && !op->retried && !op->given_up;
 }
 

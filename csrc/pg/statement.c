@@ -501,8 +501,8 @@ statement_encode_rows(GioPgStatement *s, PyObject *args)
         return NULL;
     for (int i = 0; i < s->ncols; i++)
         if (s->cols[i] == NULL || s->cols[i]->text || s->cols[i]->encode == NULL)
-            return gio_pg_error_set("NotSupportedError",
-                                    "column %d has a type whose binary form is not known", i + 1);
+            return gio_pg_error_set("NoBinaryForm",
+                                    "no binary format encoder for the type of column %d", i + 1);
     if (!PyIter_Check(iterator)) {
         PyErr_SetString(PyExc_TypeError, "encode_rows() takes an iterator");
         return NULL;

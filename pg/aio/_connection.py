@@ -8,10 +8,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenletio import _pg
-from greenletio.pg._connect import forget_types
+from greenletio.pg._connect import connected, forget_types
 from greenletio.pg._reset import UNDO
 from greenletio.pg.aio._codecs import CodecMethods
 from greenletio.pg.aio._columns import ColumnMethods
@@ -25,6 +25,9 @@ from greenletio.pg.aio._rows import RowFactory
 from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
 from greenletio.pg.errors import ConnectionClosed, InterfaceError
+
+if TYPE_CHECKING:
+    from greenletio.pg._pool import Core
 
 __all__ = ("Connection", "ServerVersion")
 
@@ -72,6 +75,7 @@ class Connection(
         self._log_listeners: list[LogListener] = []
         self._termination_listeners: list[Callable[[Connection], Any]] = []
         self._lease: Callable[[], Connection | None] | None = None  # whose listeners these are
+        self._pool: Callable[[], Core | None] | None = None  # that it is of
 
     def _connected(self) -> None:
         self._on_event = _events(self)
@@ -102,12 +106,22 @@ class Connection(
             if not self._log_listeners:
                 level = logging.WARNING if message.severity == "WARNING" else logging.INFO
                 logger.log(level, "%s: %s", message.severity, message.message)
-        elif kind == "outdated":
-            forget_types(self, self._own_codecs)
+        elif kind in ("outdated", "stale"):
+            if kind == "outdated":
+                forget_types(self, self._own_codecs)
+            core = None if self._pool is None else self._pool()
+            if core is not None:
+                core.outdated(self, kind)
         elif kind == "closed":
             listeners, self._termination_listeners = self._termination_listeners, []
             for termination_listener in listeners:
                 self._call(termination_listener, self)
+
+    def _outdated(self, kind: str) -> None:
+        """Another connection of the pool has found statements, or types, that are of no use."""
+        if kind == "outdated":
+            connected(self, self._own_codecs)
+        self._forget_codecs()
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a listener in the loop's turn: it may use the connection."""

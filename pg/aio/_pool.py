@@ -13,7 +13,7 @@ from greenletio import _pg
 from greenletio.pg._pool import Core
 from greenletio.pg._pool_connect import Connect, Run, leave, report_transaction
 from greenletio.pg._pool_parts import Limits, PoolClosed, wait
-from greenletio.pg._pool_slot import Slot
+from greenletio.pg._pool_slot import Reset, Slot
 from greenletio.pg._reset import RESET_TIMEOUT
 from greenletio.pg.aio import _connect
 from greenletio.pg.aio._connection import Connection
@@ -112,6 +112,7 @@ class Pool(Queries):
             max_lifetime=max_lifetime or INF,
             max_idle=idle or INF,
             max_uses=max_queries,
+            keep_idle=0,
         )
         init_size = min_size if init_size is None else init_size
         if init_size < 0:
@@ -322,7 +323,7 @@ class Pool(Queries):
         """A connection: ``async with pool.acquire() as connection`` releases it, too.
 
         Waits for one, up to `timeout` seconds (PoolTimeout, which is a TimeoutError). A cancelled
-        acquire loses none. `timeout` is also what the reset after the release may take.
+        acquire loses none. With a `timeout` release() waits for the reset, which may take as long.
         """
         return PoolAcquireContext(self, timeout)
 
@@ -370,7 +371,8 @@ class Pool(Queries):
     ) -> None:
         """Give a connection back: at once, its reset goes on in the background.
 
-        With a ``reset`` of one's own it waits for that. `timeout`: seconds for the reset.
+        With a ``reset`` of one's own it waits for that, and with a `timeout`, here or of acquire(),
+        for the pool's: as many seconds, TimeoutError after that. It asks the server in any case.
         """
         is_leased = type(connection) is PoolConnectionProxy
         slot = connection._slot if is_leased else None
@@ -387,18 +389,22 @@ class Pool(Queries):
             return  # it was terminated, or its setup() failed
         report_transaction(slot.con)
         leave(slot)
-        if self._reset is None:
-            self._core.give(slot, timeout)
+        if self._reset is None and (timeout is None or slot.needs_no_reset()):
+            self._core.give(slot)
         else:
             # A task of its own: whoever releases may be cancelled.
             await asyncio.shield(asyncio.ensure_future(self._give(slot, timeout)))
 
     async def _give(self, slot: Slot, timeout: float | None) -> None:
         core = self._core
+        timeout = timeout or RESET_TIMEOUT
         try:
-            if not slot.con.is_closed():
-                run = Run(self._reset, slot.con)
-                await asyncio.wait_for(run.wait(), timeout or RESET_TIMEOUT)
+            if slot.con.is_closed():
+                pass
+            elif self._reset is None:
+                await Reset(slot, timeout).wait()
+            else:
+                await asyncio.wait_for(Run(self._reset, slot.con).wait(), timeout)
             slot.dirty = False
         except BaseException as exc:
             core.spoilt(slot, exc)

@@ -39,6 +39,7 @@ def _forward(name: str) -> Any:
     passive = name in _PASSIVE
     runs = name in _RUN
 
+    @wraps(getattr(Connection, name))  # it has its signature, too
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         slot = self._slot
         if slot is None:
@@ -47,9 +48,7 @@ def _forward(name: str) -> Any:
             slot.used(args[0] if runs and args else None)
         return getattr(slot.con, name)(*args, **kwargs)
 
-    method.__name__ = name
     method.__qualname__ = f"PoolConnectionProxy.{name}"
-    method.__doc__ = getattr(Connection, name).__doc__
     return method
 
 
@@ -158,6 +157,23 @@ class PoolConnectionProxy(_Base):
 
         async def _preparing(self, coroutine):
             return self._through(await coroutine)
+
+        # Closed for good, it takes no place of the pool any more.
+
+        async def close(self, *, timeout=None):
+            try:
+                await self._used("close")(timeout=timeout)
+            finally:
+                self._closed()
+
+        def terminate(self):
+            self._used("terminate")()
+            self._closed()
+
+        def _closed(self):
+            slot = self._slot
+            if slot is not None and slot.con.is_closed() and slot.core.has(slot):
+                slot.core.give(slot)
 
         async def add_listener(self, channel, callback):
             await self._known("add_listener")(channel, callback)

@@ -15,6 +15,7 @@ import sys
 import types
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import wraps
 from typing import Any
 from unittest import SkipTest
 from unittest.mock import patch
@@ -30,15 +31,18 @@ HELPERS = {"_testbase", "_asyncio_compat", "cluster", "compat", "serverversion"}
 class Cached:
     """A statement of the cache, as it was; closed, if it is not usable as that any more."""
 
-    def __init__(self, connection: aio.Connection, statement: _pg.Statement) -> None:
+    def __init__(self, connection: aio.Connection, key: Any, statement: _pg.Statement) -> None:
         self._connection = connection
+        self._key = key
         self._statement = statement
         self._name = statement.name
 
     @property
     def closed(self) -> bool:
         statement = self._statement
-        return statement.is_outdated or not statement.is_prepared or statement.name != self._name
+        lost = self._connection._cache.get(self._key) is not statement
+        changed = statement.is_outdated or statement.name != self._name
+        return lost or changed or not statement.is_prepared
 
 
 class Cache:
@@ -51,7 +55,7 @@ class Cache:
         return len(self._connection._cache)
 
     def iter_statements(self) -> Iterator[Cached]:
-        return (Cached(self._connection, each) for each in self._connection._cache.values())
+        return (Cached(self._connection, *each) for each in self._connection._cache.items())
 
     def get_max_size(self) -> int:
         return self._connection._cache_size
@@ -110,6 +114,7 @@ class Connection(aio.Connection):
         super().__init__()
         live.add(self)
 
+    @wraps(aio.Connection.execute)
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         self._count += 1
         return super().execute(*args, **kwargs)

@@ -8,7 +8,7 @@ import pytest
 from fix_progress import Ticker
 
 from greenletio import async_, pg
-from greenletio.pg import errors
+from greenletio.pg import aio, errors
 
 pytestmark = pytest.mark.leaks
 
@@ -275,5 +275,20 @@ def test_a_session_that_ends_between_two_reads(run, connect, end_session, leave)
                 await asyncio.wait_for(c.fetch("SELECT 1"), 30)
             assert c.is_closed()
             assert leave or len(taken) > 65536
+
+    run(main())
+
+
+def test_records_need_a_binary_form(run, dsn):
+    async def main():
+        c = await aio.connect(dsn)
+        await c.execute("CREATE TEMP TABLE t (a uuid)")
+        named = {"schema": "pg_catalog", "format": "text"}
+        await c.set_type_codec("uuid", encoder=str, decoder=str, **named)
+        with pytest.raises(aio.InternalClientError, match="no binary format encoder") as caught:
+            await c.copy_records_to_table("t", records=[("x",)])
+        assert isinstance(caught.value, pg.NotSupportedError)
+        assert await c.fetchval("SELECT count(*) FROM t") == 0
+        await c.close()
 
     run(main())

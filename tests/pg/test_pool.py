@@ -259,10 +259,14 @@ def test_the_pool_does_not_outlive_its_limits(run, dsn):
         options = {"max_inactive_connection_lifetime": 0.05, "min_size": 1, "max_size": 3}
         async with aio.create_pool(dsn, init_size=3, **options) as pool:
             assert pool.get_size() == 3
-            while pool.get_size() > 1:  # idle for too long
+            while pool.get_size() > 0:  # idle for too long
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
-            assert pool.get_size() == 1
+            assert pool.get_size() == 0
+            async with pool.acquire() as c:
+                c.terminate()
+            while pool.get_size() < 1:  # one that was lost is replaced
+                await asyncio.sleep(0.01)
         async with aio.create_pool(dsn, min_size=2, max_size=2, max_lifetime=0.1) as pool:
             before = {slot.con for slot in pool._core.idle}
             while before & {slot.con for slot in pool._core.idle}:  # old, and made anew
@@ -386,10 +390,13 @@ def test_close_waits_for_those_that_are_in_use(run, dsn):
     run(main())
 
 
-def test_a_server_that_does_not_answer_a_reset_costs_a_connection_only(run, own_server):
+def test_a_server_that_does_not_answer_a_reset_costs_a_connection_only(
+    run, own_server, monkeypatch
+):
     async def main():
         pool = await aio.create_pool(own_server.url, min_size=1, max_size=1)
-        async with pool.acquire(timeout=0.2) as c:  # its reset has as long
+        monkeypatch.setattr("greenletio.pg._pool.RESET_TIMEOUT", 0.2)
+        async with pool.acquire() as c:
             await c.fetchval("SELECT 1")
             own_server.freeze()
         assert sizes(pool) == (1, 1)
@@ -399,11 +406,52 @@ def test_a_server_that_does_not_answer_a_reset_costs_a_connection_only(run, own_
         own_server.thaw()
         assert await pool.fetchval("SELECT 1") == 1
         assert pool.get_stats()["returns_bad"] == 1
-        async with pool.acquire(timeout=0.2) as c:
+        c = await pool.acquire()
+        own_server.freeze()
+        async with Ticker():  # whoever gives a timeout hears of it
+            with pytest.raises(asyncio.TimeoutError):
+                await pool.release(c, timeout=0.2)
+        assert pool.get_stats()["returns_bad"] == 2
+        own_server.thaw()
+        async with pool.acquire() as c:
             await c.fetchval("SELECT 1")
             own_server.freeze()
         await pool.close()  # does not wait for longer than the reset may
         own_server.thaw()
+
+    run(main())
+
+
+def test_a_lease_that_closes_its_connection_frees_its_place(run, dsn):
+    async def main():
+        async with aio.create_pool(dsn, min_size=0, max_size=1) as pool:
+            for end in ("close", "terminate"):
+                async with pool.acquire() as c:
+                    answer = getattr(c, end)()
+                    if answer is not None:
+                        await answer
+                    assert c.is_closed()
+                    async with pool.acquire(timeout=5) as other:
+                        assert await other.fetchval("SELECT 1") == 1
+                assert sizes(pool) == (1, 1)
+
+    run(main())
+
+
+def test_a_change_of_the_schema_is_told_to_the_others(run, dsn):
+    async def main():
+        async with aio.create_pool(dsn, min_size=3, max_size=3) as pool:
+            async with pool.acquire() as a, pool.acquire() as b, pool.acquire() as third:
+                await third.execute("DROP TABLE IF EXISTS changing; CREATE TABLE changing (a int)")
+                try:
+                    for c in (a, b):
+                        assert await c.fetch("SELECT * FROM changing") == []
+                    await third.execute("ALTER TABLE changing ADD b int")
+                    assert await a.fetch("SELECT * FROM changing") == []  # finds it out
+                    async with b.transaction():  # where it could not be done again
+                        assert await b.fetch("SELECT * FROM changing") == []
+                finally:
+                    await third.execute("DROP TABLE changing")
 
     run(main())
 
