@@ -4,23 +4,14 @@
  * was handed out, which may live longer than the interpreter and is released by whatever thread.
  * What was handed out is not added to any more.
  */
-#include "pg/arrow.h"
-#include "pg/columns.h"
+#include "pg/block.h"
 
-#include <stdatomic.h>
 #include <stddef.h>
 #include <structmember.h>
 
 typedef struct {
-    atomic_int refs;
-    int64_t rows;
-    int ncols;
-    GioPgColumn cols[];
-} Block;
-
-typedef struct {
     PyObject_HEAD
-    Block *block;
+    GioPgBlock *block;
     GioPgLayout layout;
     Py_ssize_t limit; /* rows */
     bool sealed;      /* it was handed out */
@@ -28,44 +19,16 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    Block *block;
+    GioPgBlock *block;
     const char *data;
     Py_ssize_t len;
 } Buffer;
 
 #define FULL_BYTES (1 << 30) /* of a column: one more value does not go beyond INT32_MAX */
 
-static Block *
-block_new(int ncols)
-{
-    Block *block = calloc(1, sizeof *block + (size_t)ncols * sizeof *block->cols);
-    if (block != NULL) {
-        atomic_init(&block->refs, 1);
-        block->ncols = ncols;
-    }
-    return block;
-}
-
-static Block *
-block_ref(Block *block)
-{
-    atomic_fetch_add(&block->refs, 1);
-    return block;
-}
-
-static void
-block_unref(Block *block)
-{
-    if (block == NULL || atomic_fetch_sub(&block->refs, 1) != 1)
-        return;
-    for (int i = 0; i < block->ncols; i++)
-        gio_pg_column_free(&block->cols[i]);
-    free(block);
-}
-
 /* ---- filling -------------------------------------------------------------------------------- */
 
-static Block *
+static GioPgBlock *
 lay_out(const GioPgLayout *layout, GioPgStatement *s)
 {
     PyObject *names = s->desc == NULL ? NULL : PyObject_GetAttrString(s->desc, "names");
@@ -74,7 +37,7 @@ lay_out(const GioPgLayout *layout, GioPgStatement *s)
             gio_pg_error_set("InterfaceError", "the columns of the query are not known");
         return NULL;
     }
-    Block *block = block_new(s->ncols);
+    GioPgBlock *block = gio_pg_block_new(s->ncols);
     if (block == NULL)
         PyErr_NoMemory();
     for (int i = 0; block != NULL && i < s->ncols; i++) {
@@ -84,7 +47,7 @@ lay_out(const GioPgLayout *layout, GioPgStatement *s)
             gio_pg_error_set("InterfaceError", "the types of the columns are not known");
         if (name == NULL || s->cols[i] == NULL ||
             gio_pg_column_init(col, layout, s->cols[i], name, s->col_mods[i]) < 0) {
-            block_unref(block);
+            gio_pg_block_unref(block);
             block = NULL;
         }
         else {
@@ -96,7 +59,7 @@ lay_out(const GioPgLayout *layout, GioPgStatement *s)
 }
 
 static bool
-is_of(const Block *block, const PGresult *res)
+is_of(const GioPgBlock *block, const PGresult *res)
 {
     bool same = PQnfields(res) == block->ncols;
     for (int i = 0; same && i < block->ncols; i++)
@@ -113,17 +76,17 @@ gio_pg_batch_take(PyObject *self, GioPgStatement *s, const PGresult *res)
         return -1;
     }
     if (batch->block->rows == 0 && !is_of(batch->block, res)) { /* its plan was made anew */
-        Block *block = lay_out(&batch->layout, s);
+        GioPgBlock *block = lay_out(&batch->layout, s);
         if (block == NULL)
             return -1;
-        block_unref(batch->block);
+        gio_pg_block_unref(batch->block);
         batch->block = block;
         if (!is_of(block, res)) {
             gio_pg_error_set("InterfaceError", "the batch is not one of this stream");
             return -1;
         }
     }
-    Block *block = batch->block;
+    GioPgBlock *block = batch->block;
     for (int i = 0; i < block->ncols; i++) {
         if (gio_pg_column_take(&block->cols[i], res, i) < 0) {
             batch->sealed = true; /* its columns are of different lengths */
@@ -149,207 +112,6 @@ gio_pg_batch_is_full(PyObject *self)
     for (int i = 0; !full && i < batch->block->ncols; i++)
         full = batch->block->cols[i].data.len >= FULL_BYTES;
     return full;
-}
-
-/* ---- schemas -------------------------------------------------------------------------------- */
-
-typedef struct {
-    char *metadata;
-    struct ArrowSchema *pointers[];
-} SchemaHeld;
-
-static void
-schema_release(struct ArrowSchema *schema)
-{
-    SchemaHeld *held = schema->private_data;
-    for (int64_t i = 0; i < schema->n_children; i++) {
-        if (schema->children[i]->release != NULL)
-            schema->children[i]->release(schema->children[i]);
-        free(schema->children[i]);
-    }
-    free((char *)schema->name);
-    free((char *)schema->format);
-    free(held->metadata);
-    free(held);
-    schema->release = NULL;
-}
-
-static char *
-put_string(char *p, const char *text)
-{
-    int32_t len = (int32_t)strlen(text);
-    memcpy(p, &len, sizeof len);
-    memcpy(p + sizeof len, text, (size_t)len);
-    return p + sizeof len + len;
-}
-
-/* The number of pairs, then each string with its length before it. */
-static char *
-metadata_of(const char *extension, const char *value)
-{
-    static const char *name_key = "ARROW:extension:name";
-    static const char *value_key = "ARROW:extension:metadata";
-    int32_t pairs = 2;
-    char *metadata = malloc(5 * sizeof pairs + strlen(name_key) + strlen(value_key) +
-                            strlen(extension) + strlen(value));
-    if (metadata == NULL)
-        return NULL;
-    memcpy(metadata, &pairs, sizeof pairs);
-    char *p = put_string(metadata + sizeof pairs, name_key);
-    p = put_string(p, extension);
-    p = put_string(p, value_key);
-    put_string(p, value);
-    return metadata;
-}
-
-/* {"type_name": …} in JSON */
-static char *
-opaque_metadata(const char *type)
-{
-    static const char *start = "{\"type_name\": \"", *end = "\", \"vendor_name\": \"PostgreSQL\"}";
-    char *json = malloc(strlen(start) + 6 * strlen(type) + strlen(end) + 1), *metadata = NULL;
-    if (json == NULL)
-        return NULL;
-    char *p = json + strlen(strcpy(json, start));
-    for (; *type != '\0'; type++) {
-        unsigned char c = (unsigned char)*type;
-        if (c < ' ' || c == '"' || c == '\\')
-            p += sprintf(p, "\\u%04x", c);
-        else
-            *p++ = (char)c;
-    }
-    strcpy(p, end);
-    metadata = metadata_of("arrow.opaque", json);
-    free(json);
-    return metadata;
-}
-
-static int column_schema(const GioPgColumn *col, struct ArrowSchema *out);
-
-/* `cols` are the children. 0, or -1 when there is no memory. */
-static int
-make_schema(struct ArrowSchema *out, const char *format, const char *name, char *metadata,
-            const GioPgColumn *cols, int ncols)
-{
-    SchemaHeld *held = calloc(1, sizeof *held + (size_t)ncols * sizeof *held->pointers);
-    memset(out, 0, sizeof *out);
-    if (held == NULL) {
-        free(metadata);
-        return -1;
-    }
-    held->metadata = metadata;
-    out->private_data = held;
-    out->release = schema_release;
-    out->metadata = metadata;
-    out->flags = ARROW_FLAG_NULLABLE;
-    out->children = held->pointers;
-    out->format = strdup(format);
-    out->name = strdup(name);
-    int rc = out->format == NULL || out->name == NULL ? -1 : 0;
-    for (int i = 0; rc == 0 && i < ncols; i++) {
-        struct ArrowSchema *child = malloc(sizeof *child);
-        rc = child == NULL ? -1 : column_schema(&cols[i], child);
-        if (rc == 0)
-            held->pointers[out->n_children++] = child;
-        else
-            free(child);
-    }
-    if (rc < 0)
-        schema_release(out);
-    return rc;
-}
-
-static int
-column_schema(const GioPgColumn *col, struct ArrowSchema *out)
-{
-    char *metadata = NULL;
-    out->release = NULL;
-    if (col->uuid && (metadata = metadata_of("arrow.uuid", "")) == NULL)
-        return -1;
-    if (col->other != NULL && (metadata = opaque_metadata(col->other)) == NULL)
-        return -1;
-    return make_schema(out, col->format, col->name, metadata, col->children, col->nchildren);
-}
-
-static int
-block_schema(const Block *block, struct ArrowSchema *out)
-{
-    return make_schema(out, "+s", "", NULL, block->cols, block->ncols);
-}
-
-/* ---- arrays ------------------------------------------------------------------------------------
- */
-
-typedef struct {
-    Block *block;
-    const void *buffers[3];
-    struct ArrowArray *pointers[];
-} ArrayHeld;
-
-static void
-array_release(struct ArrowArray *array)
-{
-    ArrayHeld *held = array->private_data;
-    for (int64_t i = 0; i < array->n_children; i++) {
-        if (array->children[i]->release != NULL)
-            array->children[i]->release(array->children[i]);
-        free(array->children[i]);
-    }
-    block_unref(held->block);
-    free(held);
-    array->release = NULL;
-}
-
-static int column_array(Block *block, const GioPgColumn *col, struct ArrowArray *out);
-
-static int
-make_array(struct ArrowArray *out, Block *block, const GioPgColumn *cols, int ncols)
-{
-    ArrayHeld *held = calloc(1, sizeof *held + (size_t)ncols * sizeof *held->pointers);
-    memset(out, 0, sizeof *out);
-    if (held == NULL)
-        return -1;
-    held->block = block_ref(block);
-    out->private_data = held;
-    out->release = array_release;
-    out->buffers = held->buffers;
-    out->children = held->pointers;
-    out->n_buffers = 1;
-    for (int i = 0; i < ncols; i++) {
-        struct ArrowArray *child = malloc(sizeof *child);
-        if (child == NULL || column_array(block, &cols[i], child) < 0) {
-            free(child);
-            array_release(out);
-            return -1;
-        }
-        held->pointers[out->n_children++] = child;
-    }
-    return 0;
-}
-
-static int
-column_array(Block *block, const GioPgColumn *col, struct ArrowArray *out)
-{
-    static const int64_t nothing[2];
-    if (make_array(out, block, col->children, col->nchildren) < 0)
-        return -1;
-    out->length = col->rows;
-    out->null_count = col->nulls;
-    out->buffers[0] = col->valid.data;
-    if (col->ends.len > 0)
-        out->buffers[out->n_buffers++] = col->ends.data;
-    if (col->format[0] != '+')
-        out->buffers[out->n_buffers++] = col->data.data != NULL ? col->data.data : (void *)nothing;
-    return 0;
-}
-
-static int
-block_array(Block *block, struct ArrowArray *out)
-{
-    if (make_array(out, block, block->cols, block->ncols) < 0)
-        return -1;
-    out->length = block->rows;
-    return 0;
 }
 
 /* ---- capsules
@@ -380,7 +142,7 @@ static PyObject *
 batch_schema(Batch *batch, PyObject *Py_UNUSED(ignored))
 {
     struct ArrowSchema *schema = malloc(sizeof *schema);
-    if (schema == NULL || block_schema(batch->block, schema) < 0) {
+    if (schema == NULL || gio_pg_block_schema(batch->block, schema) < 0) {
         free(schema);
         return PyErr_NoMemory();
     }
@@ -397,7 +159,7 @@ batch_array(Batch *batch, PyObject *args, PyObject *kwargs)
         return NULL;
     struct ArrowArray *array = malloc(sizeof *array);
     batch->sealed = true;
-    if (array == NULL || block_array(batch->block, array) < 0) {
+    if (array == NULL || gio_pg_block_array(batch->block, array) < 0) {
         free(array);
         return PyErr_NoMemory();
     }
@@ -415,14 +177,14 @@ batch_array(Batch *batch, PyObject *args, PyObject *kwargs)
 
 typedef struct {
     Py_ssize_t n, at;
-    Block *blocks[];
+    GioPgBlock *blocks[];
 } Stream;
 
 static int
 stream_schema(struct ArrowArrayStream *stream, struct ArrowSchema *out)
 {
     Stream *s = stream->private_data;
-    return block_schema(s->blocks[0], out) < 0 ? ENOMEM : 0;
+    return gio_pg_block_schema(s->blocks[0], out) < 0 ? ENOMEM : 0;
 }
 
 static int
@@ -433,10 +195,10 @@ stream_next(struct ArrowArrayStream *stream, struct ArrowArray *out)
         memset(out, 0, sizeof *out);
         return 0;
     }
-    if (block_array(s->blocks[s->at], out) < 0)
+    if (gio_pg_block_array(s->blocks[s->at], out) < 0)
         return ENOMEM;
     if (s->at > 0) { /* what was taken is theirs; the first one says what they are like */
-        block_unref(s->blocks[s->at]);
+        gio_pg_block_unref(s->blocks[s->at]);
         s->blocks[s->at] = NULL;
     }
     s->at++;
@@ -454,7 +216,7 @@ stream_release(struct ArrowArrayStream *stream)
 {
     Stream *s = stream->private_data;
     for (Py_ssize_t i = 0; i < s->n; i++)
-        block_unref(s->blocks[i]);
+        gio_pg_block_unref(s->blocks[i]);
     free(s);
     stream->release = NULL;
 }
@@ -497,7 +259,7 @@ gio_pg_batch_stream(PyObject *module, PyObject *batches)
     for (Py_ssize_t i = 0; i < n; i++) {
         Batch *batch = (Batch *)PyTuple_GET_ITEM(batches, i);
         batch->sealed = true;
-        s->blocks[i] = block_ref(batch->block);
+        s->blocks[i] = gio_pg_block_ref(batch->block);
     }
     *stream =
         (struct ArrowArrayStream){stream_schema, stream_next, stream_error, stream_release, s};
@@ -517,19 +279,19 @@ static void
 buffer_dealloc(Buffer *buffer)
 {
     PyTypeObject *type = Py_TYPE(buffer);
-    block_unref(buffer->block);
+    gio_pg_block_unref(buffer->block);
     type->tp_free(buffer);
     Py_DECREF(type);
 }
 
 static PyObject *
-buffer_of(GioPgState *st, Block *block, const GioPgBytes *bytes)
+buffer_of(GioPgState *st, GioPgBlock *block, const GioPgBytes *bytes)
 {
     if (bytes->len == 0)
         return PyBytes_FromStringAndSize(NULL, 0);
     Buffer *buffer = (Buffer *)st->buffer_type->tp_alloc(st->buffer_type, 0);
     if (buffer != NULL) {
-        buffer->block = block_ref(block);
+        buffer->block = gio_pg_block_ref(block);
         buffer->data = bytes->data;
         buffer->len = (Py_ssize_t)bytes->len;
     }
@@ -538,7 +300,7 @@ buffer_of(GioPgState *st, Block *block, const GioPgBytes *bytes)
 
 /* (format, type, rows, nulls, validity, ends, data, children) */
 static PyObject *
-parts_of(GioPgState *st, Block *block, const GioPgColumn *col)
+parts_of(GioPgState *st, GioPgBlock *block, const GioPgColumn *col)
 {
     PyObject *children = PyTuple_New(col->nchildren);
     for (int i = 0; children != NULL && i < col->nchildren; i++) {
@@ -560,7 +322,7 @@ static PyObject *
 batch_parts(Batch *batch, PyObject *Py_UNUSED(ignored))
 {
     GioPgState *st = gio_pg_state(Py_TYPE(batch));
-    Block *block = batch->block;
+    GioPgBlock *block = batch->block;
     PyObject *list = PyTuple_New(block->ncols);
     batch->sealed = true;
     for (int i = 0; list != NULL && i < block->ncols; i++) {
@@ -609,10 +371,10 @@ batch_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return PyErr_Format(PyExc_ValueError, "a batch has at least one row");
     const char *encoding = c->pg == NULL ? NULL : PQparameterStatus(c->pg, "server_encoding");
     layout.checked = encoding == NULL || strcmp(encoding, "SQL_ASCII") == 0;
-    Block *block = lay_out(&layout, s);
+    GioPgBlock *block = lay_out(&layout, s);
     Batch *batch = block == NULL ? NULL : (Batch *)type->tp_alloc(type, 0);
     if (batch == NULL) {
-        block_unref(block);
+        gio_pg_block_unref(block);
         return NULL;
     }
     batch->block = block;
@@ -625,7 +387,7 @@ static void
 batch_dealloc(Batch *batch)
 {
     PyTypeObject *type = Py_TYPE(batch);
-    block_unref(batch->block);
+    gio_pg_block_unref(batch->block);
     type->tp_free(batch);
     Py_DECREF(type);
 }
@@ -661,7 +423,7 @@ batch_nbytes(Batch *batch, void *Py_UNUSED(closure))
 static PyObject *
 batch_names(Batch *batch, void *Py_UNUSED(closure))
 {
-    Block *block = batch->block;
+    GioPgBlock *block = batch->block;
     PyObject *names = PyTuple_New(block->ncols);
     for (int i = 0; names != NULL && i < block->ncols; i++) {
         PyObject *name = PyUnicode_FromString(block->cols[i].name);

@@ -31,7 +31,7 @@ def test_queries_of_clients_that_share_sessions(run, dsn, pgbouncer, many_types,
     async def client(seed):
         chance = random.Random(seed)
         c = await aio.connect(url, **options)
-        pids = set()
+        pids = {await c.fetchval("SELECT pg_backend_pid() FROM pg_sleep(0.05)")}  # all at once
         for i in range(25):
             kind = chance.randrange(6)
             if kind == 0:

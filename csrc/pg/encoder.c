@@ -1,61 +1,22 @@
-/* ArrowSource: rows of Arrow columns, whoever has made them, in the server's binary form.
+/* Values of Arrow columns in the server's binary form.
  *
  * For each column an encoder is chosen by what it has and by what the table's column takes. Where
- * there is none for the two, the value goes through a Python object and the column's codec. The
- * stream is moved out of its capsule; its arrays are released as soon as they are encoded.
+ * there is none for the two, the value goes through a Python object and the column's codec.
  */
-#include "pg/columns.h"
-
-#include "pg/arrow.h"
-
-#include <errno.h>
+#include "pg/encoder.h"
 
 #define DAYS 10957 /* from 1970 to 2000 */
 #define MICROSECONDS 946684800000000LL
 #define DAY_US 86400000000LL
 
-typedef struct Encoder Encoder;
-
-/* Value `i` of the array, which is not NULL, as the server has it; without its length. */
-typedef int (*Put)(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out);
-
-typedef enum { INTEGER, FLOATING, BOOLEAN, BYTES, DECIMAL, DATE, TIME, STAMP, SPAN, OTHER } Kind;
-
-struct Encoder {
-    const struct ArrowSchema *schema; /* borrowed from the source */
-    GioPgState *st;
-    GioPgCodec *codec; /* owned; of the value that is sent */
-    Oid oid;           /* of the column, which may be of a domain */
-    Put put;
-    Kind kind;
-    int width;           /* bytes of a value; 0: of variable length */
-    int64_t unit;        /* per second */
-    int scale;           /* of decimals */
-    Encoder *dictionary; /* of the values that it has indices of */
-    Encoder *children;
-    int nchildren;
-};
-
-typedef struct {
-    PyObject_HEAD
-    struct ArrowArrayStream stream;
-    struct ArrowSchema schema;
-    struct ArrowArray array; /* being encoded, or released */
-    int64_t at;              /* its next row */
-    int64_t rows;            /* that were encoded */
-    GioPgStatement *stmt;    /* that the encoders are for */
-    Encoder *encoders;
-    bool busy;
-} Source;
-
-static void
-encoder_free(Encoder *e)
+void
+gio_pg_encoder_free(GioPgEncoder *e)
 {
     for (int i = 0; i < e->nchildren; i++)
-        encoder_free(&e->children[i]);
+        gio_pg_encoder_free(&e->children[i]);
     PyMem_Free(e->children);
     if (e->dictionary != NULL)
-        encoder_free(e->dictionary);
+        gio_pg_encoder_free(e->dictionary);
     PyMem_Free(e->dictionary);
     Py_CLEAR(e->codec);
 }
@@ -64,7 +25,7 @@ encoder_free(Encoder *e)
  */
 
 static inline bool
-is_null(const Encoder *e, const struct ArrowArray *array, int64_t i)
+is_null(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i)
 {
     const uint8_t *valid = array->n_buffers > 0 ? array->buffers[0] : NULL;
     if (e->schema->format[0] == 'n')
@@ -74,7 +35,7 @@ is_null(const Encoder *e, const struct ArrowArray *array, int64_t i)
 }
 
 static int64_t
-integer_at(const Encoder *e, const struct ArrowArray *array, int64_t i)
+integer_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i)
 {
     const void *data = array->buffers[1];
     i += array->offset;
@@ -98,16 +59,16 @@ integer_at(const Encoder *e, const struct ArrowArray *array, int64_t i)
 }
 
 static bool
-is_beyond(const Encoder *e, int64_t value) /* an uint64_t that is no int64_t */
+is_beyond(const GioPgEncoder *e, int64_t value) /* an uint64_t that is no int64_t */
 {
     return e->schema->format[0] == 'L' && value < 0;
 }
 
 static double
-float_at(const Encoder *e, const struct ArrowArray *array, int64_t i)
+float_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i)
 {
     i += array->offset;
-    if (e->kind == INTEGER) {
+    if (e->kind == GIO_PG_INTEGER) {
         int64_t value = integer_at(e, array, i - array->offset);
         return is_beyond(e, value) ? (double)(uint64_t)value : (double)value;
     }
@@ -123,7 +84,7 @@ bool_at(const struct ArrowArray *array, int64_t i)
 }
 
 static const char *
-bytes_at(const Encoder *e, const struct ArrowArray *array, int64_t i, int64_t *len)
+bytes_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i, int64_t *len)
 {
     const char *format = e->schema->format;
     i += array->offset;
@@ -155,48 +116,48 @@ bytes_at(const Encoder *e, const struct ArrowArray *array, int64_t i, int64_t *l
  * -------------------------------------------------------------------------------------- */
 
 static int
-too_large(const Encoder *e)
+too_large(const GioPgEncoder *e)
 {
     gio_pg_error_set("DataError", "a value is out of the range of type %U", e->codec->name);
     return -1;
 }
 
 static int
-put_bool(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_bool(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     return gio_put(out, bool_at(array, i) ? "\1" : "\0", 1);
 }
 
 static int
-put_int2(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_int2(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t v = integer_at(e, array, i);
     return is_beyond(e, v) || v != (int16_t)v ? too_large(e) : gio_put16(out, (uint16_t)v);
 }
 
 static int
-put_int4(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_int4(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t v = integer_at(e, array, i);
     return is_beyond(e, v) || v != (int32_t)v ? too_large(e) : gio_put32(out, (uint32_t)v);
 }
 
 static int
-put_int8(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_int8(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t v = integer_at(e, array, i);
     return is_beyond(e, v) ? too_large(e) : gio_put64(out, (uint64_t)v);
 }
 
 static int
-put_oid(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_oid(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t v = integer_at(e, array, i);
     return is_beyond(e, v) || v != (uint32_t)v ? too_large(e) : gio_put32(out, (uint32_t)v);
 }
 
 static int
-put_float4(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_float4(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     float v = (float)float_at(e, array, i);
     uint32_t bits;
@@ -205,7 +166,7 @@ put_float4(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 }
 
 static int
-put_float8(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_float8(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     double v = float_at(e, array, i);
     uint64_t bits;
@@ -214,7 +175,7 @@ put_float8(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 }
 
 static int
-put_bytes(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_bytes(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t len;
     const char *data = bytes_at(e, array, i, &len);
@@ -222,14 +183,14 @@ put_bytes(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 }
 
 static int
-put_jsonb(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_jsonb(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     return gio_put(out, "\1", 1) < 0 ? -1 : put_bytes(e, array, i, out);
 }
 
 /* Microseconds of a time of any unit; what is less than one is dropped, downwards. */
 static bool
-as_microseconds(const Encoder *e, int64_t value, int64_t *us)
+as_microseconds(const GioPgEncoder *e, int64_t value, int64_t *us)
 {
     if (e->unit <= 1000000)
         return !__builtin_mul_overflow(value, 1000000 / e->unit, us);
@@ -238,16 +199,16 @@ as_microseconds(const Encoder *e, int64_t value, int64_t *us)
 }
 
 static bool
-stamp_at(const Encoder *e, const struct ArrowArray *array, int64_t i, int64_t *us)
+stamp_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i, int64_t *us)
 {
     int64_t value = integer_at(e, array, i);
-    if (e->kind == DATE && e->width == 4)
+    if (e->kind == GIO_PG_DATE && e->width == 4)
         return !__builtin_mul_overflow(value, DAY_US, us);
     return as_microseconds(e, value, us);
 }
 
 static int
-put_timestamp(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_timestamp(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t us;
     if (!stamp_at(e, array, i, &us) || __builtin_sub_overflow(us, MICROSECONDS, &us))
@@ -256,10 +217,10 @@ put_timestamp(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out
 }
 
 static int
-put_date(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_date(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t us, days = 0;
-    if (e->kind == DATE && e->width == 4) {
+    if (e->kind == GIO_PG_DATE && e->width == 4) {
         days = integer_at(e, array, i);
     }
     else {
@@ -272,7 +233,7 @@ put_date(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 }
 
 static int
-put_time(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_time(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t us;
     if (!as_microseconds(e, integer_at(e, array, i), &us))
@@ -281,7 +242,7 @@ put_time(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 }
 
 static int
-put_interval(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_interval(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int64_t us = 0;
     int32_t days = 0, months = 0;
@@ -317,7 +278,7 @@ put_interval(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 
 /* The digits of a 128-bit integer, and where the point is. */
 static PyObject *
-decimal_at(const Encoder *e, const struct ArrowArray *array, int64_t i)
+decimal_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i)
 {
     __int128 value;
     char text[64], *p = text + sizeof text;
@@ -340,27 +301,27 @@ decimal_at(const Encoder *e, const struct ArrowArray *array, int64_t i)
 
 /* Through an object, for the codec to encode. */
 static int
-put_object(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_object(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     PyObject *value = NULL;
     int64_t v, len;
     const char *data;
     switch (e->kind) {
-    case INTEGER:
+    case GIO_PG_INTEGER:
         v = integer_at(e, array, i);
         value = is_beyond(e, v) ? PyLong_FromUnsignedLongLong((uint64_t)v) : PyLong_FromLongLong(v);
         break;
-    case FLOATING:
+    case GIO_PG_FLOATING:
         value = PyFloat_FromDouble(float_at(e, array, i));
         if (value != NULL && e->codec->oid == 1700) /* with the digits that are shown */
             Py_SETREF(value, PyObject_Repr(value));
         if (value != NULL && e->codec->oid == 1700)
             Py_SETREF(value, PyObject_CallOneArg(e->st->decimal, value));
         break;
-    case BOOLEAN:
+    case GIO_PG_BOOLEAN:
         value = PyBool_FromLong(bool_at(array, i));
         break;
-    case DECIMAL:
+    case GIO_PG_DECIMAL:
         value = decimal_at(e, array, i);
         break;
     default:
@@ -377,15 +338,15 @@ put_object(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 /* ---- values made of others, each with its length before it
  * ---------------------------------------- */
 
-static int
-put_part(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+int
+gio_pg_encoder_put(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     if (is_null(e, array, i))
         return gio_put32(out, UINT32_MAX);
     if (e->dictionary != NULL) { /* what it is the index of may be NULL, too */
         int64_t index = integer_at(e, array, i);
         if (index >= 0 && index < array->dictionary->length)
-            return put_part(e->dictionary, array->dictionary, index, out);
+            return gio_pg_encoder_put(e->dictionary, array->dictionary, index, out);
         gio_pg_error_set("DataError", "an index is beyond its dictionary");
         return -1;
     }
@@ -402,7 +363,7 @@ put_part(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 }
 
 static int
-put_list(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_list(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     const struct ArrowArray *items = array->children[0];
     const char *format = e->schema->format;
@@ -430,18 +391,18 @@ put_list(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
         return -1;
     int rc = 0;
     for (int64_t j = start; rc == 0 && j < end; j++)
-        rc = put_part(e->children, items, j, out);
+        rc = gio_pg_encoder_put(e->children, items, j, out);
     return rc;
 }
 
 static int
-put_struct(Encoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
+put_struct(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
     int rc = gio_put32(out, (uint32_t)e->nchildren);
     for (int j = 0; rc == 0 && j < e->nchildren; j++) {
         rc = gio_put32(out, e->children[j].oid);
         if (rc == 0)
-            rc = put_part(&e->children[j], array->children[j], array->offset + i, out);
+            rc = gio_pg_encoder_put(&e->children[j], array->children[j], array->offset + i, out);
     }
     return rc;
 }
@@ -465,48 +426,48 @@ unit_of(char letter)
 
 /* What the format says: false if it is none of those that are read here. */
 static bool
-read_format(Encoder *e)
+read_format(GioPgEncoder *e)
 {
     const char *f = e->schema->format;
-    e->kind = OTHER;
+    e->kind = GIO_PG_OTHER;
     if (f[0] != '\0' && f[1] == '\0' && strchr("cCsSiIlL", f[0]) != NULL) {
-        e->kind = INTEGER;
+        e->kind = GIO_PG_INTEGER;
         e->width = f[0] == 'i' ? 4 : 8; /* of the others the format says it */
     }
     else if (strcmp(f, "f") == 0 || strcmp(f, "g") == 0) {
-        e->kind = FLOATING;
+        e->kind = GIO_PG_FLOATING;
         e->width = f[0] == 'f' ? 4 : 8;
     }
     else if (strcmp(f, "b") == 0) {
-        e->kind = BOOLEAN;
+        e->kind = GIO_PG_BOOLEAN;
     }
     else if (strcmp(f, "u") == 0 || strcmp(f, "U") == 0 || strcmp(f, "z") == 0 ||
              strcmp(f, "Z") == 0 || strcmp(f, "vu") == 0 || strcmp(f, "vz") == 0) {
-        e->kind = BYTES;
+        e->kind = GIO_PG_BYTES;
     }
     else if (strncmp(f, "w:", 2) == 0) {
-        e->kind = BYTES;
+        e->kind = GIO_PG_BYTES;
         e->width = atoi(f + 2);
         return e->width > 0;
     }
     else if (strncmp(f, "d:", 2) == 0) {
         int precision, bits = 128;
-        e->kind = DECIMAL;
+        e->kind = GIO_PG_DECIMAL;
         return sscanf(f, "d:%d,%d,%d", &precision, &e->scale, &bits) >= 2 && bits == 128 &&
                e->scale >= 0 && e->scale <= 38;
     }
     else if (strcmp(f, "tdD") == 0 || strcmp(f, "tdm") == 0) {
-        e->kind = DATE;
+        e->kind = GIO_PG_DATE;
         e->width = f[2] == 'D' ? 4 : 8;
         e->unit = 1000;
     }
     else if (strncmp(f, "tt", 2) == 0 || strncmp(f, "ts", 2) == 0 || strncmp(f, "tD", 2) == 0) {
-        e->kind = f[1] == 't' ? TIME : f[1] == 's' ? STAMP : SPAN;
+        e->kind = f[1] == 't' ? GIO_PG_TIME : f[1] == 's' ? GIO_PG_STAMP : GIO_PG_SPAN;
         e->unit = unit_of(f[2]);
-        e->width = e->kind == TIME && e->unit <= 1000 ? 4 : 8;
+        e->width = e->kind == GIO_PG_TIME && e->unit <= 1000 ? 4 : 8;
     }
     else if (strncmp(f, "ti", 2) == 0) {
-        e->kind = SPAN;
+        e->kind = GIO_PG_SPAN;
         e->width = f[2] == 'M' ? 4 : f[2] == 'D' ? 8 : 16;
     }
     else if (strncmp(f, "+w:", 3) == 0) {
@@ -526,40 +487,40 @@ is_text(const GioPgCodec *codec)
     return codec->form != NULL && strcmp(codec->form, "text") == 0; /* an enum */
 }
 
-static Put
-choose(const Encoder *e)
+static GioPgPut
+choose(const GioPgEncoder *e)
 {
-    bool number = e->kind == INTEGER || e->kind == FLOATING;
+    bool number = e->kind == GIO_PG_INTEGER || e->kind == GIO_PG_FLOATING;
     char f = e->schema->format[e->schema->format[0] == 'v'];
-    bool text = e->kind == BYTES && (f == 'u' || f == 'U');
+    bool text = e->kind == GIO_PG_BYTES && (f == 'u' || f == 'U');
     switch (e->codec->oid) {
     case 16:
-        return e->kind == BOOLEAN ? put_bool : NULL;
+        return e->kind == GIO_PG_BOOLEAN ? put_bool : NULL;
     case 17:
-        return e->kind == BYTES ? put_bytes : NULL;
+        return e->kind == GIO_PG_BYTES ? put_bytes : NULL;
     case 20:
-        return e->kind == INTEGER ? put_int8 : NULL;
+        return e->kind == GIO_PG_INTEGER ? put_int8 : NULL;
     case 21:
-        return e->kind == INTEGER ? put_int2 : NULL;
+        return e->kind == GIO_PG_INTEGER ? put_int2 : NULL;
     case 23:
-        return e->kind == INTEGER ? put_int4 : NULL;
+        return e->kind == GIO_PG_INTEGER ? put_int4 : NULL;
     case 26:
-        return e->kind == INTEGER ? put_oid : NULL;
+        return e->kind == GIO_PG_INTEGER ? put_oid : NULL;
     case 700:
         return number ? put_float4 : NULL;
     case 701:
         return number ? put_float8 : NULL;
     case 1082:
-        return e->kind == DATE || e->kind == STAMP ? put_date : NULL;
+        return e->kind == GIO_PG_DATE || e->kind == GIO_PG_STAMP ? put_date : NULL;
     case 1083:
-        return e->kind == TIME ? put_time : NULL;
+        return e->kind == GIO_PG_TIME ? put_time : NULL;
     case 1114:
     case 1184:
-        return e->kind == DATE || e->kind == STAMP ? put_timestamp : NULL;
+        return e->kind == GIO_PG_DATE || e->kind == GIO_PG_STAMP ? put_timestamp : NULL;
     case 1186:
-        return e->kind == SPAN ? put_interval : NULL;
+        return e->kind == GIO_PG_SPAN ? put_interval : NULL;
     case 2950:
-        return e->kind == BYTES && e->width == 16 ? put_bytes : NULL;
+        return e->kind == GIO_PG_BYTES && e->width == 16 ? put_bytes : NULL;
     case 3802:
         return text ? put_jsonb : NULL;
     default:
@@ -608,11 +569,8 @@ is_opaque(const struct ArrowSchema *schema, GioPgCodec *codec)
     return n < (int)sizeof quoted && memmem(value, (size_t)len, quoted, (size_t)n) != NULL;
 }
 
-static int encoder_init(Encoder *e, GioPgState *st, const struct ArrowSchema *schema,
-                        GioPgCodec *codec);
-
 static int
-add_children(Encoder *e, const struct ArrowSchema *schema, int n)
+add_children(GioPgEncoder *e, const struct ArrowSchema *schema, int n)
 {
     e->children = PyMem_Calloc((size_t)n + 1, sizeof *e->children);
     if (e->children == NULL) {
@@ -625,24 +583,25 @@ add_children(Encoder *e, const struct ArrowSchema *schema, int n)
         if (e->codec->fields != NULL)
             codec = (GioPgCodec *)PyTuple_GET_ITEM(e->codec->fields, i);
         e->nchildren++;
-        rc = encoder_init(&e->children[i], e->st, schema->children[i], codec);
+        rc = gio_pg_encoder_init(&e->children[i], e->st, schema->children[i], codec);
     }
     return rc;
 }
 
 static int
-init_dictionary(Encoder *e, const struct ArrowSchema *schema)
+init_dictionary(GioPgEncoder *e, const struct ArrowSchema *schema)
 {
     e->dictionary = PyMem_Calloc(1, sizeof *e->dictionary);
     if (e->dictionary == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    return encoder_init(e->dictionary, e->st, schema->dictionary, e->codec);
+    return gio_pg_encoder_init(e->dictionary, e->st, schema->dictionary, e->codec);
 }
 
-static int
-encoder_init(Encoder *e, GioPgState *st, const struct ArrowSchema *schema, GioPgCodec *codec)
+int
+gio_pg_encoder_init(GioPgEncoder *e, GioPgState *st, const struct ArrowSchema *schema,
+                    GioPgCodec *codec)
 {
     e->schema = schema;
     e->st = st;
@@ -662,7 +621,7 @@ encoder_init(Encoder *e, GioPgState *st, const struct ArrowSchema *schema, GioPg
     if (Py_EnterRecursiveCall(" in the type of a column"))
         return -1;
     if (schema->dictionary != NULL) {
-        rc = e->kind == INTEGER ? init_dictionary(e, schema) : refuse(schema, codec);
+        rc = e->kind == GIO_PG_INTEGER ? init_dictionary(e, schema) : refuse(schema, codec);
     }
     else if (list && codec->encode == gio_pg_array_encode && codec->element != NULL) {
         e->put = put_list;
@@ -674,312 +633,12 @@ encoder_init(Encoder *e, GioPgState *st, const struct ArrowSchema *schema, GioPg
         rc = add_children(e, schema, (int)schema->n_children);
     }
     else {
-        e->put = same && e->kind == BYTES ? put_bytes : choose(e);
-        bool plain = e->kind <= DECIMAL && codec->encode != NULL && !codec->text;
+        e->put = same && e->kind == GIO_PG_BYTES ? put_bytes : choose(e);
+        bool plain = e->kind <= GIO_PG_DECIMAL && codec->encode != NULL && !codec->text;
         if (e->put == NULL && plain)
             e->put = put_object;
         rc = e->put == NULL ? refuse(schema, codec) : 0;
     }
     Py_LeaveRecursiveCall();
-    return rc;
-}
-
-/* ---- the source
- * ------------------------------------------------------------------------------------ */
-
-static void
-drop_encoders(Source *s)
-{
-    int n = s->stmt == NULL ? 0 : (int)s->schema.n_children;
-    for (int i = 0; s->encoders != NULL && i < n; i++)
-        encoder_free(&s->encoders[i]);
-    PyMem_Free(s->encoders);
-    s->encoders = NULL;
-    Py_CLEAR(s->stmt);
-}
-
-static int
-make_encoders(Source *s, GioPgStatement *stmt)
-{
-    drop_encoders(s);
-    if (stmt->ncols != s->schema.n_children) {
-        gio_pg_error_set("DataError", "there are %lld columns of Arrow for %d of the table",
-                         (long long)s->schema.n_children, stmt->ncols);
-        return -1;
-    }
-    s->encoders = PyMem_Calloc((size_t)stmt->ncols + 1, sizeof *s->encoders);
-    if (s->encoders == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    s->stmt = (GioPgStatement *)Py_NewRef((PyObject *)stmt);
-    for (int i = 0; i < stmt->ncols; i++) {
-        if (stmt->cols[i] == NULL) {
-            gio_pg_error_set("InterfaceError", "the types of the columns are not known");
-            return -1;
-        }
-        if (encoder_init(&s->encoders[i], gio_pg_state(Py_TYPE(s)), s->schema.children[i],
-                         stmt->cols[i]) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-static int
-stream_failed(Source *s, int code)
-{
-    const char *why = s->stream.get_last_error(&s->stream);
-    gio_pg_error_set("DataError", "the source of Arrow columns failed: %s",
-                     why == NULL ? strerror(code) : why);
-    return -1;
-}
-
-/* The next array with rows in it: 1, 0 at the end, -1 with an exception. */
-static int
-next_array(Source *s)
-{
-    while (s->array.release == NULL || s->at == s->array.length) {
-        int code;
-        if (s->array.release != NULL)
-            s->array.release(&s->array);
-        s->array.release = NULL;
-        s->at = 0;
-        /* It may be made just now, by other threads, or in Python. */
-        Py_BEGIN_ALLOW_THREADS
-        code = s->stream.get_next(&s->stream, &s->array);
-        Py_END_ALLOW_THREADS
-        if (code != 0) {
-            s->array.release = NULL;
-            return stream_failed(s, code);
-        }
-        if (s->array.release == NULL)
-            return 0;
-    }
-    return 1;
-}
-
-static int
-put_row(Source *s, GioBuf *out)
-{
-    int n = (int)s->schema.n_children;
-    int rc = gio_put16(out, (uint16_t)n);
-    bool whole_null = s->array.null_count != 0 && s->array.n_buffers > 0 &&
-                      s->array.buffers[0] != NULL &&
-                      !(((const uint8_t *)s->array.buffers[0])[(s->array.offset + s->at) / 8] >>
-                            (s->array.offset + s->at) % 8 &
-                        1);
-    for (int i = 0; rc == 0 && i < n; i++) {
-        if (whole_null)
-            rc = gio_put32(out, UINT32_MAX);
-        else
-            rc = put_part(&s->encoders[i], s->array.children[i], s->array.offset + s->at, out);
-        if (rc < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
-            PyObject *cause = gio_err_take(), *why = PyObject_Str(cause);
-            gio_err_give(cause);
-            if (why != NULL)
-                gio_pg_error_wrap("DataError", "column %s, row %lld: %U",
-                                  s->schema.children[i]->name, (long long)s->rows, why);
-            Py_XDECREF(why);
-        }
-    }
-    return rc;
-}
-
-static int
-encode_some(Source *s, GioPgStatement *stmt, Py_ssize_t limit, GioBuf *out)
-{
-    int more = 1;
-    if (stmt != s->stmt && make_encoders(s, stmt) < 0) {
-        drop_encoders(s);
-        return -1;
-    }
-    while (more > 0 && out->len < limit && (more = next_array(s)) > 0) {
-        for (; s->at < s->array.length && out->len < limit; s->at++, s->rows++)
-            if (put_row(s, out) < 0)
-                return -1;
-    }
-    return more;
-}
-
-static PyObject *
-source_encode(Source *s, PyObject *args)
-{
-    GioPgState *st = gio_pg_state(Py_TYPE(s));
-    GioPgStatement *stmt;
-    Py_ssize_t limit;
-    if (!PyArg_ParseTuple(args, "O!n:encode", st->statement_type, &stmt, &limit))
-        return NULL;
-    if (s->busy) /* by a codec in Python, or another thread */
-        return gio_pg_error_set("InterfaceError", "this source is being read already");
-    GioBuf out = {NULL, 0, 0};
-    PyObject *bytes = NULL;
-    s->busy = true;
-    if (encode_some(s, stmt, limit, &out) >= 0)
-        bytes = PyBytes_FromStringAndSize(out.data, out.len);
-    s->busy = false;
-    gio_buf_free(&out);
-    return bytes;
-}
-
-static PyObject *
-source_names(Source *s, void *Py_UNUSED(closure))
-{
-    PyObject *names = PyTuple_New((Py_ssize_t)s->schema.n_children);
-    for (int64_t i = 0; names != NULL && i < s->schema.n_children; i++) {
-        const char *text = s->schema.children[i]->name;
-        PyObject *name = PyUnicode_FromString(text == NULL ? "" : text);
-        if (name == NULL)
-            Py_CLEAR(names);
-        else
-            PyTuple_SET_ITEM(names, i, name);
-    }
-    return names;
-}
-
-static PyObject *
-source_rows(Source *s, void *Py_UNUSED(closure))
-{
-    return PyLong_FromLongLong(s->rows);
-}
-
-/* A stream of one array. */
-static int
-single_next(struct ArrowArrayStream *stream, struct ArrowArray *out)
-{
-    struct ArrowArray *array = stream->private_data;
-    *out = *array;
-    array->release = NULL;
-    return 0;
-}
-
-static const char *
-single_error(struct ArrowArrayStream *Py_UNUSED(stream))
-{
-    return NULL;
-}
-
-static void
-single_release(struct ArrowArrayStream *stream)
-{
-    struct ArrowArray *array = stream->private_data;
-    if (array->release != NULL)
-        array->release(array);
-    free(array);
-    stream->release = NULL;
-}
-
-static int
-take_array(Source *s, PyObject *pair)
-{
-    if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
-        PyErr_SetString(PyExc_TypeError, "__arrow_c_array__() gives two capsules");
-        return -1;
-    }
-    struct ArrowSchema *schema = PyCapsule_GetPointer(PyTuple_GET_ITEM(pair, 0), "arrow_schema");
-    struct ArrowArray *array =
-        schema == NULL ? NULL : PyCapsule_GetPointer(PyTuple_GET_ITEM(pair, 1), "arrow_array");
-    struct ArrowArray *ours = array == NULL ? NULL : malloc(sizeof *ours);
-    if (ours == NULL)
-        return PyErr_Occurred() ? -1 : (PyErr_NoMemory(), -1);
-    s->stream = (struct ArrowArrayStream){NULL, single_next, single_error, single_release, ours};
-    *ours = *array;
-    s->schema = *schema;
-    array->release = NULL;
-    schema->release = NULL;
-    return 0;
-}
-
-static int
-take_stream(Source *s, PyObject *capsule)
-{
-    struct ArrowArrayStream *stream = PyCapsule_GetPointer(capsule, "arrow_array_stream");
-    if (stream == NULL)
-        return -1;
-    s->stream = *stream;
-    stream->release = NULL;
-    if (s->stream.release == NULL) {
-        PyErr_SetString(PyExc_ValueError, "the stream was taken already");
-        return -1;
-    }
-    int code = s->stream.get_schema(&s->stream, &s->schema);
-    if (code != 0)
-        s->schema.release = NULL;
-    return code != 0 ? stream_failed(s, code) : 0;
-}
-
-static PyObject *
-source_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"capsules", NULL};
-    PyObject *capsules;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:ArrowSource", keywords, &capsules))
-        return NULL;
-    Source *s = (Source *)type->tp_alloc(type, 0);
-    if (s == NULL)
-        return NULL;
-    int rc = PyTuple_Check(capsules) ? take_array(s, capsules) : take_stream(s, capsules);
-    if (rc == 0 && (s->schema.release == NULL || s->schema.format == NULL ||
-                    strcmp(s->schema.format, "+s") != 0)) {
-        PyErr_SetString(PyExc_TypeError, "the source has no columns: a table or record batches "
-                                         "are expected, not a single array");
-        rc = -1;
-    }
-    if (rc < 0)
-        Py_CLEAR(s);
-    return (PyObject *)s;
-}
-
-static void
-source_dealloc(Source *s)
-{
-    PyTypeObject *type = Py_TYPE(s);
-    drop_encoders(s);
-    if (s->array.release != NULL)
-        s->array.release(&s->array);
-    if (s->schema.release != NULL)
-        s->schema.release(&s->schema);
-    if (s->stream.release != NULL)
-        s->stream.release(&s->stream);
-    type->tp_free(s);
-    Py_DECREF(type);
-}
-
-static PyMethodDef source_methods[] = {
-    {"encode", (PyCFunction)source_encode, METH_VARARGS,
-     "encode($self, statement, limit, /)\n--\n\n"
-     "Rows for COPY in binary, of the types of the statement's columns, until there are `limit`\n"
-     "bytes of them; b'' at the end."},
-    {NULL},
-};
-
-static PyGetSetDef source_getset[] = {
-    {"names", (getter)source_names, NULL, "The columns' names.", NULL},
-    {"rows", (getter)source_rows, NULL, "How many rows were encoded.", NULL},
-    {NULL},
-};
-
-static PyType_Slot source_slots[] = {
-    {Py_tp_doc, "ArrowSource(capsules)\n--\n\n"
-                "The columns of what __arrow_c_stream__() or __arrow_c_array__() gave."},
-    {Py_tp_new, source_make},
-    {Py_tp_dealloc, source_dealloc},
-    {Py_tp_methods, source_methods},
-    {Py_tp_getset, source_getset},
-    {0, NULL},
-};
-
-static PyType_Spec source_spec = {
-    .name = "greenletio._pg.ArrowSource",
-    .basicsize = sizeof(Source),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = source_slots,
-};
-
-int
-gio_pg_source_setup_types(PyObject *module)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, &source_spec, NULL);
-    int rc = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
-    Py_XDECREF(type);
     return rc;
 }
