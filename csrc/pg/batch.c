@@ -15,6 +15,7 @@ typedef struct {
     GioPgLayout layout;
     Py_ssize_t limit; /* rows */
     bool sealed;      /* it was handed out */
+    bool broken;      /* its columns are of different lengths */
 } Batch;
 
 typedef struct {
@@ -75,7 +76,12 @@ gio_pg_batch_take(PyObject *self, GioPgStatement *s, const PGresult *res)
         gio_pg_error_set("InterfaceError", "the batch was handed out already");
         return -1;
     }
-    if (batch->block->rows == 0 && !is_of(batch->block, res)) { /* its plan was made anew */
+    bool same = is_of(batch->block, res);
+    if (!same && batch->block->rows > 0) {
+        gio_pg_error_set("InterfaceError", "the batch is not one of this stream");
+        return -1;
+    }
+    if (!same) { /* its plan was made anew */
         GioPgBlock *block = lay_out(&batch->layout, s);
         if (block == NULL)
             return -1;
@@ -89,7 +95,7 @@ gio_pg_batch_take(PyObject *self, GioPgStatement *s, const PGresult *res)
     GioPgBlock *block = batch->block;
     for (int i = 0; i < block->ncols; i++) {
         if (gio_pg_column_take(&block->cols[i], res, i) < 0) {
-            batch->sealed = true; /* its columns are of different lengths */
+            batch->sealed = batch->broken = true;
             block->rows = 0;
             return -1;
         }
@@ -104,14 +110,28 @@ gio_pg_batch_rows(PyObject *self)
     return (Py_ssize_t)((Batch *)self)->block->rows;
 }
 
+static bool
+is_long(const GioPgColumn *cols, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (cols[i].data.len >= FULL_BYTES || is_long(cols[i].children, cols[i].nchildren))
+            return true;
+    return false;
+}
+
 bool
 gio_pg_batch_is_full(PyObject *self)
 {
     Batch *batch = (Batch *)self;
-    bool full = batch->block->rows >= batch->limit;
-    for (int i = 0; !full && i < batch->block->ncols; i++)
-        full = batch->block->cols[i].data.len >= FULL_BYTES;
-    return full;
+    return batch->block->rows >= batch->limit || is_long(batch->block->cols, batch->block->ncols);
+}
+
+static bool
+refuse_broken(const Batch *batch)
+{
+    if (batch->broken)
+        gio_pg_error_set("InterfaceError", "the batch has no rows: reading them failed");
+    return batch->broken;
 }
 
 /* ---- capsules
@@ -156,6 +176,8 @@ batch_array(Batch *batch, PyObject *args, PyObject *kwargs)
     PyObject *requested = Py_None;
     /* A wish, says the protocol: what is given is what there is. */
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:__arrow_c_array__", keywords, &requested))
+        return NULL;
+    if (refuse_broken(batch))
         return NULL;
     struct ArrowArray *array = malloc(sizeof *array);
     batch->sealed = true;
@@ -243,6 +265,8 @@ gio_pg_batch_stream(PyObject *module, PyObject *batches)
         Batch *batch = (Batch *)PyTuple_GET_ITEM(batches, i);
         if (!Py_IS_TYPE(batch, st->batch_type))
             return PyErr_Format(PyExc_TypeError, "a tuple of batches, at least one, is expected");
+        if (refuse_broken(batch))
+            return NULL;
         first = first == NULL ? batch : first;
         if (batch->block->ncols != first->block->ncols ||
             !are_alike(batch->block->cols, first->block->cols, first->block->ncols))
@@ -323,6 +347,8 @@ batch_parts(Batch *batch, PyObject *Py_UNUSED(ignored))
 {
     GioPgState *st = gio_pg_state(Py_TYPE(batch));
     GioPgBlock *block = batch->block;
+    if (refuse_broken(batch))
+        return NULL;
     PyObject *list = PyTuple_New(block->ncols);
     batch->sealed = true;
     for (int i = 0; list != NULL && i < block->ncols; i++) {

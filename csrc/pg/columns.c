@@ -111,6 +111,8 @@ append_date(GioPgColumn *col, const char *data, int len)
     int32_t v = (int32_t)gio_get32(data);
     if (v == INT32_MAX || v == INT32_MIN)
         return fail(col, "an infinite date has no Arrow form: select it as text, or nullif() it");
+    if (v > INT32_MAX - DAYS)
+        return malformed(col);
     char *p = add(&col->data, 4);
     if (p == NULL)
         return -1;
@@ -188,8 +190,12 @@ append_text(GioPgColumn *col, const char *data, int len)
 {
     if (col->checked) { /* those who read Arrow trust that it is UTF-8 */
         PyObject *text = PyUnicode_DecodeUTF8(data, len, NULL);
-        if (text == NULL)
-            return -1;
+        if (text == NULL) {
+            if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError))
+                return -1;
+            PyErr_Clear();
+            return fail(col, "a text is not UTF-8, which Arrow's is: select it as bytea");
+        }
         Py_DECREF(text);
     }
     return append_bytes(col, data, len);
@@ -230,6 +236,8 @@ append_decimal(GioPgColumn *col, const char *data, int len)
     if ((sign & 0xC000) == 0xC000)
         return fail(col, "NaN and infinity have no decimal form in Arrow: ask for "
                          "numeric=\"text\" or \"float64\"");
+    if (sign != 0 && sign != 0x4000)
+        return malformed(col);
     Wide value = 0;
     int left = 4 * (weight + 1) + col->scale; /* decimal digits that are to come */
     for (int i = 0; i < n; i++, left -= 4) {
@@ -258,17 +266,14 @@ append_numeric_text(GioPgColumn *col, const char *data, int len)
 {
     char small[GIO_PG_NUMERIC_SMALL], *text = small;
     Py_ssize_t n = gio_pg_numeric_text(data, len, &text);
-    if (n == -1)
-        return malformed(col);
-    const char *from = text;
-    if (n > 0 && *from == '-')
-        from++;
-    const char *digits = from;
-    while (digits[0] == '0' && digits + 1 < text + n && digits[1] != '.')
-        digits++; /* the server's first digit is one of base 10000 */
-    n -= digits - from;
-    memmove(text + (from - text), digits, n < 0 ? 0 : (size_t)(n - (from - text)));
-    int rc = n < 0 ? -1 : append_bytes(col, text, (int)n);
+    int rc = n == -1 ? malformed(col) : -1;
+    if (n >= 0) {
+        char *from = text + (n > 0 && *text == '-'), *digits = from, *end = text + n;
+        while (end - digits > 1 && digits[0] == '0' && digits[1] != '.')
+            digits++; /* the server's first digit is one of base 10000 */
+        memmove(from, digits, (size_t)(end - digits));
+        rc = append_bytes(col, text, (int)(n - (digits - from)));
+    }
     if (text != small)
         PyMem_Free(text);
     return rc;
@@ -279,9 +284,7 @@ append_numeric_float(GioPgColumn *col, const char *data, int len)
 {
     char small[GIO_PG_NUMERIC_SMALL], *text = small;
     Py_ssize_t n = gio_pg_numeric_text(data, len, &text);
-    if (n == -1)
-        return malformed(col);
-    int rc = -1;
+    int rc = n == -1 ? malformed(col) : -1;
     if (n >= 0) {
         text[n] = '\0';
         double value = PyOS_string_to_double(text, NULL, NULL); /* too large: infinity */
@@ -342,7 +345,7 @@ append(GioPgColumn *col, const char *data, int len)
     int rc = len < 0 ? append_null(col) : col->append(col, data, len);
     if (rc == 0 && len >= 0 && col->nulls > 0)
         rc = add_bit(&col->valid, col->rows, true);
-    col->rows++;
+    col->rows += rc == 0;
     return rc;
 }
 
@@ -476,12 +479,13 @@ set_form(GioPgColumn *col, const char *format, GioPgAppend append_value, int wid
 static void
 set_numeric(GioPgColumn *col, int modifier, GioPgNumeric numeric)
 {
-    int precision = ((modifier - 4) >> 16) & 0xFFFF;
-    int scale = (((modifier - 4) & 0x7FF) ^ 1024) - 1024;
+    int declared = modifier < 4 ? 0 : modifier - 4;
+    int precision = (declared >> 16) & 0xFFFF, scale = ((declared & 0x7FF) ^ 1024) - 1024;
     if (numeric == GIO_PG_AS_FLOAT) {
         set_form(col, "g", append_numeric_float, 8);
     }
-    else if (numeric == GIO_PG_AS_TEXT || modifier < 4 || precision > 38 || scale < 0) {
+    else if (numeric == GIO_PG_AS_TEXT || precision < 1 || precision > 38 || scale < 0 ||
+             scale > 38) {
         set_form(col, "u", append_numeric_text, 0);
     }
     else {

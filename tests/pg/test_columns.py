@@ -54,6 +54,8 @@ VALUES = [
         pa.decimal128(38, 0),
         Decimal("9" * 38),
     ),
+    ("0.00001::numeric(3,5)", pa.decimal128(5, 5), Decimal("0.00001")),
+    ("1e-40::numeric(3,42)", pa.string(), "0." + "0" * 39 + "100"),
     ("123456789.5::numeric", pa.string(), "123456789.5"),
     ("(-0.5)::numeric", pa.string(), "-0.5"),
     ("0::numeric", pa.string(), "0"),
@@ -283,6 +285,20 @@ def test_a_batch_is_filled_by_one_read_only(run, connect):
             pa.record_batch(batch)  # handed out: it must not move any more
             with pytest.raises(errors.InterfaceError, match="handed out"):
                 await c._op("copy_read", "nothing", "", batch, session=session)
+            failing = (
+                "SELECT 1 AS v, 1 / (2 - i) AS w, 'infinity'::date FROM generate_series(3, 9) i"
+            )
+            session = c._op("stream", "columns", failing, (), column=10)
+            broken = _pg.ArrowBatch(c, await session)
+            with pytest.raises(errors.DataError, match="infinite"):
+                await c._op("copy_read", "nothing", "", broken, session=session)
+            for use in (
+                broken.__arrow_c_array__,
+                broken._parts,
+                lambda: _pg.arrow_stream((broken,)),
+            ):
+                with pytest.raises(errors.InterfaceError, match="reading them failed"):
+                    use()
             for wrong in (None, "x"):
                 session = c._op("stream", "columns", "SELECT 1 AS v", (), column=10)
                 await session
