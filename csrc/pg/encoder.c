@@ -27,11 +27,11 @@ gio_pg_encoder_free(GioPgEncoder *e)
 static inline bool
 is_null(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i)
 {
-    const uint8_t *valid = array->n_buffers > 0 ? array->buffers[0] : NULL;
+    const void *valid = array->n_buffers > 0 ? array->buffers[0] : NULL;
     if (e->schema->format[0] == 'n')
         return true;
     i += array->offset;
-    return array->null_count != 0 && valid != NULL && !(valid[i / 8] >> i % 8 & 1);
+    return array->null_count != 0 && valid != NULL && !gio_pg_bit_at(valid, i);
 }
 
 static int64_t
@@ -79,8 +79,17 @@ float_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i)
 static bool
 bool_at(const struct ArrowArray *array, int64_t i)
 {
-    i += array->offset;
-    return ((const uint8_t *)array->buffers[1])[i / 8] >> i % 8 & 1;
+    return gio_pg_bit_at(array->buffers[1], array->offset + i);
+}
+
+/* Where a value of variable length begins and ends; `at` is with the array's offset. */
+static void
+read_span(const struct ArrowArray *array, int64_t at, bool wide, int64_t *start, int64_t *end)
+{
+    const int32_t *narrow = array->buffers[1];
+    const int64_t *ends = array->buffers[1];
+    *start = wide ? ends[at] : narrow[at];
+    *end = wide ? ends[at + 1] : narrow[at + 1];
 }
 
 static const char *
@@ -100,14 +109,7 @@ bytes_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i, int64
         return (const char *)array->buffers[1] + e->width * i;
     }
     int64_t start, end;
-    if (format[0] == 'U' || format[0] == 'Z') {
-        start = ((const int64_t *)array->buffers[1])[i];
-        end = ((const int64_t *)array->buffers[1])[i + 1];
-    }
-    else {
-        start = ((const int32_t *)array->buffers[1])[i];
-        end = ((const int32_t *)array->buffers[1])[i + 1];
-    }
+    read_span(array, i, format[0] == 'U' || format[0] == 'Z', &start, &end);
     *len = end - start;
     return end == start ? "" : (const char *)array->buffers[2] + start;
 }
@@ -372,13 +374,8 @@ put_list(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out
         start = at * e->width;
         end = start + e->width;
     }
-    else if (format[1] == 'L') {
-        start = ((const int64_t *)array->buffers[1])[at];
-        end = ((const int64_t *)array->buffers[1])[at + 1];
-    }
     else {
-        start = ((const int32_t *)array->buffers[1])[at];
-        end = ((const int32_t *)array->buffers[1])[at + 1];
+        read_span(array, at, format[1] == 'L', &start, &end);
     }
     if (end - start > INT32_MAX)
         return too_large(e);

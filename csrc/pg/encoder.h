@@ -39,6 +39,12 @@ struct GioPgEncoder {
     int nchildren;
 };
 
+static inline bool
+gio_pg_bit_at(const void *bits, int64_t i)
+{
+    return ((const uint8_t *)bits)[i / 8] >> i % 8 & 1;
+}
+
 /* Choose how: 0, or -1 with an exception. Free it in either case. */
 int gio_pg_encoder_init(GioPgEncoder *e, GioPgState *st, const struct ArrowSchema *schema,
                         GioPgCodec *codec);

@@ -92,17 +92,14 @@ put_row(Source *s, GioBuf *out)
 {
     int n = (int)s->schema.n_children;
     int rc = gio_put16(out, (uint16_t)n);
-    bool whole_null = s->array.null_count != 0 && s->array.n_buffers > 0 &&
-                      s->array.buffers[0] != NULL &&
-                      !(((const uint8_t *)s->array.buffers[0])[(s->array.offset + s->at) / 8] >>
-                            (s->array.offset + s->at) % 8 &
-                        1);
+    int64_t at = s->array.offset + s->at;
+    const void *valid = s->array.n_buffers > 0 ? s->array.buffers[0] : NULL;
+    bool whole_null = s->array.null_count != 0 && valid != NULL && !gio_pg_bit_at(valid, at);
     for (int i = 0; rc == 0 && i < n; i++) {
         if (whole_null)
             rc = gio_put32(out, UINT32_MAX);
         else
-            rc = gio_pg_encoder_put(&s->encoders[i], s->array.children[i], s->array.offset + s->at,
-                                    out);
+            rc = gio_pg_encoder_put(&s->encoders[i], s->array.children[i], at, out);
         if (rc < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
             PyObject *cause = gio_err_take(), *why = PyObject_Str(cause);
             gio_err_give(cause);

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from greenletio import _pg
 from greenletio._pg import ArrowBatch
 from greenletio.pg._arrow import BATCH_ROWS, ArrowTable, Numeric, to_numpy
+from greenletio.pg.aio._stream import Streaming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ class ColumnMethods:
         return to_numpy(table.batches)
 
 
-class ArrowStream:
+class ArrowStream(Streaming):
     """What ``connection.stream_arrow(…)`` gives; as ``connection.stream(…)``, but of batches."""
 
     def __init__(
@@ -106,6 +106,7 @@ class ArrowStream:
             raise StopAsyncIteration
         if self._statement is None:
             self._statement = await self._session
+            self._started = True
         try:
             batch = self._batch()
         except BaseException:
@@ -118,31 +119,3 @@ class ArrowStream:
             self._status = answer
             raise StopAsyncIteration
         return batch
-
-    def get_statusmsg(self) -> str | None:
-        """What the server said at the end: "SELECT 2", say; None: it has not come to that."""
-        return self._status
-
-    async def aclose(self) -> None:
-        """Give up the rows that were not taken."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._statement is not None and self._status is None:
-            self._status = ""
-            self._session.close()
-
-    async def __aenter__(self) -> ArrowStream:
-        return self
-
-    async def __aexit__(
-        self,
-        typ: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_status"):
-            self._close()

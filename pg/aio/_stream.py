@@ -9,12 +9,50 @@ from typing import TYPE_CHECKING, Any
 from greenletio import _pg
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from greenletio.pg.aio._connection import Connection
 
-__all__ = ("Stream",)
+__all__ = ("Stream", "Streaming")
 
 
-class Stream:
+class Streaming:
+    """A query that is read some rows at a time, and how it is given up."""
+
+    _session: _pg.Op[Any]
+    _started = False
+    _status: str | None
+
+    def get_statusmsg(self) -> str | None:
+        """What the server said at the end: "SELECT 2", say; None: it has not come to that."""
+        return self._status
+
+    async def aclose(self) -> None:
+        """Give up the rows that were not taken."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._started and self._status is None:
+            self._status = ""
+            self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        typ: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_status"):
+            self._close()
+
+
+class Stream(Streaming):
     """What ``connection.stream(…)`` gives: ``async for row in connection.stream(query)``.
 
     The server waits while nobody takes rows: some hundred of them are here at a time. Until the
@@ -37,7 +75,6 @@ class Stream:
         self._session = connection._op(
             "stream", "records", query, args, timeout=self._timeout, record_class=record_class
         )
-        self._started = False
         self._rows: deque[_pg.Record] = deque()
         self._status: str | None = None
 
@@ -64,31 +101,6 @@ class Stream:
         if not self._rows:
             raise StopAsyncIteration
 
-    def get_statusmsg(self) -> str | None:
-        """What the server said at the end: "SELECT 2", say; None: it has not come to that."""
-        return self._status
-
-    async def aclose(self) -> None:
-        """Give up the rows that were not taken."""
-        self._close()
-
     def _close(self) -> None:
         self._rows.clear()
-        if self._started and self._status is None:
-            self._status = ""
-            self._session.close()
-
-    async def __aenter__(self) -> Stream:
-        return self
-
-    async def __aexit__(
-        self,
-        typ: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_status"):
-            self._close()
+        super()._close()
