@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-libpq test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg bench-columns clean
+.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-libpq test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg bench-columns docs wheel cluster clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -116,6 +116,17 @@ bench-pg: ## PostgreSQL drivers against each other (ARGS="--only 'select1-*' --j
 bench-columns: ## a million rows as Arrow columns, against ADBC and drivers of rows (ARGS="--only mixed")
 	@$(BOOTSTRAP) bench
 	$(RUN)/python -m benchmarks.columns $(ARGS)
+
+docs: ## the site of the documentation, in build/docs; warnings are errors (BUILDER=linkcheck: try the links to others)
+	@$(BOOTSTRAP) docs
+	$(RUN)/python -m sphinx -q -W --keep-going -d build/doctrees -b $(or $(BUILDER),html) docs build/docs
+
+wheel: ## a wheel that needs no library of the system, in dist/, tested (SOURCES=folder with the libraries' archives)
+	scripts/wheel.sh
+
+cluster: ## a primary, a standby and PgBouncer from local processes, as docker-compose.yml has them (ARGS="-- psql")
+	@$(BOOTSTRAP) test
+	$(RUN)/python scripts/cluster.py $(ARGS)
 
 clean: ## remove what building and running made
 	rm -rf build dist *.egg-info .venv .venvs greenletio/*.so greenletio/green greenletio/pg

@@ -62,6 +62,10 @@ def pkg_config_includes(library):
     return [flag[2:] for flag in ask("pkg-config", "--cflags-only-I", library).split()]
 
 
+def pkg_config_libraries(library):
+    return [flag[2:] for flag in ask("pkg-config", "--libs-only-L", library).split()]
+
+
 def find_header(header, folders):
     """The first of the folders, or of the usual ones, that holds a header; None if none does."""
     for folder in [*folders, "/usr/include", "/usr/local/include", "/opt/homebrew/include"]:
@@ -106,7 +110,7 @@ def libpq_library():
     if PG_CONFIG is not None:
         return [ask(PG_CONFIG, "--libdir")]
     folders = [ask("pg_config", "--libdir")]
-    folders += [flag[2:] for flag in ask("pkg-config", "--libs-only-L", "libpq").split()]
+    folders += pkg_config_libraries("libpq")
     return [folder for folder in folders if folder and glob(f"{folder}/libpq.*")]
 
 
@@ -131,6 +135,7 @@ def extensions():
             ["core", "loop", "sync"],
             [greenlet_include(), *libevent_include()],
             libraries=["event_core"],
+            library_dirs=pkg_config_libraries("libevent_core"),
         ),
         # The psycopg2 patch uses the libpq that psycopg2 has loaded: it is not linked.
         extension("greenletio._pq", ["pq"], [libpq_include()]),

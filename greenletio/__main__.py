@@ -12,7 +12,7 @@ from collections.abc import Sequence
 __all__ = ("main",)
 
 # Not imported, as little else is, before it is asked for: programs that are run start at once.
-COMMANDS = {"demo": "greenletio.demo.cli"}
+COMMANDS = {"demo": "greenletio.demo.cli", "doctor": "greenletio.doctor"}
 
 USAGE = """\
 usage: greenletio [--all] [--loop LOOP] (SCRIPT | -m MODULE | -c CODE | -) [ARGUMENT ...]

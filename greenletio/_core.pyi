@@ -338,6 +338,8 @@ class Loop:
     _debug: bool
     _stopping: bool
     _task_factory: Any
+    @property
+    def _backend(self) -> tuple[str, str | None]: ...
     _wake_fd: int
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     def call_soon(

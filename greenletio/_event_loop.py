@@ -538,7 +538,7 @@ def _policy_class() -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)
 
             class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
-                """asyncio's policy, but the loops it makes are `EventLoop`s."""
+                """asyncio's policy, but each loop that it makes is an `EventLoop`."""
 
                 _loop_factory = EventLoop
 
@@ -550,7 +550,7 @@ def _policy_class() -> Any:
 if TYPE_CHECKING:
 
     class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
-        """asyncio's policy, but the loops it makes are `EventLoop`s."""
+        """asyncio's policy, but each loop that it makes is an `EventLoop`."""
 
 else:
 

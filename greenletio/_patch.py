@@ -36,7 +36,7 @@ from typing import Any
 from greenletio import _twins
 from greenletio._twins import GREEN, MODULES
 
-__all__ = ("patch_blocking",)
+__all__ = ("green_packages", "patch_blocking")
 
 _real_import = builtins.__import__
 
@@ -140,6 +140,12 @@ def _scope_of(module: ModuleType | None) -> _Scope | None:
         return None
     scope = getattr(namespace.get("__import__"), "__self__", None)
     return scope if isinstance(scope, _Scope) else None
+
+
+def green_packages() -> list[str]:
+    """The packages of others that were imported inside ``patch_blocking``, sorted."""
+    modules = list(sys.modules.items())
+    return sorted({_twins.top(name) for name, module in modules if _scope_of(module) is not None})
 
 
 class _PackageFinder(MetaPathFinder):

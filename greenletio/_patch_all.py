@@ -27,7 +27,7 @@ from greenletio import _twins
 from greenletio._patch import _PackageLoader, load_twins
 from greenletio._twins import GREEN, MODULES, REPLACED, top
 
-__all__ = ("is_patched", "patch_all", "take_over", "too_late")
+__all__ = ("is_patched", "left_behind", "patch_all", "take_over", "too_late")
 
 # They wait for events themselves: their imports are never green.
 LOOPS = frozenset(
@@ -48,11 +48,17 @@ _LEFT = frozenset(
 )
 
 _standard: dict[str, ModuleType] = {}  # the modules whose names the green ones have
+_left: list[str] = []  # what patch_all() was too late for
 
 
 def is_patched() -> bool:
     """Whether patch_all() has been called."""
     return bool(_standard)
+
+
+def left_behind() -> list[str]:
+    """What was made before patch_all() and still blocks, by name."""
+    return list(_left)
 
 
 def _parents(name: str) -> list[str]:
@@ -243,7 +249,8 @@ def take_over() -> list[str]:
         if top(name) not in sys.stdlib_module_names:
             too_early += _remade(module, kinds)
     _patch_logging()
-    return too_early + [f"the thread {t.name}" for t in standard_threads[1:]]
+    _left[:] = too_early + [f"the thread {t.name}" for t in standard_threads[1:]]
+    return left_behind()
 
 
 def _take_names(pairs: list[tuple[ModuleType, ModuleType]]) -> None:

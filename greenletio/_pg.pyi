@@ -9,6 +9,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R", bound="Record")
 
 BUILTIN: dict[int, Codec]
+HAS_CHUNKS: bool
 
 def make_record(type: type[_R], names: tuple[str, ...], values: tuple[Any, ...], /) -> _R: ...
 def parse_conninfo(text: str, /) -> dict[str, str]: ...

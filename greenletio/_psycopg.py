@@ -28,7 +28,7 @@ from greenletio._threads import run_in_thread
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ("patch_psycopg", "unpatch_psycopg")
+__all__ = ("is_patched", "patch_psycopg", "unpatch_psycopg")
 
 _T = TypeVar("_T")
 _Gen = Generator[Any, Any, _T]
@@ -61,6 +61,11 @@ class _Patch:
 
 
 _patch: _Patch | None = None
+
+
+def is_patched() -> bool:
+    """Whether psycopg's sync connections are cooperative now."""
+    return _patch is not None
 
 
 def patch_psycopg(*, cancel_timeout: float = 5.0) -> None:

@@ -18,9 +18,14 @@ from ._lock import FairLockFor
 from ._psycopg2_connect import connector
 from ._psycopg2_lobject import lobject
 
-__all__ = ("patch_psycopg2", "psycopg2_blocking", "unpatch_psycopg2")
+__all__ = ("is_patched", "patch_psycopg2", "psycopg2_blocking", "unpatch_psycopg2")
 
 _undo: list[Callable[[], object]] = []
+
+
+def is_patched() -> bool:
+    """Whether psycopg2 is cooperative now."""
+    return bool(_undo)
 
 
 def patch_psycopg2(*, cancel_timeout: float | None = None) -> None:

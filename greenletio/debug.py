@@ -2,7 +2,7 @@
 
 A task that awaits an `async_` function whose code awaits a coroutine has its stack in pieces: the
 task's coroutines, a greenlet, further coroutines. `dump` prints the pieces as the one stack they
-are, each frame marked ``async`` or ``sync``, and what it waits for at the end:
+are, each frame marked ``async`` or ``sync``, and what it waits for at the end::
 
     task 'Task-1', waiting
       File "app.py", line 8, in main [async]

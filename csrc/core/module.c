@@ -268,20 +268,20 @@ core_set_own_loop(PyObject *module, PyObject *loop)
 static PyMethodDef core_methods[] = {
     {"async_", (PyCFunction)(void (*)(void))gio_async, METH_FASTCALL | METH_KEYWORDS,
      "async_($module, fn=None, /, *, with_context=False)\n--\n\n"
-     "Make a sync function awaitable: async_(fn)(...) runs fn in a greenlet as it is awaited.\n\n"
-     "Inside, await_, green functions and patched psycopg2 suspend the greenlet while the loop\n"
+     "Make a sync function awaitable: ``async_(fn)(...)`` runs fn in a greenlet as it is awaited.\n\n"
+     "Inside, `await_`, green functions and patched psycopg2 suspend the greenlet while the loop\n"
      "goes on. Also a decorator. Context variables are shared with the awaiting task, so\n"
      "with_context has nothing left to do; it is accepted for compatibility."},
     {"await_", (PyCFunction)gio_await, METH_O,
      "await_($module, awaitable_or_fn, /)\n--\n\n"
      "Await an awaitable from sync code, or make an async function callable from it.\n\n"
-     "In a greenlet (below async_ or spawn) only the greenlet waits. Where no loop runs in this\n"
+     "In a greenlet (below `async_` or `spawn`) only the greenlet waits. Where no loop runs in this\n"
      "thread, the thread's own loop runs until it is done. Directly in a running loop:\n"
      "WouldBlockError. Cancelling the task raises CancelledError in the awaitable, as await does."},
     {"spawn", (PyCFunction)(void (*)(void))gio_spawn, METH_FASTCALL | METH_KEYWORDS,
      "spawn($module, fn, /, *args, **kwargs)\n--\n\n"
-     "Start fn(*args, **kwargs) in a greenlet that runs concurrently, and return its handle.\n\n"
-     "It may use await_, green functions and patched psycopg2 at any depth. It starts at the next\n"
+     "Start ``fn(*args, **kwargs)`` in a greenlet that runs concurrently; returns its handle.\n\n"
+     "It may use `await_`, green functions and patched psycopg2 at any depth. It starts at the next\n"
      "turn of the loop, with a copy of the current context variables, as create_task does. With no\n"
      "loop running, it belongs to the thread's own loop, and makes progress whenever plain code\n"
      "waits. On greenletio's own loop it has no asyncio task until somebody asks for one."},

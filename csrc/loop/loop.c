@@ -606,6 +606,13 @@ static PyMethodDef loop_methods[] = {
     {NULL},
 };
 
+static PyObject *
+get_backend(GioLoop *self, void *Py_UNUSED(closure))
+{
+    return Py_BuildValue("sz", event_get_version(),
+                         self->base == NULL ? NULL : event_base_get_method(self->base));
+}
+
 #define FLAG(name, field)                                                                          \
     {name, (getter)get_flag, (setter)set_flag, NULL, (void *)offsetof(GioLoop, field)}
 
@@ -613,6 +620,8 @@ static PyGetSetDef loop_getset[] = {
     FLAG("_closed", closed),
     FLAG("_debug", debug),
     FLAG("_stopping", stopping),
+    {"_backend", (getter)get_backend, NULL,
+     "libevent's version, and how it polls: None once the loop is closed.", NULL},
     {"_task_factory", (getter)get_task_factory, (setter)set_task_factory, NULL, NULL},
     {"_wake_fd", (getter)get_wake_fd, (setter)set_wake_fd, "The self-pipe's writing end.", NULL},
     {NULL},

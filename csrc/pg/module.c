@@ -206,6 +206,13 @@ module_exec(PyObject *module)
         gio_pg_batch_setup_types(module) < 0 || gio_pg_source_setup_types(module) < 0 ||
         gio_pg_op_setup_types(module) < 0 || gio_pg_conn_setup_types(module) < 0)
         return -1;
+#ifdef LIBPQ_HAS_CHUNK_MODE
+    bool chunks = true;
+#else
+    bool chunks = false;
+#endif
+    if (PyModule_AddObjectRef(module, "HAS_CHUNKS", chunks ? Py_True : Py_False) < 0)
+        return -1;
     return PyModule_AddObjectRef(module, "BUILTIN", st->builtin);
 }
 
