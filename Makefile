@@ -95,7 +95,14 @@ fmt: ## lay the sources out
 	$(RUN)/ruff format
 	$(RUN)/clang-format -i $(C_FILES)
 
-bench: bench-core bench-loop bench-green bench-pg bench-columns ## every benchmark
+BENCHES = core loop green pg columns
+
+bench: ## every benchmark, and the page of what they measured: docs/benchmarks.md (ARGS=--quick)
+	@$(BOOTSTRAP) bench
+	mkdir -p build/bench
+	set -e; for name in $(BENCHES); do \
+	  $(RUN)/python -m benchmarks.$$name --json build/bench/$$name.json $(ARGS); done
+	$(RUN)/python -m benchmarks.page $(BENCHES:%=build/bench/%.json)
 
 bench-core: ## the bridge and psycopg2 against their peers (ARGS="--json PATH")
 	@$(BOOTSTRAP) bench

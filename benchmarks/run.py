@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import sys
@@ -271,7 +272,11 @@ def write_json(
     machine: dict[str, Any],
 ) -> None:
     document = {
+        "title": plan.doc.partition(": ``")[0],
+        "command": plan.prog,
+        "date": datetime.date.today().isoformat(),
         "machine": machine,
+        "titles": {name: plan.contenders[name].title for name in run.versions},
         "versions": run.versions,
         "left_out": run.left_out,
         "rounds": settings.rounds,
