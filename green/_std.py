@@ -4,8 +4,9 @@ again, deadlines, and who runs here."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from sys import getswitchinterval
 from time import monotonic
 from types import FunctionType, ModuleType
@@ -25,6 +26,7 @@ __all__ = (
     "main_task",
     "public",
     "rebind",
+    "until_unlocked",
 )
 
 _main: Any = None  # the call that stands for the main thread
@@ -143,6 +145,22 @@ def give_way() -> None:
             _core.sleep(0)
             now = monotonic()
         _turn = now
+
+
+def until_unlocked(attempt: Callable[[], Any]) -> Any:
+    """Call ``attempt``, which locks a file or fails, with growing pauses until nobody else has it.
+
+    So a wait that is cancelled has taken no lock. The pauses are of 50 ms at most.
+    """
+    pause = 0.0005
+    while True:
+        try:
+            return attempt()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        _core.sleep(pause)
+        pause = min(pause * 2, 0.05)
 
 
 class Deadline:

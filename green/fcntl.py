@@ -6,13 +6,12 @@ no lock. All else is the standard module's.
 
 from __future__ import annotations
 
-import errno
 import fcntl as _std
 from collections.abc import Callable
 from typing import Any
 
 from greenletio import _core
-from greenletio.green._std import adopt, public
+from greenletio.green._std import adopt, public, until_unlocked
 
 __all__ = public(_std)
 
@@ -27,22 +26,10 @@ _WAITING = {
 }
 
 
-def _again(attempt: Callable[[], Any]) -> Any:
-    pause = 0.0005
-    while True:
-        try:
-            return attempt()
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-        _core.sleep(pause)
-        pause = min(pause * 2, 0.05)
-
-
 def _lock(operation: int, lock: Callable[[int], Any]) -> Any:
     if operation & (_std.LOCK_NB | _std.LOCK_UN) or _core.place() == _PLAIN:
         return lock(operation)
-    return _again(lambda: lock(operation | _std.LOCK_NB))
+    return until_unlocked(lambda: lock(operation | _std.LOCK_NB))
 
 
 def flock(fd: Any, operation: int, /) -> None:
@@ -59,7 +46,7 @@ def fcntl(fd: Any, cmd: int, arg: Any = 0, /) -> Any:
     """``fcntl.fcntl``; waits for a lock with ``F_SETLKW`` and its like. Can be cancelled."""
     if cmd not in _WAITING or _core.place() == _PLAIN:
         return _std.fcntl(fd, cmd, arg)
-    return _again(lambda: _std.fcntl(fd, _WAITING[cmd], arg))
+    return until_unlocked(lambda: _std.fcntl(fd, _WAITING[cmd], arg))
 
 
 adopt(globals(), _std)

@@ -22,7 +22,7 @@ from typing import Any
 from greenletio import _core
 from greenletio._patch import green_builtins
 from greenletio._threads import run_in_thread
-from greenletio.green._std import adopt, public
+from greenletio.green._std import adopt, public, until_unlocked
 
 __all__ = public(_std)
 
@@ -128,31 +128,12 @@ def fdatasync(fd: Any) -> None:
     run_in_thread(_std.fdatasync, fd)
 
 
-def _again(attempt: Callable[[], Any], blocked: Callable[[Any], bool]) -> Any:
-    """Call ``attempt`` with growing pauses until what it returns is not ``blocked``."""
-    pause = 0.0005
-    while blocked(result := attempt()):
-        _core.sleep(pause)
-        pause = min(pause * 2, 0.05)
-    return result
-
-
 def lockf(fd: int, command: int, length: int, /) -> None:
     """``os.lockf``; where it has to wait it tries again, so that a cancelled wait holds no lock."""
     if command != _std.F_LOCK or _core.place() == _PLAIN:
         _std.lockf(fd, command, length)
-        return
-
-    def attempt() -> bool:
-        try:
-            _std.lockf(fd, _std.F_TLOCK, length)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            return False
-        return True
-
-    _again(attempt, lambda taken: not taken)
+    else:
+        until_unlocked(lambda: _std.lockf(fd, _std.F_TLOCK, length))
 
 
 # Processes.

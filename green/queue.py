@@ -1,7 +1,8 @@
 """``queue`` whose queues suspend the greenlet. ``put`` and ``get`` can be cancelled.
 
 A queue may be shared by greenlets of any loop and by threads of the system. ``Empty`` and
-``Full`` are the standard module's own. No deviation.
+``Full`` are the standard module's own. No deviation. Who asks for ever without waiting
+(``get_nowait`` in a loop) lets the others run after a thousand calls that were in vain.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ pytest_plugins = (
     "fix_flat",
     "fix_examples",
     "fix_pgbouncer",
+    "fix_portal",
     "fix_postgres",
     "fix_leaks",
     "fix_servers",

@@ -1,7 +1,21 @@
-"""Proof that a loop goes on while something waits: a task that counts its own steps."""
+"""Turns of a loop: a task that counts them proves that the loop goes on; others let some pass."""
 
 import asyncio
 from types import TracebackType
+
+import greenletio
+
+
+async def settle(turns: int = 5) -> None:
+    """Long enough for every task to run until it waits."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def let_others_run(times: int = 5) -> None:
+    """The same, for sync code."""
+    for _ in range(times):
+        greenletio.sleep(0)
 
 
 class Ticker:

@@ -19,6 +19,24 @@ def stream_pair():
     return a, b
 
 
+def fill(sock):
+    """Write until it would block."""
+    while True:
+        try:
+            sock.send(b"x" * 65536)
+        except BlockingIOError:
+            return
+
+
+def drain(sock):
+    while True:
+        try:
+            if not sock.recv(1 << 20):
+                return
+        except BlockingIOError:
+            return
+
+
 def bound(family=socket.AF_INET, kind=socket.SOCK_STREAM, address=("127.0.0.1", 0)):
     sock = socket.socket(family, kind)
     sock.setblocking(False)

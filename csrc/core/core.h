@@ -149,6 +149,7 @@ typedef struct {
     GioTimeout *scopes;  /* innermost `with timeout`, borrowed: the with holds it */
     uint64_t cancels;    /* cancellations that were thrown in so far */
     int shield;          /* > 0: cancellation is kept, scopes are not looked at */
+    unsigned in_vain;    /* how often it has asked a queue in vain since it last waited */
     PyObject *kept;      /* the exception kept by the shield */
     GioTimeout *expired; /* the scope that ended the last wait, borrowed; only valid then */
     GioWaiter *waiting;  /* what it is suspended on, borrowed ... */

@@ -341,6 +341,7 @@ gio_run_until(GioState *st, GioHere *here, PyObject *loop, GioWaiter *w, int64_t
     }
     GioWaiter *outer = job->waiting; /* a signal handler's wait inside another */
     int64_t outer_deadline = job->deadline;
+    job->in_vain = 0;
     if (job_begin(job, w, deadline) == 0) {
         r = PyObject_CallMethod(st->loops, "run_until", "OO", loop, w);
     }

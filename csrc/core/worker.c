@@ -207,6 +207,7 @@ gio_worker_yield(GioWorker *w, PyObject *current, PyObject *y, bool lend)
         Py_DECREF(y);
         return NULL;
     }
+    c->job.in_vain = 0;
     PyThreadState *ts = PyThreadState_Get();
     PyObject *driver = w->driver;
     if (driver == NULL) {

@@ -5,9 +5,6 @@
  */
 #include "sync/sync.h"
 
-#include <stddef.h>
-#include <structmember.h>
-
 /* ---- its lock ---------------------------------------------------------------------- */
 
 static bool
@@ -405,18 +402,11 @@ condition_clear(GioCondition *self)
 static void
 condition_dealloc(GioCondition *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)self);
-    }
-    condition_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    gio_sync_free((PyObject *)self, (inquiry)condition_clear);
 }
 
 static PyMemberDef condition_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(GioCondition, weakrefs), READONLY, NULL},
+    GIO_WEAKLY,
     {"_lock", T_OBJECT_EX, offsetof(GioCondition, lock), READONLY, NULL},
     {NULL},
 };
@@ -426,25 +416,22 @@ static PyGetSetDef condition_getset[] = {
     {NULL},
 };
 
-#define FAST(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL
-#define FAST_KEYWORDS(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL | METH_KEYWORDS
-
 static PyMethodDef condition_methods[] = {
-    {"wait", FAST_KEYWORDS(condition_wait),
+    {"wait", GIO_FAST_KEYWORDS(condition_wait),
      "wait($self, /, timeout=None)\n--\n\n"
      "Wait for a notification; False after `timeout` seconds. The caller must own the lock, and\n"
      "has it again when this returns or is cancelled."},
-    {"notify", FAST_KEYWORDS(condition_notify),
+    {"notify", GIO_FAST_KEYWORDS(condition_notify),
      "notify($self, /, n=1)\n--\n\nWake the first `n` that wait. The caller must own the lock."},
     {"notify_all", (PyCFunction)condition_notify_all, METH_NOARGS,
      "notify_all($self, /)\n--\n\nWake all that wait. The caller must own the lock."},
-    {"acquire", FAST_KEYWORDS(condition_acquire),
+    {"acquire", GIO_FAST_KEYWORDS(condition_acquire),
      "acquire($self, /, *args, **kwargs)\n--\n\nAcquire the lock, as its own method does."},
     {"release", (PyCFunction)condition_release, METH_NOARGS,
      "release($self, /)\n--\n\nRelease the lock, as its own method does."},
     {"__enter__", (PyCFunction)condition_enter, METH_NOARGS,
      "__enter__($self, /)\n--\n\nTake the lock."},
-    {"__exit__", FAST(condition_exit), "__exit__($self, /, *args)\n--\n\nGive the lock back."},
+    {"__exit__", GIO_FAST(condition_exit), "__exit__($self, /, *args)\n--\n\nGive the lock back."},
     {"_is_owned", (PyCFunction)condition_is_owned, METH_NOARGS,
      "_is_owned($self, /)\n--\n\nWhether the caller owns the lock."},
     {"_at_fork_reinit", (PyCFunction)condition_at_fork_reinit, METH_NOARGS,

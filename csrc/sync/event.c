@@ -5,12 +5,6 @@
  */
 #include "sync/sync.h"
 
-#include <stddef.h>
-#include <structmember.h>
-
-#define FAST_KEYWORDS(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL | METH_KEYWORDS
-#define FAST(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL
-
 /* ---- Event ------------------------------------------------------------------------- */
 
 typedef struct {
@@ -91,35 +85,8 @@ event_at_fork_reinit(Event *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-static int
-event_traverse(Event *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    return gio_line_traverse(&self->line, visit, arg);
-}
-
-static int
-event_clear(Event *self)
-{
-    gio_line_clear(&self->line);
-    return 0;
-}
-
-static void
-event_dealloc(Event *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)self);
-    }
-    event_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
 static PyMemberDef event_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Event, weakrefs), READONLY, NULL},
+    GIO_WEAKLY,
     {"_flag", T_BOOL, offsetof(Event, flag), 0, NULL},
     {NULL},
 };
@@ -130,7 +97,7 @@ static PyMethodDef event_methods[] = {
     {"set", (PyCFunction)event_set, METH_NOARGS,
      "set($self, /)\n--\n\nRaise the flag and wake all that wait. Never waits; from any thread."},
     {"clear", (PyCFunction)event_clear_flag, METH_NOARGS, "clear($self, /)\n--\n\nLower the flag."},
-    {"wait", FAST_KEYWORDS(event_wait),
+    {"wait", GIO_FAST_KEYWORDS(event_wait),
      "wait($self, /, timeout=None)\n--\n\n"
      "Wait for the flag; False after `timeout` seconds. Can be cancelled."},
     {"_at_fork_reinit", (PyCFunction)event_at_fork_reinit, METH_NOARGS,
@@ -144,9 +111,9 @@ static PyType_Slot event_slots[] = {
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_methods, event_methods},
     {Py_tp_members, event_members},
-    {Py_tp_traverse, event_traverse},
-    {Py_tp_clear, event_clear},
-    {Py_tp_dealloc, event_dealloc},
+    {Py_tp_traverse, gio_lined_traverse},
+    {Py_tp_clear, gio_lined_clear},
+    {Py_tp_dealloc, gio_lined_dealloc},
     {0, NULL},
 };
 
@@ -281,49 +248,22 @@ semaphore_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return PyObject_CallMethod(self, "release", NULL); /* a class may have its own */
 }
 
-static int
-semaphore_traverse(Semaphore *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    return gio_line_traverse(&self->line, visit, arg);
-}
-
-static int
-semaphore_clear(Semaphore *self)
-{
-    gio_line_clear(&self->line);
-    return 0;
-}
-
-static void
-semaphore_dealloc(Semaphore *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)self);
-    }
-    semaphore_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
 static PyMemberDef semaphore_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Semaphore, weakrefs), READONLY, NULL},
+    GIO_WEAKLY,
     {"_value", T_PYSSIZET, offsetof(Semaphore, value), 0, NULL},
     {NULL},
 };
 
 static PyMethodDef semaphore_methods[] = {
-    {"acquire", FAST_KEYWORDS(semaphore_acquire),
+    {"acquire", GIO_FAST_KEYWORDS(semaphore_acquire),
      "acquire($self, /, blocking=True, timeout=None)\n--\n\n"
      "Take one; False if there is none, after `timeout` seconds. Can be cancelled."},
-    {"release", FAST_KEYWORDS(semaphore_release),
+    {"release", GIO_FAST_KEYWORDS(semaphore_release),
      "release($self, /, n=1)\n--\n\n"
      "Give `n` back: first to those that wait. Never waits; from any thread."},
-    {"__enter__", FAST_KEYWORDS(semaphore_acquire),
+    {"__enter__", GIO_FAST_KEYWORDS(semaphore_acquire),
      "__enter__($self, /, blocking=True, timeout=None)\n--\n\nTake one."},
-    {"__exit__", FAST(semaphore_exit), "__exit__($self, /, t, v, tb)\n--\n\nGive one back."},
+    {"__exit__", GIO_FAST(semaphore_exit), "__exit__($self, /, t, v, tb)\n--\n\nGive one back."},
     {NULL},
 };
 
@@ -333,9 +273,9 @@ static PyType_Slot semaphore_slots[] = {
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_methods, semaphore_methods},
     {Py_tp_members, semaphore_members},
-    {Py_tp_traverse, semaphore_traverse},
-    {Py_tp_clear, semaphore_clear},
-    {Py_tp_dealloc, semaphore_dealloc},
+    {Py_tp_traverse, gio_lined_traverse},
+    {Py_tp_clear, gio_lined_clear},
+    {Py_tp_dealloc, gio_lined_dealloc},
     {0, NULL},
 };
 

@@ -119,6 +119,41 @@ gio_line_traverse(GioLine *line, visitproc visit, void *arg)
     return 0;
 }
 
+/* ---- types ------------------------------------------------------------------------- */
+
+void
+gio_sync_free(PyObject *self, inquiry clear)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (((GioWeakly *)self)->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+int
+gio_lined_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    return gio_line_traverse(&((GioLined *)self)->line, visit, arg);
+}
+
+int
+gio_lined_clear(PyObject *self)
+{
+    gio_line_clear(&((GioLined *)self)->line);
+    return 0;
+}
+
+void
+gio_lined_dealloc(PyObject *self)
+{
+    gio_sync_free(self, gio_lined_clear);
+}
+
 /* ---- who runs here --------------------------------------------------------------- */
 
 uintptr_t
@@ -145,6 +180,34 @@ gio_sync_become_main(PyObject *module, PyObject *call)
     GioState *st = PyModule_GetState(module);
     Py_XSETREF(st->main_call, call == Py_None ? NULL : Py_NewRef(call));
     Py_RETURN_NONE;
+}
+
+/* ---- who asks on and on ------------------------------------------------------------ */
+
+#define PATIENCE 1000
+
+/* In threads the system would let the others run, who alone can bring what is asked for. Who waits
+ * or ends in between never comes near the count, so that nobody else is switched by a call that
+ * does not wait. */
+int
+gio_sync_in_vain(GioState *st)
+{
+    GioHere here;
+    GioThread *t = gio_here_green(st, &here) ? here.worker->thread : gio_thread_get(st);
+    GioJob *job = here.job != NULL ? here.job : t != NULL ? &t->job : NULL;
+    bool tired = job != NULL && ++job->in_vain >= PATIENCE;
+    if (tired) {
+        job->in_vain = 0;
+    }
+    gio_here_clear(&here);
+    if (t == NULL) { /* the interpreter is shutting down */
+        PyErr_Clear();
+    }
+    if (!tired || st->collecting == PyThread_get_thread_ident() ||
+        gio_api()->place() == GIO_PLACE_FORBIDDEN) {
+        return 0;
+    }
+    return gio_sleep_until(st, 0);
 }
 
 /* ---- arguments --------------------------------------------------------------------- */

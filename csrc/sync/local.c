@@ -8,9 +8,6 @@
  */
 #include "sync/sync.h"
 
-#include <stddef.h>
-#include <structmember.h>
-
 typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
@@ -323,18 +320,11 @@ local_clear(Local *self)
 static void
 local_dealloc(Local *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)self);
-    }
-    local_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    gio_sync_free((PyObject *)self, (inquiry)local_clear);
 }
 
 static PyMemberDef local_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Local, weakrefs), READONLY, NULL},
+    GIO_WEAKLY,
     {NULL},
 };
 

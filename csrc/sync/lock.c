@@ -8,8 +8,6 @@
 #include "sync/sync.h"
 
 #include <math.h>
-#include <stddef.h>
-#include <structmember.h>
 
 /* ---- from C ---------------------------------------------------------------------- */
 
@@ -220,40 +218,11 @@ lock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                                                         : NULL;
 }
 
-static int
-lock_traverse(GioLock *lock, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(lock));
-    return gio_line_traverse(&lock->line, visit, arg);
-}
-
-static int
-lock_clear(GioLock *lock)
-{
-    gio_line_clear(&lock->line);
-    return 0;
-}
-
-static void
-lock_dealloc(GioLock *lock)
-{
-    PyTypeObject *type = Py_TYPE(lock);
-    PyObject_GC_UnTrack(lock);
-    if (lock->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)lock);
-    }
-    lock_clear(lock);
-    type->tp_free(lock);
-    Py_DECREF(type);
-}
-
 static PyMemberDef lock_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(GioLock, weakrefs), READONLY, NULL},
+    GIO_WEAKLY,
     {NULL},
 };
 
-#define FAST(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL
-#define FAST_KEYWORDS(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL | METH_KEYWORDS
 #define ACQUIRE(name)                                                                              \
     name "($self, /, blocking=True, timeout=-1)\n--\n\n"                                           \
          "Take the lock; False if another has it, after `timeout` seconds. Can be cancelled."
@@ -263,15 +232,15 @@ static PyMemberDef lock_members[] = {
 #define LOCKED(name) name "($self, /)\n--\n\nWhether it is taken."
 
 static PyMethodDef lock_methods[] = {
-    {"acquire", FAST_KEYWORDS(lock_acquire), ACQUIRE("acquire")},
+    {"acquire", GIO_FAST_KEYWORDS(lock_acquire), ACQUIRE("acquire")},
     {"release", (PyCFunction)lock_release, METH_NOARGS, RELEASE("release")},
     {"locked", (PyCFunction)lock_locked, METH_NOARGS, LOCKED("locked")},
-    {"acquire_lock", FAST_KEYWORDS(lock_acquire), ACQUIRE("acquire_lock")},
+    {"acquire_lock", GIO_FAST_KEYWORDS(lock_acquire), ACQUIRE("acquire_lock")},
     {"release_lock", (PyCFunction)lock_release, METH_NOARGS, RELEASE("release_lock")},
     {"locked_lock", (PyCFunction)lock_locked, METH_NOARGS, LOCKED("locked_lock")},
     {"__enter__", (PyCFunction)lock_enter, METH_NOARGS,
      "__enter__($self, /)\n--\n\nTake the lock."},
-    {"__exit__", FAST(lock_exit), "__exit__($self, /, *exc_info)\n--\n\nRelease the lock."},
+    {"__exit__", GIO_FAST(lock_exit), "__exit__($self, /, *exc_info)\n--\n\nRelease the lock."},
     {"_at_fork_reinit", (PyCFunction)lock_at_fork_reinit, METH_NOARGS,
      "_at_fork_reinit($self, /)\n--\n\nOpen it, and forget who waits."},
     {NULL},
@@ -284,9 +253,9 @@ static PyType_Slot lock_slots[] = {
     {Py_tp_methods, lock_methods},
     {Py_tp_members, lock_members},
     {Py_tp_repr, lock_repr},
-    {Py_tp_traverse, lock_traverse},
-    {Py_tp_clear, lock_clear},
-    {Py_tp_dealloc, lock_dealloc},
+    {Py_tp_traverse, gio_lined_traverse},
+    {Py_tp_clear, gio_lined_clear},
+    {Py_tp_dealloc, gio_lined_dealloc},
     {0, NULL},
 };
 
@@ -408,14 +377,14 @@ rlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 static PyMethodDef rlock_methods[] = {
-    {"acquire", FAST_KEYWORDS(rlock_acquire), ACQUIRE("acquire")},
+    {"acquire", GIO_FAST_KEYWORDS(rlock_acquire), ACQUIRE("acquire")},
     {"release", (PyCFunction)rlock_release, METH_NOARGS,
      "release($self, /)\n--\n\nGive it back once; RuntimeError unless the caller owns it. Never "
      "waits."},
     {"locked", (PyCFunction)lock_locked, METH_NOARGS, LOCKED("locked")},
     {"__enter__", (PyCFunction)rlock_enter, METH_NOARGS,
      "__enter__($self, /)\n--\n\nTake the lock."},
-    {"__exit__", FAST(rlock_exit), "__exit__($self, /, *exc_info)\n--\n\nGive it back once."},
+    {"__exit__", GIO_FAST(rlock_exit), "__exit__($self, /, *exc_info)\n--\n\nGive it back once."},
     {"_at_fork_reinit", (PyCFunction)rlock_at_fork_reinit, METH_NOARGS,
      "_at_fork_reinit($self, /)\n--\n\nOpen it, and forget who waits."},
     {"_is_owned", (PyCFunction)rlock_is_owned, METH_NOARGS,
@@ -429,22 +398,17 @@ static PyMethodDef rlock_methods[] = {
     {NULL},
 };
 
-static PyMemberDef rlock_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(GioLock, weakrefs), READONLY, NULL},
-    {NULL},
-};
-
 static PyType_Slot rlock_slots[] = {
     {Py_tp_doc,
      "RLock(*args, **kwargs)\n--\n\n``threading.RLock``: its owner, a greenlet's call or a thread, may "
      "take it again."},
     {Py_tp_new, rlock_new},
     {Py_tp_methods, rlock_methods},
-    {Py_tp_members, rlock_members},
+    {Py_tp_members, lock_members},
     {Py_tp_repr, rlock_repr},
-    {Py_tp_traverse, lock_traverse},
-    {Py_tp_clear, lock_clear},
-    {Py_tp_dealloc, lock_dealloc},
+    {Py_tp_traverse, gio_lined_traverse},
+    {Py_tp_clear, gio_lined_clear},
+    {Py_tp_dealloc, gio_lined_dealloc},
     {0, NULL},
 };
 

@@ -10,9 +10,6 @@
  */
 #include "sync/sync.h"
 
-#include <stddef.h>
-#include <structmember.h>
-
 typedef enum { BY_HOOKS, FIFO, LIFO, HEAP } Kind;
 
 typedef struct {
@@ -390,6 +387,7 @@ do_put(Queue *q, PyObject *item, PyObject *block, PyObject *timeout)
     Waiting x = {.q = q, .what = "putting into a full queue", .blocked = is_full};
     GioCondition *not_empty = condition_of(q->not_empty, "not_empty");
     PyObject *result = NULL;
+    bool in_vain = false;
     x.condition = not_empty == NULL ? NULL : condition_of(q->not_full, "not_full");
     if (x.condition == NULL || (x.limit = limit_of(q)) < 0) {
         goto done;
@@ -405,7 +403,8 @@ do_put(Queue *q, PyObject *item, PyObject *block, PyObject *timeout)
     if (r >= 0 && q->shut_down) {
         r = raise_from_queue("ShutDown");
     }
-    if (r == 0) {
+    in_vain = r == 0 && !wait;
+    if (r == 0 && wait) {
         r = raise_from_queue("Full");
     }
     if (r > 0 && put_item(q, item) == 0) {
@@ -416,6 +415,9 @@ do_put(Queue *q, PyObject *item, PyObject *block, PyObject *timeout)
 done:
     end_waiting(&x, result == NULL);
     Py_XDECREF(not_empty);
+    if (in_vain && gio_sync_in_vain(gio_api_state()) == 0) {
+        raise_from_queue("Full");
+    }
     return result;
 }
 
@@ -431,6 +433,7 @@ do_get(Queue *q, PyObject *block, PyObject *timeout)
     Waiting x = {.q = q, .what = "getting from an empty queue", .blocked = is_empty};
     GioCondition *not_full = condition_of(q->not_full, "not_full");
     PyObject *item = NULL;
+    bool in_vain = false;
     x.condition = not_full == NULL ? NULL : condition_of(q->not_empty, "not_empty");
     int wait = x.condition == NULL ? -1 : gio_sync_queue_timeout(block, timeout, &x.deadline);
     if (wait < 0 || take_mutex(q, &x.held) < 0) {
@@ -441,7 +444,8 @@ do_get(Queue *q, PyObject *block, PyObject *timeout)
         Py_ssize_t size = size_of(q);
         r = size > 0 ? 1 : size < 0 ? -1 : raise_from_queue("ShutDown");
     }
-    if (r == 0) {
+    in_vain = r == 0 && !wait;
+    if (r == 0 && wait) {
         r = raise_from_queue("Empty");
     }
     if (r > 0 && (item = take_item(q)) != NULL) {
@@ -450,6 +454,9 @@ do_get(Queue *q, PyObject *block, PyObject *timeout)
 done:
     end_waiting(&x, item == NULL);
     Py_XDECREF(not_full);
+    if (in_vain && gio_sync_in_vain(gio_api_state()) == 0) {
+        raise_from_queue("Empty");
+    }
     return item;
 }
 
@@ -513,22 +520,16 @@ queue_clear(Queue *q)
 static void
 queue_dealloc(Queue *q)
 {
-    PyTypeObject *type = Py_TYPE(q);
     PyObject_GC_UnTrack(q);
     Py_TRASHCAN_BEGIN(q, queue_dealloc); /* a queue of queues, and so on */
-    if (q->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)q);
-    }
-    queue_clear(q);
-    type->tp_free(q);
-    Py_DECREF(type);
+    gio_sync_free((PyObject *)q, (inquiry)queue_clear);
     Py_TRASHCAN_END;
 }
 
 #define PART(name) {#name, T_OBJECT_EX, offsetof(Queue, name), 0, NULL}
 
 static PyMemberDef queue_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Queue, weakrefs), READONLY, NULL},
+    GIO_WEAKLY,
     PART(queue),
     PART(mutex),
     PART(not_empty),
@@ -543,13 +544,11 @@ static PyMemberDef queue_members[] = {
     {NULL},
 };
 
-#define FAST_KEYWORDS(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL | METH_KEYWORDS
-
 static PyMethodDef queue_methods[] = {
-    {"put", FAST_KEYWORDS(queue_put),
+    {"put", GIO_FAST_KEYWORDS(queue_put),
      "put($self, /, item, block=True, timeout=None)\n--\n\n"
      "Put `item` in; Full if there is no room for it, after `timeout` seconds. Can be cancelled."},
-    {"get", FAST_KEYWORDS(queue_get),
+    {"get", GIO_FAST_KEYWORDS(queue_get),
      "get($self, /, block=True, timeout=None)\n--\n\n"
      "Take an item out; Empty if there is none, after `timeout` seconds. Can be cancelled."},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, "Queue[type of the items]"},

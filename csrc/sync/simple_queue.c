@@ -6,9 +6,6 @@
  */
 #include "sync/sync.h"
 
-#include <stddef.h>
-#include <structmember.h>
-
 typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
@@ -143,6 +140,15 @@ queue_put_nowait(SimpleQueue *q, PyObject *const *args, Py_ssize_t nargs, PyObje
 }
 
 static PyObject *
+queue_get_nowait(SimpleQueue *q, PyObject *Py_UNUSED(ignored))
+{
+    if (q->count > 0) {
+        return pop(q);
+    }
+    return gio_sync_in_vain(gio_api_state()) < 0 ? NULL : set_empty();
+}
+
+static PyObject *
 queue_get(SimpleQueue *q, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"block", "timeout", NULL};
@@ -155,13 +161,7 @@ queue_get(SimpleQueue *q, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     if (wait < 0) {
         return NULL;
     }
-    return q->count > 0 ? pop(q) : wait ? await_item(q, deadline) : set_empty();
-}
-
-static PyObject *
-queue_get_nowait(SimpleQueue *q, PyObject *Py_UNUSED(ignored))
-{
-    return q->count > 0 ? pop(q) : set_empty();
+    return q->count == 0 && wait ? await_item(q, deadline) : queue_get_nowait(q, NULL);
 }
 
 static PyObject *
@@ -193,40 +193,34 @@ queue_clear(SimpleQueue *q)
     while (q->count > 0) {
         Py_DECREF(pop(q));
     }
+    PyMem_Free(q->items);
+    q->items = NULL;
+    q->size = 0;
     return 0;
 }
 
 static void
 queue_dealloc(SimpleQueue *q)
 {
-    PyTypeObject *type = Py_TYPE(q);
     PyObject_GC_UnTrack(q);
     Py_TRASHCAN_BEGIN(q, queue_dealloc); /* a queue of queues, and so on */
-    if (q->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)q);
-    }
-    queue_clear(q);
-    PyMem_Free(q->items);
-    type->tp_free(q);
-    Py_DECREF(type);
+    gio_sync_free((PyObject *)q, (inquiry)queue_clear);
     Py_TRASHCAN_END;
 }
 
 static PyMemberDef queue_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(SimpleQueue, weakrefs), READONLY, NULL},
+    GIO_WEAKLY,
     {NULL},
 };
 
-#define FAST_KEYWORDS(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL | METH_KEYWORDS
-
 static PyMethodDef queue_methods[] = {
-    {"put", FAST_KEYWORDS(queue_put),
+    {"put", GIO_FAST_KEYWORDS(queue_put),
      "put($self, /, item, block=True, timeout=None)\n--\n\n"
      "Hand `item` to the first who waits, or append it. The other arguments are for\n"
      "compatibility: it never waits."},
-    {"put_nowait", FAST_KEYWORDS(queue_put_nowait),
+    {"put_nowait", GIO_FAST_KEYWORDS(queue_put_nowait),
      "put_nowait($self, /, item)\n--\n\nThe same as put(item)."},
-    {"get", FAST_KEYWORDS(queue_get),
+    {"get", GIO_FAST_KEYWORDS(queue_get),
      "get($self, /, block=True, timeout=None)\n--\n\n"
      "Take the oldest item; Empty if there is none, after `timeout` seconds. Can be cancelled."},
     {"get_nowait", (PyCFunction)queue_get_nowait, METH_NOARGS,

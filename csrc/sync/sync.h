@@ -4,6 +4,9 @@
 
 #include "core/core.h"
 
+#include <stddef.h>
+#include <structmember.h>
+
 /* One call of a green socket's method: how long it may wait for all its steps together. */
 typedef struct {
     GioState *st;
@@ -27,6 +30,31 @@ char *gio_sync_buffer(GioState *st);
 /* Keep what is in it from whatever may run Python meanwhile: take it, and give it back. */
 char *gio_sync_take(GioState *st);
 void gio_sync_give(GioState *st, char *taken);
+
+/* ---- what its types have in common (line.c) --------------------------------- */
+
+/* How each of them begins. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+} GioWeakly;
+
+/* And those that consist of a line and plain numbers. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    GioLine line;
+} GioLined;
+
+/* Let go of all: `clear` is its own, not that of a class made from it. */
+void gio_sync_free(PyObject *self, inquiry clear);
+int gio_lined_traverse(PyObject *self, visitproc visit, void *arg);
+int gio_lined_clear(PyObject *self);
+void gio_lined_dealloc(PyObject *self);
+
+#define GIO_WEAKLY {"__weaklistoffset__", T_PYSSIZET, offsetof(GioWeakly, weakrefs), READONLY, NULL}
+#define GIO_FAST(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL
+#define GIO_FAST_KEYWORDS(fn) ((PyCFunction)(void (*)(void))(fn)), METH_FASTCALL | METH_KEYWORDS
 
 /* ---- lines (line.c) ------------------------------------------------------- */
 
@@ -66,6 +94,9 @@ int gio_sync_arguments(const char *fn, PyObject *const *args, Py_ssize_t nargs, 
 /* `block` and `timeout` as queues take them: 1 wait until *deadline, 0 do not wait, -1 with an
  * exception. */
 int gio_sync_queue_timeout(PyObject *block, PyObject *timeout, int64_t *deadline);
+/* A call that was not to wait has come to nothing. Who asks on and on gives way now and then: that
+ * switches. -1 with an exception: a cancellation, say. */
+int gio_sync_in_vain(GioState *st);
 
 /* ---- locks (lock.c) --------------------------------------------------------- */
 

@@ -9,13 +9,11 @@ the run, and so does a listed test that passes.
 
 import argparse
 import asyncio
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +21,16 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parent.parent / "stdlib"))
 
 import known
-from run import File, Runner, failures, judge, print_table
+from run import (
+    File,
+    Runner,
+    add_common_arguments,
+    failures,
+    judge,
+    print_table,
+    side_by_side,
+    write_outcomes,
+)
 
 HERE = Path(__file__).parent
 
@@ -93,17 +100,13 @@ async def run_all(options: argparse.Namespace, folder: Path, console: Console) -
         last=known.patterns(options.expected),
         folder=str(folder),
     )
-    free = asyncio.Semaphore(options.jobs)
 
     async def one(name: str) -> File:
-        async with free:
-            file = await runner.file(name, lambda file: None)
+        file = await runner.file(name, lambda file: None)
         file.loops = False
-        counts = ", ".join(f"{n} {what}" for what, n in file.row.items() if n)
-        console.print(f"{name}: {counts} ({file.seconds} s)", highlight=False)
         return file
 
-    return await asyncio.gather(*map(one, options.files))
+    return await side_by_side(options, one, console.print)
 
 
 def present(checkout: Path) -> list[str]:
@@ -120,14 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--loop", default="asyncio", metavar="MODULE:CLASS", help="greenletio:EventLoop, say"
     )
-    parser.add_argument("--only", action="append", metavar="PATTERN", help="'*.test_cursor_*'")
-    parser.add_argument("--limit", type=float, default=60, metavar="SECONDS", help="for a test")
-    parser.add_argument("--jobs", type=int, default=2, help="files at a time")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all outcomes there")
-    parser.add_argument(
-        "--expected", type=Path, metavar="PATH", default=HERE / "known.toml", help="what fails"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="print tracebacks")
+    add_common_arguments(parser, only="*.test_cursor_*", jobs=2, expected=HERE / "known.toml")
     options = parser.parse_args()
     options.checkout = options.checkout.absolute()
     if not (options.checkout / "asyncpg" / "_testbase").is_dir():
@@ -151,13 +147,7 @@ def main() -> int:
     console.print(f"{total['passed'] / max(total['ran'], 1):.1%} of those that ran passed")
     complete = not options.only and options.files == present(options.checkout)
     ok = judge(console, files, failures(files), options, complete)
-    if options.json is not None:
-        document = {
-            "files": {file.name: {**file.row, "seconds": file.seconds} for file in files},
-            "total": total,
-            "tests": {test: asdict(each) for file in files for test, each in file.outcomes.items()},
-        }
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_outcomes(options.json, files, total)
     return 0 if ok else 1
 
 

@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from greenletio import async_
+
 
 @pytest.fixture
 def pair():
@@ -39,3 +41,11 @@ def ticks():
                 await task
 
     return counting
+
+
+@pytest.fixture(params=["green", "plain"])
+def call(request, run):
+    """Call fn in green code under each loop, or in a plain program."""
+    if request.param == "plain":
+        return lambda fn: fn()
+    return lambda fn: run(async_(fn)())

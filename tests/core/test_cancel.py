@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 import pytest
+from fix_progress import settle
 
 import greenletio
 from greenletio import _core, async_, await_, io
@@ -30,11 +31,6 @@ WAITS = {
 def wait(request, pair):
     fn = WAITS[request.param]
     return lambda: fn(pair)
-
-
-async def settle(turns=5):
-    for _ in range(turns):
-        await asyncio.sleep(0)
 
 
 async def started(fn, *args):

@@ -10,6 +10,7 @@ import threading
 import types
 
 import pytest
+from fix_progress import settle
 
 import greenletio
 from greenletio import _core, async_, await_, debug, spawn
@@ -26,11 +27,6 @@ def functions(stack):
 def of_task(task):
     (stack,) = [s for s in debug.stacks() if s.task is task]
     return stack
-
-
-async def settle(turns=5):
-    for _ in range(turns):
-        await asyncio.sleep(0)
 
 
 async def outer(wait):

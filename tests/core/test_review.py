@@ -14,14 +14,10 @@ import weakref
 
 import greenlet
 import pytest
+from fix_progress import settle
 
 import greenletio
 from greenletio import _core, async_, await_, io, timeout
-
-
-async def settle(turns=5):
-    for _ in range(turns):
-        await asyncio.sleep(0)
 
 
 def spin(seconds):

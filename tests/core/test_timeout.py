@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from fix_progress import settle
 
 import greenletio
 from greenletio import _core, async_, await_, io, timeout
@@ -18,11 +19,6 @@ def call(request, run):
     if request.param == "plain":
         return lambda fn: fn()
     return lambda fn: run(async_(fn)())
-
-
-async def settle(turns=5):
-    for _ in range(turns):
-        await asyncio.sleep(0)
 
 
 def spin(seconds):

@@ -7,16 +7,12 @@ import threading
 import time
 
 import pytest
+from fix_progress import settle
 
 from greenletio import _core, async_, await_, sleep, spawn
 from greenletio._core import Waiter
 
 pytestmark = pytest.mark.leaks
-
-
-async def settle(turns=5):
-    for _ in range(turns):
-        await asyncio.sleep(0)
 
 
 def test_set_before_the_wait(run):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import queue as std
 import threading
 from typing import Any
 
 import pytest
 
-from greenletio import async_, spawn
+from greenletio import async_, portal, spawn, timeout
 from greenletio.green import queue, time
 
 pytestmark = pytest.mark.leaks
@@ -135,3 +136,104 @@ def test_queues_work_without_a_loop() -> None:
     thread.start()
     assert q.get(timeout=30) == 1
     thread.join()
+
+
+def own_hooks(maxsize: int = 0) -> Any:
+    class Mine(queue.Queue[Any]):  # its methods hold the mutex
+        def _get(self) -> Any:
+            return super()._get()
+
+    return Mine(maxsize)
+
+
+def poll(attempt: Any, most: int = 100_000) -> int:
+    """Ask until something comes of it; how often that was in vain."""
+    for n in range(most):
+        try:
+            attempt()
+        except (std.Empty, std.Full):
+            continue
+        return n
+    pytest.fail("nobody else got a turn")
+
+
+@pytest.mark.parametrize("make", [*KINDS, own_hooks])
+def test_who_asks_on_and_on_lets_the_others_run(green: Any, make: Any) -> None:
+    def main() -> None:
+        q = make()
+        putting = spawn(q.put, 1)
+        assert poll(q.get_nowait) > 0
+        putting.get()
+        if make is not queue.SimpleQueue:
+            q = make(1)
+            q.put(1)
+            getting = spawn(q.get)
+            assert poll(lambda: q.put(2, timeout=0)) > 0
+            assert getting.get() == 1
+
+    green(main)
+    main()  # in plain code, too
+
+
+def ask(q: Any, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(std.Empty):
+            q.get_nowait()
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_who_asks_now_and_then_is_not_switched(green: Any, make: Any) -> None:
+    def main() -> None:
+        q = make()
+        for _ in range(3):
+            ran: list[int] = []
+            other = spawn(ran.append, 1)
+            ask(q, 900)
+            assert ran == []
+            other.get()  # a wait: the count begins anew
+
+    green(main)
+    main()
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_asking_on_and_on_where_nothing_can_be_switched(run: Any, make: Any) -> None:
+    q, asked = make(), []
+
+    class Last:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            ask(q, 2000)
+            asked.append(1)
+
+    def collected() -> None:
+        Last()
+        gc.collect()
+
+    async def main() -> None:
+        ask(q, 2000)  # directly in the loop
+        with portal():  # where what the collector calls may not wait
+            await asyncio.create_task(asyncio.sleep(0))
+            await async_(collected)()
+        await async_(collected)()
+
+    run(main())
+    thread = threading.Thread(target=ask, args=(q, 2000))
+    thread.start()
+    thread.join()
+    assert asked == [1, 1]
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_who_asks_for_ever_can_be_ended(green: Any, make: Any) -> None:
+    def main() -> None:
+        asking = spawn(poll, make().get_nowait, 10**9)
+        time.sleep(0)
+        asking.kill()
+        assert isinstance(asking.exception, asyncio.CancelledError)
+        with pytest.raises(TimeoutError), timeout(0.01):
+            poll(make().get_nowait, 10**9)
+
+    green(main)

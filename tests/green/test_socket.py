@@ -17,6 +17,8 @@ import pytest
 from greenletio import WouldBlockError, async_, await_, spawn
 from greenletio.green import socket, time
 
+pytestmark = pytest.mark.leaks
+
 
 def echo(server: socket.socket) -> None:
     """Serve one client."""

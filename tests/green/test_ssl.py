@@ -20,6 +20,8 @@ import pytest
 from greenletio import _core, async_, spawn
 from greenletio.green import select, socket, ssl, time
 
+pytestmark = pytest.mark.leaks
+
 
 def serve(server: Any, context: Any, versions: list[str]) -> None:
     connection, _ = server.accept()

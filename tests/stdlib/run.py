@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,10 +192,33 @@ class Runner:
         return bool(message.get("complete"))
 
 
-async def run_all(names: list[str], options: argparse.Namespace, console: Console) -> list[File]:
-    runner = Runner(options, package="test.test_asyncio", way="loop", loop=options.loop)
-    files = {name: File(name) for name in names}
+async def side_by_side(
+    options: argparse.Namespace,
+    run: Callable[[str], Coroutine[Any, Any, File]],
+    say: Callable[..., None],
+) -> list[File]:
+    """``run`` each of the files, so many at a time as was asked for."""
     free = asyncio.Semaphore(options.jobs)
+
+    async def one(name: str) -> File:
+        async with free:
+            file = await run(name)
+        counts = ", ".join(f"{n} {what}" for what, n in file.row.items() if n)
+        say(f"{name}: {counts} ({file.seconds} s)", highlight=False)
+        return file
+
+    tasks = [asyncio.create_task(one(name)) for name in options.files]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_all(options: argparse.Namespace, console: Console) -> list[File]:
+    runner = Runner(options, package="test.test_asyncio", way="loop", loop=options.loop)
+    files = {name: File(name) for name in options.files}
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
         bar = progress.add_task("starting", total=None)
@@ -206,20 +229,7 @@ async def run_all(names: list[str], options: argparse.Namespace, console: Consol
             total = sum(len(each.tests) for each in files.values())
             progress.update(bar, completed=done, total=total, description=file.name)
 
-        async def one(name: str) -> None:
-            async with free:
-                file = files[name] = await runner.file(name, heard)
-            counts = ", ".join(f"{n} {what}" for what, n in file.row.items() if n)
-            progress.print(f"{name}: {counts} ({file.seconds} s)", highlight=False)
-
-        tasks = [asyncio.create_task(one(name)) for name in names]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-    return list(files.values())
+        return await side_by_side(options, lambda name: runner.file(name, heard), progress.print)
 
 
 def print_table(console: Console, files: list[File], against: dict[str, Any]) -> dict[str, int]:
@@ -291,6 +301,37 @@ def judge(
     return ok
 
 
+def add_common_arguments(
+    parser: argparse.ArgumentParser, *, only: str, jobs: int | None, expected: Path | None
+) -> None:
+    parser.add_argument("--only", action="append", metavar="PATTERN", help=f"'{only}'")
+    parser.add_argument("--limit", type=float, default=60, metavar="SECONDS", help="for a test")
+    parser.add_argument("--jobs", type=int, default=jobs, help="files at a time")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write all outcomes there")
+    parser.add_argument(
+        "--expected",
+        type=Path,
+        metavar="PATH",
+        default=expected,
+        help=f"what is known to fail: {expected.name if expected else 'of our loop asyncio.toml'}",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print tracebacks")
+
+
+def write_outcomes(
+    path: Path | None, files: list[File], total: dict[str, int], **more: Any
+) -> None:
+    if path is None:
+        return
+    document = {
+        **more,
+        "files": {file.name: {**file.row, "seconds": file.seconds} for file in files},
+        "total": total,
+        "tests": {test: asdict(each) for file in files for test, each in file.outcomes.items()},
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
 def present() -> list[str]:
     return [name for name in FILES if importlib.util.find_spec(f"test.test_asyncio.{name}")]
 
@@ -306,18 +347,8 @@ def arguments() -> argparse.Namespace:
         metavar="MODULE.CLASS",
         help="the loop: uvloop.Loop, or `asyncio`; GREENLETIO_TEST_LOOP is the default",
     )
-    parser.add_argument("--only", action="append", metavar="PATTERN", help="'*.test_sock_*'")
-    parser.add_argument("--limit", type=float, default=60, metavar="SECONDS", help="for a test")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="files at a time")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all outcomes there")
     parser.add_argument("--against", type=Path, metavar="PATH", help="what --json wrote earlier")
-    parser.add_argument(
-        "--expected",
-        type=Path,
-        metavar="PATH",
-        help="the list of known failures; for our own loop it is asyncio.toml, for others none",
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="print tracebacks")
+    add_common_arguments(parser, only="*.test_sock_*", jobs=os.cpu_count(), expected=None)
     options = parser.parse_args()
     if options.loop != "asyncio" and ":" not in options.loop:
         options.loop = ":".join(options.loop.rpartition(".")[::2])
@@ -337,7 +368,7 @@ def main() -> int:
     against = json.loads(options.against.read_text()) if options.against else {}
     console.print(f"{options.loop} on Python {platform.python_version()}", highlight=False)
     try:
-        files = asyncio.run(run_all(options.files, options, console))
+        files = asyncio.run(run_all(options, console))
     except KeyboardInterrupt:
         console.print("stopped")
         return 130
@@ -347,15 +378,8 @@ def main() -> int:
     if total["loops run"] == 0:
         console.print(f"no loop of {options.loop} ran: nothing was tested", style="red")
         ok = False
-    if options.json is not None:
-        document = {
-            "loop": options.loop,
-            "python": platform.python_version(),
-            "files": {file.name: {**file.row, "seconds": file.seconds} for file in files},
-            "total": total,
-            "tests": {test: asdict(each) for file in files for test, each in file.outcomes.items()},
-        }
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    python = platform.python_version()
+    write_outcomes(options.json, files, total, loop=options.loop, python=python)
     return 0 if ok else 1
 
 

@@ -12,13 +12,23 @@ import json
 import pkgutil
 import platform
 import sys
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import known
 from rich.console import Console
-from run import HERE, OURS, File, Runner, judge, print_table
+from run import (
+    HERE,
+    OURS,
+    File,
+    Runner,
+    add_common_arguments,
+    judge,
+    print_table,
+    side_by_side,
+    write_outcomes,
+)
 
 FILES = (
     "test_socket test_ssl test_threading test_thread test_threading_local test_threadsignals"
@@ -63,19 +73,6 @@ async def run_file(name: str, options: argparse.Namespace, plain: dict[str, Any]
     return file
 
 
-async def run_all(options: argparse.Namespace, plain: dict[str, Any], console: Console) -> Any:
-    free = asyncio.Semaphore(options.jobs)
-
-    async def one(name: str) -> File:
-        async with free:
-            file = await run_file(name, options, plain)
-        counts = ", ".join(f"{n} {what}" for what, n in file.row.items() if n)
-        console.print(f"{name}: {counts} ({file.seconds} s)", highlight=False)
-        return file
-
-    return await asyncio.gather(*map(one, options.files))
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make test-stdlib", description=__doc__.partition("\n")[0]
@@ -84,17 +81,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--loop", default=OURS, metavar="MODULE.CLASS", help="the loop: uvloop.Loop, or `asyncio`"
     )
-    parser.add_argument("--only", action="append", metavar="PATTERN", help="'*.test_recv*'")
-    parser.add_argument("--limit", type=float, default=60, metavar="SECONDS", help="for a test")
-    parser.add_argument("--jobs", type=int, default=1, help="files at a time")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all outcomes there")
     parser.add_argument(
         "--plain", type=Path, metavar="PATH", help="remember there what passes without greenletio"
     )
-    parser.add_argument(
-        "--expected", type=Path, metavar="PATH", default=HERE / "green.toml", help="what is lost"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="print tracebacks")
+    add_common_arguments(parser, only="*.test_recv*", jobs=1, expected=HERE / "green.toml")
     options = parser.parse_args()
     if options.loop != "asyncio" and ":" not in options.loop:
         options.loop = ":".join(options.loop.rpartition(".")[::2])
@@ -118,7 +108,8 @@ def main() -> int:
     if options.plain is not None and options.plain.exists():
         plain = json.loads(options.plain.read_text())
     try:
-        files = asyncio.run(run_all(options, plain, console))
+        run = partial(run_file, options=options, plain=plain)
+        files = asyncio.run(side_by_side(options, run, console.print))
     except KeyboardInterrupt:
         console.print("stopped")
         return 130
@@ -128,15 +119,8 @@ def main() -> int:
     lost = {test: each for file in files for test, each in file.lost.items()}
     complete = not options.only and options.files == present()
     ok = judge(console, files, lost, options, complete)
-    if options.json is not None:
-        document = {
-            "python": platform.python_version(),
-            "files": {file.name: {**file.row, "seconds": file.seconds} for file in files},
-            "total": total,
-            "tests": {test: asdict(each) for file in files for test, each in file.outcomes.items()},
-            "lost": sorted(lost),
-        }
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    python = platform.python_version()
+    write_outcomes(options.json, files, total, python=python, lost=sorted(lost))
     return 0 if ok else 1
 
 
