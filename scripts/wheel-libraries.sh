@@ -3,7 +3,7 @@
 #
 # OpenSSL and libpq as shared libraries, libevent as a static one, from their makers' own archives,
 # whose checksums are below. Nothing of the system's is replaced; what is in PREFIX already, in these
-# versions, is kept. Needs a C compiler, make, perl and, unless the archives are there, curl.
+# versions, is kept. Needs a C compiler, make, perl, bison, flex and, unless the archives are there, curl.
 #
 #   SOURCES=folder   where the archives are, or go to (PREFIX/sources)
 set -eu
@@ -26,7 +26,7 @@ fail() {
     exit 1
 }
 
-for tool in "${CC:-cc}" make perl tar bzip2; do
+for tool in "${CC:-cc}" make perl tar bzip2 bison flex; do
     command -v "$tool" >/dev/null || fail "$tool is missing"
 done
 mkdir -p "$SOURCES"

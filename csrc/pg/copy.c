@@ -144,6 +144,7 @@ read_rows(GioPgOp *session, GioPgOp *sub)
          * is looked at before anybody waits: nothing else may come. */
         if (n != 0 || len >= AT_ONCE || (consumed && len == before) || !PQconsumeInput(c->pg))
             break;
+        gio_pg_part_read(c);
     }
     if (rows != NULL && len > 0)
         _PyBytes_Resize(&rows, len);

@@ -164,6 +164,8 @@ connect_begin(GioPgOp *op)
     c->events = WRITE;
     c->lost = false;
     c->pid = (int)getpid();
+    c->part_reads = 0;
+    c->wide = false;
     c->pg = PQconnectStart(conninfo);
     if (c->pg == NULL) {
         PyErr_NoMemory();
@@ -250,7 +252,10 @@ take(GioPgConn *c, bool readable)
             gio_pg_conn_drop(c, NULL);
         else
             gio_pg_advance(c);
-        reset = readable && !lost && c->phase == GIO_PG_READY && c->first == first && is_reset(c);
+        bool partly = readable && !lost && c->phase == GIO_PG_READY && c->first == first;
+        if (partly && first != NULL)
+            gio_pg_part_read(c);
+        reset = partly && is_reset(c);
     } while (reset);
 }
 

@@ -92,11 +92,13 @@ struct GioPgConn {
     GioPgPhase phase;
     GioPgOp *first, *last; /* the queue; each entry is owned */
     GioPgMode mode;
-    bool advancing;      /* in gio_pg_advance(): it is not entered again */
-    bool unflushed;      /* libpq has more to send than the socket took */
-    bool lost;           /* the server went away: to be closed when nothing is being moved */
-    bool dropping;       /* in gio_pg_conn_drop(): it is not entered again */
-    int pid;             /* the process that opened it */
+    bool advancing; /* in gio_pg_advance(): it is not entered again */
+    bool unflushed; /* libpq has more to send than the socket took */
+    bool lost;      /* the server went away: to be closed when nothing is being moved */
+    bool dropping;  /* in gio_pg_conn_drop(): it is not entered again */
+    int pid;        /* the process that opened it */
+    int part_reads; /* how often a read did not bring the whole answer, up to GIO_PG_MANY_PARTS */
+    bool wide;      /* libpq has room for larger reads, or was to get it */
     bool discard_copy;   /* rows of a COPY come in that nobody wants */
     bool held_back;      /* more rows came than anybody has asked for: the server shall wait */
     unsigned long mover; /* the thread that does so */
@@ -190,6 +192,7 @@ typedef enum {
     GIO_PG_QUEUED,   /* in the queue */
     GIO_PG_PARSING,  /* PREPARE and DESCRIBE are at the server */
     GIO_PG_LEARNING, /* its types are looked up */
+    GIO_PG_WIDENING, /* libpq is made to have room for larger reads */
     GIO_PG_EXECUTING,
     GIO_PG_COPYING, /* COPY: data may go in or out */
     GIO_PG_DONE
@@ -301,6 +304,14 @@ typedef enum {
     GIO_PG_PUMP,  /* the caller must gio_pg_pump() */
     GIO_PG_OTHERS /* another thread does: wait, but look again */
 } GioPgRole;
+
+/* After so many, libpq is given room for larger reads. */
+#define GIO_PG_MANY_PARTS 100
+static inline void
+gio_pg_part_read(GioPgConn *c)
+{
+    c->part_reads += c->part_reads < GIO_PG_MANY_PARTS;
+}
 
 /* What a loop calls. */
 PyObject *gio_pg_watch_call(PyObject *self, PyObject *const *args, size_t nargsf,

@@ -125,6 +125,21 @@ send_catalogue(GioPgOp *op, PyObject *unknown)
     return ok;
 }
 
+/* libpq reads 16 KiB at a time, into a buffer that grows only for a value that does not fit, and
+ * then for good. A connection whose answers keep coming in many parts is given such a value, once:
+ * each read then brings what there is. Outside of a transaction, which an error would end. */
+#define WIDE "SELECT pg_catalog.repeat('x', 100000) /* greenletio: room for larger reads */"
+
+static bool
+send_wide(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    c->wide = true;
+    op->stage = GIO_PG_WIDENING;
+    op->pending = 1;
+    return sent(op, PQsendQueryParams(c->pg, WIDE, 0, NULL, NULL, NULL, NULL, 1));
+}
+
 /* The next round trip; false when the operation has ended. */
 static bool
 go_on(GioPgOp *op)
@@ -137,6 +152,8 @@ go_on(GioPgOp *op)
         gio_pg_op_finish(op, NULL, NULL);
         return false;
     }
+    if (c->part_reads == GIO_PG_MANY_PARTS && !c->wide && c->mode == GIO_PG_SERIAL && !op->in_tx)
+        return send_wide(op);
     if (c->mode == GIO_PG_PIPELINE)
         c->learner = op; /* unless this is the last of it */
     if (!s->described || !s->prepared)
@@ -435,7 +452,7 @@ feed_end(GioPgOp *op)
         end_parsing(op);
         return;
     }
-    if (op->stage == GIO_PG_LEARNING) {
+    if (op->stage == GIO_PG_LEARNING || op->stage == GIO_PG_WIDENING) {
         next_leg(op);
         return;
     }
@@ -500,11 +517,11 @@ gio_pg_query_feed(GioPgOp *op, PGresult *res)
     else if (op->stage == GIO_PG_EXECUTING) {
         feed_executing(op, res);
     }
-    else if (status == PGRES_TUPLES_OK) {
-        learn(op, res);
-    }
-    else {
-        fail_with(op, res);
+    else if (op->stage == GIO_PG_LEARNING) {
+        if (status == PGRES_TUPLES_OK)
+            learn(op, res);
+        else
+            fail_with(op, res);
     }
     if (status == PGRES_FATAL_ERROR && is_last_word(res))
         op->conn->lost = true;

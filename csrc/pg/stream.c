@@ -160,6 +160,7 @@ fill(GioPgOp *session, PyObject *batch)
         if (session->all_sent || gio_pg_batch_is_full(batch) ||
             (i > 0 && gio_pg_batch_rows(batch) == before) || i == READS || !PQconsumeInput(c->pg))
             break;
+        gio_pg_part_read(c);
     }
     return rc;
 }

@@ -1,0 +1,134 @@
+"""Answers that come in many parts: libpq is given room for larger reads, once, where nobody minds."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from greenletio.pg import aio, errors
+
+ROOM = b"room for larger reads"
+LARGE = "SELECT repeat('x', 1000) AS x FROM generate_series(1, 1000)"
+
+
+@asynccontextmanager
+async def recorded(dsn: str) -> AsyncIterator[tuple[str, bytearray]]:
+    """A server's address behind which a proxy writes down what is sent."""
+    there, sent, served = urlsplit(dsn), bytearray(), []
+
+    async def forward(reader, writer, note=None):
+        try:
+            while data := await reader.read(1 << 16):
+                if note is not None:
+                    note += data
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader, writer):
+        served.append(asyncio.current_task())
+        up = await asyncio.open_connection(there.hostname, there.port or 5432)
+        await asyncio.gather(forward(reader, up[1], sent), forward(up[0], writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    netloc = f"{there.netloc.rpartition('@')[0]}@127.0.0.1:{port}"
+    try:
+        yield there._replace(netloc=netloc).geturl(), sent
+    finally:
+        server.close()
+        await asyncio.gather(*served)
+
+
+async def read_much(c: aio.Connection, times: int = 30) -> None:
+    for _ in range(times):
+        assert [len(row["x"]) for row in await c.fetch(LARGE)] == [1000] * 1000
+
+
+def test_it_is_asked_for_once_and_only_by_who_reads_much(run, dsn):
+    async def main():
+        async with recorded(dsn) as (url, sent):
+            c = await aio.connect(url, ssl="disable")
+            for n in range(300):
+                assert await c.fetchval("SELECT $1::int", n) == n
+            assert sent.count(ROOM) == 0
+            await read_much(c)
+            assert sent.count(ROOM) == 1
+            await c.close()
+
+    run(main())
+
+
+def test_not_in_a_transaction_nor_in_a_pipeline(run, dsn):
+    async def main():
+        async with recorded(dsn) as (url, sent):
+            c = await aio.connect(url, ssl="disable")
+            async with c.transaction():
+                await read_much(c)
+                with pytest.raises(errors.DivisionByZero):
+                    async with c.transaction():
+                        await c.fetchval("SELECT 1/0")
+            async with c.pipeline() as p:
+                answer = p.fetchval("SELECT 1")
+            assert await answer == 1
+            assert sent.count(ROOM) == 0
+            assert await c.fetchval("SELECT 2") == 2
+            assert sent.count(ROOM) == 1
+            await c.close()
+
+    run(main())
+
+
+def test_whoever_is_cancelled_or_out_of_time_meanwhile_gets_just_that(run, dsn):
+    async def main():
+        async with recorded(dsn) as (url, sent):
+            for end in ("cancel", "timeout"):
+                c = await aio.connect(url, ssl="disable")
+                async with c.transaction():
+                    await read_much(c)
+                query = "SELECT 1 FROM pg_sleep(20)"
+                if end == "cancel":
+                    task = asyncio.create_task(c.fetchval(query))
+                    await asyncio.sleep(0)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                else:
+                    with pytest.raises(asyncio.TimeoutError):
+                        await c.fetchval(query, timeout=0.001)
+                assert await c.fetchval("SELECT 3") == 3
+                await read_much(c, 2)
+                await c.close()
+            assert sent.count(ROOM) == 2
+
+    run(main())
+
+
+def test_a_server_that_refuses_it_is_heard_by_nobody(run, dsn):
+    async def main():
+        c = await aio.connect(dsn)
+        async with c.transaction():
+            await read_much(c)
+        await c.execute("SET statement_timeout = 1")  # what is asked for may fail of it
+        assert await c.fetchval("SELECT 4") == 4
+        await c.execute("RESET statement_timeout")
+        await read_much(c, 2)
+        await c.close()
+
+    run(main())
+
+
+def test_sync_code_copies_and_streams(sync):
+    for _ in range(4):
+        with sync.cursor().copy(f"COPY ({LARGE}) TO STDOUT") as copy:
+            assert sum(map(len, copy)) == 1001 * 1000
+    sync.commit()
+    for _ in range(2):
+        assert sum(len(x) for (x,) in sync.cursor().stream(LARGE)) == 1000 * 1000
+        sync.commit()
+    assert sync.execute("SELECT 5").fetchone() == (5,)
