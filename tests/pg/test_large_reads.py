@@ -1,4 +1,4 @@
-"""Answers that come in many parts: libpq is given room for larger reads, once, where nobody minds."""
+"""Answers in many parts: libpq is given room for larger reads, once, where nobody minds."""
 
 import asyncio
 from collections.abc import AsyncIterator
