@@ -12,7 +12,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-libpq test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg bench-columns docs wheel cluster clean
+.PHONY: help demo test test-all test-asyncio test-stdlib test-asyncpg test-pythons test-libpq test-sqlalchemy test-django build asan fuzz leaks soak lint types fmt bench bench-core bench-loop bench-green bench-pg bench-columns bench-apps docs wheel cluster clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -95,7 +95,7 @@ fmt: ## lay the sources out
 	$(RUN)/ruff format
 	$(RUN)/clang-format -i $(C_FILES)
 
-BENCHES = core loop green pg columns
+BENCHES = core loop green pg columns apps
 
 bench: ## every benchmark, and the page of what they measured: docs/benchmarks.md (ARGS=--quick)
 	@$(BOOTSTRAP) bench
@@ -123,6 +123,10 @@ bench-pg: ## PostgreSQL drivers against each other (ARGS="--only 'select1-*' --j
 bench-columns: ## a million rows as Arrow columns, against ADBC and drivers of rows (ARGS="--only mixed")
 	@$(BOOTSTRAP) bench
 	$(RUN)/python -m benchmarks.columns $(ARGS)
+
+bench-apps: ## Flask and FastAPI by each way of serving them, asked by wrk (ARGS="--quick --contender raw-aio")
+	@$(BOOTSTRAP) bench
+	$(RUN)/python -m benchmarks.apps $(ARGS)
 
 docs: ## the site of the documentation, in build/docs; warnings are errors (BUILDER=linkcheck: try the links to others)
 	@$(BOOTSTRAP) docs

@@ -73,6 +73,10 @@ def missed(document: dict[str, Any]) -> Iterator[list[str]]:
             yield ["geometric mean", what, f"{mean['ratio']:.2f}"]
 
 
+def has_chart(document: dict[str, Any]) -> bool:
+    return any("ours" in bench["contenders"] for bench in document["benches"].values())
+
+
 def chart(document: dict[str, Any]) -> str:
     """What each contender takes, as a multiple of what greenletio takes."""
     # The first bar is the lowest.
@@ -113,12 +117,16 @@ def section(document: dict[str, Any], picture: str) -> Iterator[str]:
         f"- {titles[name]}: {', '.join(f'{k} {v}' for k, v in versions.items())}\n"
         for name, versions in document["versions"].items()
     )
-    yield f"```{{image}} {picture}\n:alt: the ratios of the tables below, as bars\n```\n"
+    if has_chart(document):
+        yield f"```{{image}} {picture}\n:alt: the ratios of the tables below, as bars\n```\n"
     for name, why in document["left_out"].items():
         yield f"Left out: {name}: {why}\n"
     for bench in document["benches"].values():
-        unit = bench["unit"]
         yield f"**{bench['title']}**\n"
+        if "table" in bench:  # of a benchmark that compares more than a time
+            yield table(bench["table"][0], bench["table"][1:])
+            continue
+        unit = bench["unit"]
         rows = []
         for name, row in bench["contenders"].items():
             versus = row.get("vs_ours")
@@ -160,7 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     documents = {file.stem: json.loads(file.read_text()) for file in args.files}
     (args.docs / "_static").mkdir(parents=True, exist_ok=True)
     for name, document in documents.items():
-        (args.docs / "_static" / f"bench-{name}.svg").write_text(chart(document) + "\n")
+        if has_chart(document):
+            (args.docs / "_static" / f"bench-{name}.svg").write_text(chart(document) + "\n")
     partial = args.docs / "benchmarks.md.part"
     partial.write_text(page(documents))
     os.replace(partial, args.docs / "benchmarks.md")

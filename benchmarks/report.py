@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -38,6 +39,14 @@ def machine() -> dict[str, Any]:
             if name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "PYTHONMALLOC")
         },
     }
+
+
+def print_machine(console: Console, machine: dict[str, Any], rounds: int) -> None:
+    console.print(
+        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}, "
+        f"{machine['system']}, Python {machine['python']}; {rounds} rounds"
+        f"{''.join(f', {name}={value}' for name, value in machine['malloc'].items())}"
+    )
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -142,14 +151,14 @@ def print_bench(
     console.print(table)
 
 
-def print_goals(console: Console, plan: Plan, results: Results, walls: Results) -> None:
+def print_goals(console: Console, measured: list[dict[str, Any]]) -> None:
     table = Table(title="Goals", title_justify="left", title_style="bold")
     for heading in ("bench", "goal"):
         table.add_column(heading)
     table.add_column("measured", justify="right")
     table.add_column("quartiles by round", justify="right")
     table.add_column("")
-    for goal in goals(plan, results, walls):
+    for goal in measured:
         table.add_row(
             goal["bench"],
             goal["goal"],
@@ -171,3 +180,15 @@ def print_means(console: Console, plan: Plan, results: Results) -> None:
             f"geometric mean of {plan.contenders[peer].title} / greenletio"
             f" over {found['benches']} benches: {found['ratio']:.2f}{goal}"
         )
+
+
+def print_left_out(console: Console, left_out: dict[str, str]) -> None:
+    for name, why in left_out.items():
+        console.print(f"[yellow]left out: {name}: {why}[/]", highlight=False)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write all of it, or leave what is there."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, path)

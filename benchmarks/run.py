@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import json
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -204,7 +202,11 @@ def chosen(plan: Plan, patterns: list[str] | None) -> list[Bench]:
     return found
 
 
-def main(plan: Plan, argv: list[str] | None = None) -> int:
+Measure = Callable[[Console, Plan, list[Bench], argparse.Namespace], int]
+
+
+def main(plan: Plan, argv: list[str] | None = None, measure: Measure | None = None) -> int:
+    """The program of a plan; `measure` is for one that needs more than a `Run`."""
     args = arguments(plan, argv)
     console = Console(width=None if sys.stdout.isatty() else 120)
     if args.list:
@@ -214,7 +216,7 @@ def main(plan: Plan, argv: list[str] | None = None) -> int:
         return 0
     benches = chosen(plan, args.only)
     try:
-        return measure(console, plan, benches, args)
+        return (measure or measure_cpu)(console, plan, benches, args)
     except KeyboardInterrupt:
         console.print("stopped")
         return 130
@@ -223,23 +225,25 @@ def main(plan: Plan, argv: list[str] | None = None) -> int:
         return 1
 
 
-def measure(console: Console, plan: Plan, benches: list[Bench], args: argparse.Namespace) -> int:
+def progress_bar(console: Console) -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=console)
+
+
+def measure_cpu(
+    console: Console, plan: Plan, benches: list[Bench], args: argparse.Namespace
+) -> int:
     settings = Settings(plan, args.quick, args.rounds)
     names = args.contender or list(plan.contenders)
     machine = report.machine()
-    console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}, "
-        f"{machine['system']}, Python {machine['python']}; {settings.rounds} rounds"
-        f"{''.join(f', {name}={value}' for name, value in machine['malloc'].items())}"
-    )
+    report.print_machine(console, machine, settings.rounds)
     with contextlib.ExitStack() as stack:
         env = plan.environment()
         if any(bench.postgres for bench in benches):
             env["DATABASE_URL"] = stack.enter_context(workers.server())
         run = Run(plan, names, env, settings)
         stack.callback(run.close)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+        with progress_bar(console) as progress:
             run.prepare(progress)
             print_versions(console, plan, run)
             task = progress.add_task("measuring", total=run.steps(benches))
@@ -248,12 +252,20 @@ def measure(console: Console, plan: Plan, benches: list[Bench], args: argparse.N
         for bench in benches:
             if run.results[bench.name]:
                 report.print_bench(console, plan, bench, run.results, run.walls)
-        report.print_goals(console, plan, run.results, run.walls)
+        report.print_goals(console, report.goals(plan, run.results, run.walls))
         report.print_means(console, plan, run.results)
-        for name, why in run.left_out.items():
-            console.print(f"[yellow]left out: {name}: {why}[/]", highlight=False)
+        report.print_left_out(console, run.left_out)
     if args.json is not None:
-        write_json(args.json, plan, benches, run, settings, machine)
+        document = {
+            **what_it_is(plan),
+            "machine": machine,
+            "titles": {name: plan.contenders[name].title for name in run.versions},
+            "versions": run.versions,
+            "left_out": run.left_out,
+            "rounds": settings.rounds,
+            **report.as_json(plan, benches, run.results, run.walls),
+        }
+        report.write_json(args.json, document)
     return 1 if run.left_out else 0
 
 
@@ -263,25 +275,10 @@ def print_versions(console: Console, plan: Plan, run: Run) -> None:
         console.print(f"{plan.contenders[name].title}: {listed}")
 
 
-def write_json(
-    path: Path,
-    plan: Plan,
-    benches: list[Bench],
-    run: Run,
-    settings: Settings,
-    machine: dict[str, Any],
-) -> None:
-    document = {
+def what_it_is(plan: Plan) -> dict[str, Any]:
+    """How a document of what was measured begins."""
+    return {
         "title": plan.doc.partition(": ``")[0],
         "command": plan.prog,
         "date": datetime.date.today().isoformat(),
-        "machine": machine,
-        "titles": {name: plan.contenders[name].title for name in run.versions},
-        "versions": run.versions,
-        "left_out": run.left_out,
-        "rounds": settings.rounds,
-        **report.as_json(plan, benches, run.results, run.walls),
     }
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(partial, path)

@@ -4,6 +4,7 @@ import hypothesis
 
 pytest_plugins = (
     "pytester",
+    "fix_asgi",
     "fix_loops",
     "fix_flat",
     "fix_examples",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
 from greenletio import async_, await_
+from greenletio.integrations._disconnect import READ_AHEAD, Watch
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -35,7 +36,6 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType]
 
-READ_AHEAD = 65536  # bytes of a body, at least
 #: Said between two machines, so of no meaning here: the server has its own (RFC 9110, 7.6.1).
 HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
@@ -98,6 +98,7 @@ class _Request:
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
         self._body = _Body(receive)
+        self._watch = Watch(self._body.listen)
         self._scope = scope
         self._send = send
         self._status: int | None = None
@@ -109,33 +110,13 @@ class _Request:
         await self._body.take()
         if self._body.gone:
             return
-        task = asyncio.current_task()
-        assert task is not None
-        cancelling = task.cancelling() if sys.version_info >= (3, 11) else 0
-        # Not by the loop's task factory: an eager task would cancel this one while it runs.
-        loop = asyncio.get_running_loop()
-        self._listening = asyncio.Task(self._body.listen(task), loop=loop)
         try:
-            await async_(self._run)(app)
-        except BaseException as exc:
-            # That the client has gone ends the request, and nothing around it.
-            ours = self._uncancel(task, cancelling)
-            if not (ours and isinstance(exc, asyncio.CancelledError)):
-                raise
-        else:
-            self._uncancel(task, cancelling)
+            await self._watch.over(async_(self._run)(app))
         finally:
             self._answered()
 
-    def _uncancel(self, task: asyncio.Task[Any], cancelling: int) -> bool:
-        """Undo what the listener did; False if somebody else wants the task to end, too."""
-        if not self._body.cancelled or sys.version_info < (3, 11):
-            return self._body.cancelled
-        return task.uncancel() <= cancelling
-
     def _answered(self) -> None:
-        """From here on, that the client goes is not too early."""
-        self._listening.cancel()
+        self._watch.stop()
         self._body.end(OSError("the request is answered: what is left of its body is not read"))
 
     def _run(self, app: WSGIApplication) -> None:
@@ -215,7 +196,6 @@ class _Body(io.RawIOBase):
 
     def __init__(self, receive: Receive) -> None:
         self.gone = False  # the client has left
-        self.cancelled = False  # and the task was told so
         self._receive = receive
         self._ahead = bytearray()
         self._more = True
@@ -232,8 +212,8 @@ class _Body(io.RawIOBase):
             self._ahead += message.get("body", b"")
             self._more = message.get("more_body", False)
 
-    async def listen(self, task: asyncio.Task[Any]) -> None:
-        """Take message after message, and cancel `task` when the client goes away."""
+    async def listen(self) -> bool:
+        """Take message after message; True once the client has gone away."""
         while not self.gone:
             if self._more and len(self._ahead) >= READ_AHEAD:
                 await self._changed()
@@ -242,9 +222,9 @@ class _Body(io.RawIOBase):
                 await self.take()
             except Exception as exc:
                 self.end(exc)
-                return
+                return False
             self._tell()
-        self.cancelled = task.cancel()
+        return True
 
     def end(self, why: Exception) -> None:
         """Nothing comes any more: who wants more than is here is told why."""

@@ -17,7 +17,11 @@ from typing import Any
 from sqlalchemy import util
 from sqlalchemy.dialects.postgresql import ranges
 from sqlalchemy.dialects.postgresql._psycopg_common import _PGDialect_common_psycopg
-from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.postgresql.base import (
+    PGDeferrableConnectionCharacteristic,
+    PGDialect,
+    PGReadOnlyConnectionCharacteristic,
+)
 from sqlalchemy.dialects.postgresql.pg_catalog import INT2VECTOR, OIDVECTOR
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
@@ -117,12 +121,25 @@ class _DBAPI:
 # --- the dialect ---------------------------------------------------------------------------------
 
 
+class _ReadOnly(PGReadOnlyConnectionCharacteristic):
+    def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
+        dialect.set_readonly(dbapi_conn, None)  # what the server's default is, a standby's also
+
+
+class _Deferrable(PGDeferrableConnectionCharacteristic):
+    def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
+        dialect.set_deferrable(dbapi_conn, None)
+
+
 class PGDialect_greenletio(PGDialect_psycopg):
     """For create_engine(): sync code, cooperative in greenlets."""
 
     driver = "greenletio"
     supports_statement_cache = True
     minimum_dbapi_version = None  # type: ignore[assignment]
+    connection_characteristics = PGDialect_psycopg.connection_characteristics.union(
+        {"postgresql_readonly": _ReadOnly(), "postgresql_deferrable": _Deferrable()}
+    )
 
     colspecs = {
         **{
@@ -203,14 +220,26 @@ class PGDialect_greenletio(PGDialect_psycopg):
             # A table that is made where another was: a query that stays the same has other columns.
             cursor.connection.raw._doubt_statements()
 
-    # Transactions.
+    # Transactions: what the next BEGIN says, and nothing that stays with the server's session.
 
-    def _set(self, connection: pg.Connection[Any], what: str) -> None:
-        before, connection.autocommit = connection.autocommit, True
-        try:
-            connection.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION {what}")
-        finally:
-            connection.autocommit = before
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
+        dbapi_connection.autocommit = level == "AUTOCOMMIT"
+        dbapi_connection.isolation_level = None if level == "AUTOCOMMIT" else level
+
+    def get_isolation_level(self, dbapi_connection: Any) -> Any:
+        return self._shown(dbapi_connection, "transaction_isolation").upper()
+
+    def set_readonly(self, connection: Any, value: bool | None) -> None:
+        connection.read_only = value
+
+    def get_readonly(self, connection: Any) -> bool:
+        return self._shown(connection, "transaction_read_only") == "on"
+
+    def set_deferrable(self, connection: Any, value: bool | None) -> None:
+        connection.deferrable = value
+
+    def get_deferrable(self, connection: Any) -> bool:
+        return self._shown(connection, "transaction_deferrable") == "on"
 
     def _shown(self, connection: pg.Connection[Any], what: str) -> str:
         idle = connection.raw._transaction_status == IDLE
@@ -221,34 +250,29 @@ class PGDialect_greenletio(PGDialect_psycopg):
         value: str = row[0]
         return value
 
-    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
-        if level == "AUTOCOMMIT":
-            dbapi_connection.autocommit = True
-        else:
-            dbapi_connection.autocommit = False
-            self._set(dbapi_connection, f"ISOLATION LEVEL {level}")
+    def do_begin_twophase(self, connection: Any, xid: str) -> None:
+        connection.connection.tpc_begin(xid)
 
-    def get_isolation_level(self, dbapi_connection: Any) -> Any:
-        return self._shown(dbapi_connection, "transaction isolation level").upper()
+    def do_prepare_twophase(self, connection: Any, xid: str) -> None:
+        connection.connection.tpc_prepare()
 
-    def set_readonly(self, connection: Any, value: bool) -> None:
-        self._set(connection, "READ ONLY" if value else "READ WRITE")
+    def do_rollback_twophase(
+        self, connection: Any, xid: str, is_prepared: bool = True, recover: bool = False
+    ) -> None:
+        self._end_twophase(connection.connection, "tpc_rollback", xid if recover else None)
 
-    def get_readonly(self, connection: Any) -> bool:
-        return self._shown(connection, "default_transaction_read_only") == "on"
+    def do_commit_twophase(
+        self, connection: Any, xid: str, is_prepared: bool = True, recover: bool = False
+    ) -> None:
+        self._end_twophase(connection.connection, "tpc_commit", xid if recover else None)
 
-    def set_deferrable(self, connection: Any, value: bool) -> None:
-        self._set(connection, "DEFERRABLE" if value else "NOT DEFERRABLE")
+    def _end_twophase(self, connection: Any, how: str, xid: str | None) -> None:
+        if xid is not None:
+            connection.rollback()  # another's transaction is ended outside of one
+        getattr(connection, how)(xid)
 
-    def get_deferrable(self, connection: Any) -> bool:
-        return self._shown(connection, "default_transaction_deferrable") == "on"
-
-    # In SQL, by the base of all PostgreSQL dialects.
-    do_begin_twophase = PGDialect.do_begin_twophase
-    do_prepare_twophase = PGDialect.do_prepare_twophase
-    do_rollback_twophase = PGDialect.do_rollback_twophase
-    do_commit_twophase = PGDialect.do_commit_twophase
-    do_recover_twophase = PGDialect.do_recover_twophase
+    def do_recover_twophase(self, connection: Any) -> list[str]:
+        return [str(xid) for xid in connection.connection.tpc_recover()]
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
         return isinstance(e, pg.Error) and connection is not None and connection.closed

@@ -2,13 +2,13 @@
 
 import ast
 import importlib
-import inspect
 import os
 import pkgutil
 import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from types import ModuleType
 
@@ -59,12 +59,16 @@ def test_all_names_what_is_public_and_nothing_else(name: str) -> None:
         assert sorted(defined_in(module) - set(module.__all__)) == []
 
 
+#: By type(): a lazy object, such as Django's settings, is not to be woken by isinstance().
+DEFINED = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+
+
 def defined_in(module: ModuleType) -> set[str]:
     return {
         name
         for name, value in vars(module).items()
         if not name.startswith("_")
-        and (inspect.isclass(value) or inspect.isroutine(value))
+        and issubclass(type(value), DEFINED)
         and value.__module__ == module.__name__
     }
 

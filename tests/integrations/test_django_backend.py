@@ -42,6 +42,7 @@ from greenletio.integrations.django.sync import patch_asgiref, unpatch_asgiref  
 unpatch_asgiref()  # for the tests of others in this process
 
 PID = "SELECT pg_backend_pid()"
+UTC = datetime.timezone.utc
 OPTIONS = {"pool": {"max_size": 4, "timeout": 30}, "application_name": "backend"}
 
 
@@ -463,3 +464,47 @@ def test_options() -> None:
             del connections["default"]
             with connection.cursor() as own:
                 own.execute("DROP ROLE backend_role")
+
+
+def test_behind_a_pooler_that_lends_sessions_for_a_transaction(
+    pg_dsn: str, pgbouncer: Any, pg_query: Query
+) -> None:
+    port = urlsplit(pgbouncer(pg_dsn, "transaction", default_pool_size=2)).port
+    connection.close_pool()
+    connections.settings["default"].update(
+        PORT=str(port),
+        OPTIONS={"pooler": True, "pool": {"max_size": 10}},
+        DISABLE_SERVER_SIDE_CURSORS=True,
+        TIME_ZONE="Asia/Tokyo",
+    )
+    del connections["default"]
+    Thing.objects.create(name="one", price=0, at=datetime.datetime(2024, 7, 1, 12, tzinfo=UTC))
+
+    def work(n: int) -> set[int]:
+        pids = {pid() for _ in range(3)}
+        with transaction.atomic():
+            thing = Thing.objects.select_for_update().get(name="one")
+            thing.price += 1
+            thing.save()
+        Thing.objects.create(name=f"other {n}")
+        assert len([*Thing.objects.iterator(chunk_size=5)]) > 1
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT at::text FROM things_thing WHERE name = 'one'")
+            assert cursor.fetchone() == ("2024-07-01 21:00:00+09",)
+            cursor.execute("SELECT count(*)::int FROM pg_prepared_statements WHERE name <> ''")
+            assert cursor.fetchone() == (0,)
+        return pids
+
+    async def main() -> None:
+        found = await asyncio.gather(*(async_(work)(n) for n in range(40)))
+        assert len(set().union(*found)) == 2
+
+    try:
+        asyncio.run(main())
+        thing = Thing.objects.get(name="one")
+        assert thing.price == 40
+        assert thing.at == datetime.datetime(2024, 7, 1, 12, tzinfo=UTC)
+    finally:
+        connection.close()
+        connection.close_pool()
+        connections.settings["default"].update(DISABLE_SERVER_SIDE_CURSORS=False, TIME_ZONE=None)

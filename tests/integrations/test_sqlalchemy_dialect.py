@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from fix_missing import missing
 from fix_progress import Ticker
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
@@ -302,6 +303,57 @@ def test_transactions(engine: sa.Engine) -> None:
         assert connection.exec_driver_sql("SELECT * FROM t").all() == [(2,), (3,)]
         connection.exec_driver_sql("SELECT 1; SELECT 2")
         assert connection.exec_driver_sql("SELECT '100%%'").scalar() == "100%"
+
+
+def test_what_a_transaction_is_like_leaves_nothing_in_the_session(engine: sa.Engine) -> None:
+    dialect = engine.dialect
+    with engine.connect() as connection:
+        raw = connection.connection.dbapi_connection
+    for options in (
+        {"isolation_level": "REPEATABLE READ"},
+        {"postgresql_readonly": True},
+        {"postgresql_deferrable": True, "isolation_level": "AUTOCOMMIT"},
+    ):
+        with engine.connect().execution_options(**options) as connection:
+            assert connection.connection.dbapi_connection is raw
+            assert connection.exec_driver_sql("SHOW default_transaction_isolation").scalar() == (
+                "read committed"
+            )
+            shown = connection.exec_driver_sql("SHOW default_transaction_read_only").scalar()
+            assert shown == "off"
+    assert raw is not None
+    assert (raw.autocommit, raw.read_only, raw.deferrable) == (False, None, None)
+    # A server's default holds, also after somebody wanted something else.
+    raw.execute("SET default_transaction_read_only = on")
+    raw.commit()
+    for wanted, seen in ((False, False), (None, True)):
+        options = {} if wanted is None else {"postgresql_readonly": wanted}
+        with engine.connect().execution_options(**options) as connection:
+            assert dialect.get_readonly(connection.connection.dbapi_connection) is seen  # type: ignore[attr-defined]
+
+
+def test_two_phases(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        if connection.exec_driver_sql("SHOW max_prepared_transactions").scalar() == "0":
+            missing("the server has max_prepared_transactions = 0")
+        connection.exec_driver_sql("CREATE TABLE two_phases (a int)")
+        connection.commit()
+        for value, end in ((1, "commit"), (2, "rollback"), (3, "commit")):
+            with connection.begin_twophase() as transaction:
+                connection.execute(sa.text("INSERT INTO two_phases VALUES (:a)"), {"a": value})
+                if value != 3:  # which is committed in one phase
+                    transaction.prepare()
+                getattr(transaction, end)()
+        connection.begin_twophase(xid="lost")
+        connection.exec_driver_sql("INSERT INTO two_phases VALUES (4)")
+        connection.get_transaction().prepare()  # type: ignore[union-attr]
+        connection.invalidate()
+    with engine.connect() as connection:
+        assert connection.recover_twophase() == ["lost"]
+        connection.commit_prepared("lost", recover=True)
+        assert connection.recover_twophase() == []
+        found = connection.exec_driver_sql("SELECT a FROM two_phases ORDER BY a").scalars()
+        assert found.all() == [1, 3, 4]
 
 
 def test_a_connection_that_the_server_ends_is_replaced(url: sa.URL, caplog: Any) -> None:

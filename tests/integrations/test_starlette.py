@@ -11,17 +11,22 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
+from fastapi import BackgroundTasks, Body, Depends, FastAPI, HTTPException, Request
 from fix_progress import Ticker
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.responses import StreamingResponse
 
-from greenletio import sleep
+from greenletio import async_, sleep
 from greenletio.green import threading as green
-from greenletio.integrations.starlette import patch_starlette, unpatch_starlette
+from greenletio.integrations.starlette import (
+    CancelOnDisconnect,
+    patch_starlette,
+    unpatch_starlette,
+)
 
 LIMIT_S = 30  # against a hang, not a measure
 
@@ -187,5 +192,141 @@ def test_a_request_that_is_cancelled_ends_its_function(run: Any) -> None:
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(client.get("/"), 0.05)
             assert ended == ["cancelled"]
+
+    run(main())
+
+
+uvicorn = pytest.mark.parametrize("serving", ["uvicorn"], indirect=True)
+
+
+@uvicorn
+def test_a_client_that_goes_away_ends_its_request(run: Any, serving: Any) -> None:
+    """With the middleware; in plain functions, coroutines, and what they depend on."""
+    app = FastAPI()
+    app.add_middleware(CancelOnDisconnect)
+    said: list[str] = []
+    here = green.Semaphore(0)
+
+    def session() -> Iterator[str]:
+        try:
+            yield "session"
+        except BaseException as exc:
+            said.append(f"left by {type(exc).__name__}")
+            raise
+        finally:
+            here.release()
+
+    @app.post("/plain")
+    def plain(s: str = Depends(session)) -> None:
+        here.release()
+        sleep(LIMIT_S)
+
+    @app.post("/async")
+    async def awaited(request: Request, s: str = Depends(session)) -> None:
+        assert len(await request.body()) == 1000
+        here.release()
+        await asyncio.sleep(LIMIT_S)
+
+    @app.post("/unread")
+    async def unread(request: Request, s: str = Depends(session)) -> None:
+        here.release()
+        await asyncio.sleep(LIMIT_S)
+
+    async def main() -> None:
+        async with serving(app) as (client, url):
+            for path in ("/plain", "/async", "/unread"):
+                asked = asyncio.ensure_future(client.post(f"{url}{path}", data=b"x" * 1000))
+                await async_(here.acquire)()
+                asked.cancel()
+                await async_(here.acquire)()
+                assert said.pop() == "left by CancelledError"
+
+    run(main())
+
+
+@uvicorn
+def test_the_middleware_changes_nothing_else(run: Any, serving: Any) -> None:
+    app = FastAPI()
+    app.add_middleware(CancelOnDisconnect)
+    done = green.Event()
+
+    @app.post("/echo")
+    def echo(data: bytes = Body(media_type="application/octet-stream")) -> int:
+        sleep(0.01)
+        return len(data)
+
+    @app.post("/parts")
+    async def parts(request: Request) -> StreamingResponse:
+        taken = []
+        async for part in request.stream():
+            await asyncio.sleep(0.001)
+            taken.append(part)
+        return StreamingResponse(iter(taken))
+
+    @app.get("/connected")
+    async def connected(request: Request) -> bool:
+        return not await request.is_disconnected()
+
+    @app.get("/fails")
+    def fails() -> None:
+        raise HTTPException(404, "not here")
+
+    @app.get("/later")
+    def later(tasks: BackgroundTasks) -> str:
+        def work() -> None:
+            sleep(0.2)
+            done.set()
+
+        tasks.add_task(work)
+        return "later"
+
+    async def main() -> None:
+        async with serving(app) as (client, url):
+            big = bytes(range(256)) * 8192
+            async with client.post(f"{url}/echo", data=big) as answer:
+                assert await answer.json() == len(big)
+            async with client.post(f"{url}/parts", data=big) as answer:
+                assert await answer.read() == big
+            async with client.get(f"{url}/connected") as answer:
+                assert await answer.json() is True
+            async with client.get(f"{url}/fails") as answer:
+                assert answer.status == 404
+            # The client is gone before the task is done, and has its answer.
+            async with aiohttp.ClientSession() as own, own.get(f"{url}/later") as answer:
+                assert await answer.json() == "later"
+            assert await async_(done.wait)(LIMIT_S)
+
+    run(main())
+
+
+def test_who_else_wants_the_request_to_end_is_heard(run: Any) -> None:
+    """A cancel of the server's own goes through, also when the client has gone as well."""
+    asked: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append("asked")
+        await asyncio.sleep(LIMIT_S)
+
+    async def main() -> None:
+        for gone in (False, True):
+            left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+            async def receive(left: asyncio.Future[None] = left) -> Any:
+                await left
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                raise AssertionError("nothing is sent")
+
+            task = asyncio.ensure_future(CancelOnDisconnect(app)({"type": "http"}, receive, send))
+            await asyncio.sleep(0.01)
+            if gone:
+                left.set_result(None)
+                await task
+            else:
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+        assert asked == ["asked"] * 2
 
     run(main())

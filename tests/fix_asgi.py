@@ -1,0 +1,71 @@
+"""ASGI servers in the test's own loop: uvicorn and hypercorn.
+
+def test_it(run, serving):
+    async with serving(app) as (client, url):    # app: WSGI or ASGI
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from greenletio.integrations.asgi import as_asgi
+
+LIMIT_S = 30  # against a hang, not a measure
+
+
+@pytest.fixture(params=["uvicorn", "hypercorn"])
+def serving(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """`async with serving(wsgi_app) as (client, url)`: it is served, in this loop."""
+
+    @contextlib.asynccontextmanager
+    async def uvicorn(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+        import uvicorn
+
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
+        with_signals, server.capture_signals = server.capture_signals, contextlib.nullcontext
+        assert with_signals  # pytest keeps its own
+        task = asyncio.ensure_future(server.serve(sockets=[listener]))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(task, LIMIT_S)
+
+    @contextlib.asynccontextmanager
+    async def hypercorn(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+        import hypercorn.asyncio
+
+        config = hypercorn.Config()
+        config.bind = [f"fd://{listener.detach()}"]
+        config.errorlog = None
+        end = asyncio.Event()
+        task = asyncio.ensure_future(
+            hypercorn.asyncio.serve(app, config, shutdown_trigger=end.wait)
+        )
+        try:
+            yield
+        finally:
+            end.set()
+            await asyncio.wait_for(task, LIMIT_S)
+
+    @contextlib.asynccontextmanager
+    async def serving(
+        app: Any, name: str = request.param
+    ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server = {"uvicorn": uvicorn, "hypercorn": hypercorn}[name]
+        timeout = aiohttp.ClientTimeout(total=LIMIT_S)
+        if not (asyncio.iscoroutinefunction(app) or asyncio.iscoroutinefunction(app.__call__)):
+            app = as_asgi(app)
+        async with server(app, listener):
+            connector = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
+                yield client, url
+
+    return serving
