@@ -34,10 +34,13 @@ from greenletio.pg._errors import (
     Warning,
 )
 from greenletio.pg._json import Json, Jsonb
+from greenletio.pg._listen import Gap, Notification
+from greenletio.pg._listen_sync import Listener
 from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, TooManyRequests
 from greenletio.pg._pool_sync import Pool
 from greenletio.pg._range import Range
 from greenletio.pg._retry import retry
+from greenletio.pg._tls import TLS, Certificate
 from greenletio.pg._tpc import Xid
 from greenletio.pg._transaction import Rollback, Transaction
 from greenletio.pg._values import (
@@ -58,6 +61,7 @@ __all__ = (
     "Binary",
     "BitString",
     "Box",
+    "Certificate",
     "Circle",
     "Column",
     "Connection",
@@ -70,6 +74,7 @@ __all__ = (
     "DateFromTicks",
     "Diagnostic",
     "Error",
+    "Gap",
     "IntegrityError",
     "InterfaceError",
     "InternalError",
@@ -77,8 +82,10 @@ __all__ = (
     "Jsonb",
     "Line",
     "LineSegment",
+    "Listener",
     "NUMBER",
     "NotSupportedError",
+    "Notification",
     "OperationalError",
     "Path",
     "Point",
@@ -92,6 +99,7 @@ __all__ = (
     "Record",
     "Rollback",
     "STRING",
+    "TLS",
     "Time",
     "TimeFromTicks",
     "Timestamp",

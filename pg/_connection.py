@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from types import TracebackType
@@ -22,6 +22,7 @@ from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
 from greenletio.pg._pipeline import Pipeline
 from greenletio.pg._query import is_script, prepare
+from greenletio.pg._tls import TLS, demand, tls_of
 from greenletio.pg._tpc import TwoPhase
 from greenletio.pg._transaction import Transaction, begin
 from greenletio.pg.errors import (
@@ -353,6 +354,11 @@ class Connection(TwoPhase, Generic[Row]):
         return self._raw.is_closed()
 
     @property
+    def tls(self) -> TLS | None:
+        """What TLS has agreed on, and the server's certificate; None: closed, or not encrypted."""
+        return tls_of(self._raw)
+
+    @property
     def raw(self) -> _pg.Connection:
         """The connection itself, which the async face shares."""
         return self._raw
@@ -396,6 +402,7 @@ def connect(
     command_timeout: float | None = None,
     row_factory: None = None,
     pooler: bool = False,
+    tls_pin: str | Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Connection[tuple[Any, ...]]: ...
 @overload
@@ -407,6 +414,7 @@ def connect(
     command_timeout: float | None = None,
     row_factory: Factory[Other],
     pooler: bool = False,
+    tls_pin: str | Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Connection[Other]: ...
 def connect(
@@ -417,6 +425,7 @@ def connect(
     command_timeout: float | None = None,
     row_factory: Any = None,
     pooler: bool = False,
+    tls_pin: str | Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Connection[Any]:
     """Connect to a server: a libpq connection string or URL, and any option of libpq by its name.
@@ -435,11 +444,15 @@ def connect(
 
     ``pooler=True`` is for PgBouncer and others that give a session to a client for a transaction or
     a statement only: nothing is prepared on the server.
+
+    ``tls_pin``, ``"sha256/…"`` or several: the server's public key must be one of them, whoever has
+    signed its certificate, which is looked at before anything is sent to it (``docs/tls.md``); else
+    TlsPinMismatch. TLS is demanded then.
     """
     raw = _pg.Connection()
     raw._pooler = pooler
     raw._timeout = check_command_timeout(command_timeout)
-    connect_sync(raw, options_of(conninfo, kwargs), timeout)
+    connect_sync(raw, demand(raw, options_of(conninfo, kwargs), tls_pin), timeout)
     raw._codecs.update(_json.codecs())
     connection: Connection[Any] = Connection(
         raw, autocommit=autocommit, row_factory=row_factory or rows.tuple_row

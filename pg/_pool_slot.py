@@ -93,6 +93,14 @@ class Slot:
         self.loop = loop
         return loop is not None
 
+    def wear(self, codecs: dict[int, _pg.Codec]) -> None:
+        """Have the sync face's codecs, until wear_own()."""
+        con = self.con
+        if self.undress is None:
+            self.undress = {oid: con._codecs.get(oid) for oid in codecs}
+            con._codecs.update(codecs)
+            con._forget_codecs()
+
     def wear_own(self) -> None:
         """Undo what the sync face has changed of its codecs."""
         codecs, self.undress = self.undress or {}, None

@@ -330,11 +330,7 @@ class Pool:
         raw = slot.con
         slot.used()
         if slot.undress is None:
-            codecs = _json.codecs()
-            before = {oid: raw._codecs.get(oid) for oid in codecs}
-            raw._codecs.update(codecs)
-            raw._forget_codecs()
-            slot.undress = before
+            slot.wear(_json.codecs())
         slot.home = None
         connection = PooledConnection(
             raw, autocommit=self._autocommit, row_factory=self._row_factory

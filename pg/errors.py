@@ -40,6 +40,7 @@ __all__ = (
     "QueryInDoubt",
     "StalePlan",
     "TlsFailed",
+    "TlsPinMismatch",
     "lookup",
 )
 
@@ -54,6 +55,13 @@ class CannotConnect(ConnectionException, ConnectionError):
 
 class TlsFailed(CannotConnect, ssl.SSLCertVerificationError):
     """The connection could not be encrypted, or not as its options demand."""
+
+    def __str__(self) -> str:  # ssl's own would show a tuple
+        return str(self.args[0]) if len(self.args) == 1 else super().__str__()
+
+
+class TlsPinMismatch(TlsFailed):
+    """The server's key is none of those that ``tls_pin`` names: it was not shown the password."""
 
 
 class ArgumentsMismatch(ProgrammingError, InterfaceError):

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what some tests start beside the embedded PostgreSQL, and what no build needs: Debian's
-# PostgreSQL (with TLS), pgTAP, PgBouncer, and wrk for `make bench-apps`. For machines that run the
-# tests and nothing else. Without these, the tests say what they miss.
+# PostgreSQL (with TLS), pgTAP, PgBouncer, HAProxy, and wrk for `make bench-apps`. For machines that
+# run the tests and nothing else. Without these, the tests say what they miss.
 set -eu
 
 missing=
@@ -9,6 +9,7 @@ missing=
 [ -n "$(ls /usr/share/postgresql/*/extension/pgtap.control 2>/dev/null)" ] || missing="$missing pgtap"
 [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
 [ -x /usr/bin/wrk ] || missing="$missing wrk"
+[ -x /usr/sbin/haproxy ] || missing="$missing haproxy"
 if [ -z "$missing" ]; then exit 0; fi
 
 # No service is started: invoke-rc.d asks this program, which is here for so long only. One that the

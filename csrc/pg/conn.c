@@ -371,26 +371,6 @@ conn_options(GioPgConn *c, PyObject *Py_UNUSED(ignored))
     return dict;
 }
 
-/* {attribute: text} of the encryption; None: there is none. */
-static PyObject *
-conn_get_tls(GioPgConn *c, void *Py_UNUSED(closure))
-{
-    if (c->pg == NULL || !PQsslInUse(c->pg))
-        Py_RETURN_NONE;
-    PyObject *dict = PyDict_New();
-    const char *const *names = PQsslAttributeNames(c->pg);
-    for (; dict != NULL && names != NULL && *names != NULL; names++) {
-        const char *text = PQsslAttribute(c->pg, *names);
-        if (text == NULL)
-            continue;
-        PyObject *value = PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
-        if (value == NULL || PyDict_SetItemString(dict, *names, value) < 0)
-            Py_CLEAR(dict);
-        Py_XDECREF(value);
-    }
-    return dict;
-}
-
 static PyObject *
 conn_get_transaction_status(GioPgConn *c, void *Py_UNUSED(closure))
 {
@@ -518,6 +498,7 @@ conn_traverse(GioPgConn *c, visitproc visit, void *arg)
     Py_VISIT(c->on_event);
     Py_VISIT(c->record_class);
     Py_VISIT(c->timeout);
+    Py_VISIT(c->tls_check);
     Py_VISIT(c->watch);
     for (GioPgWatch *w = c->former; w != NULL; w = w->next)
         Py_VISIT(w);
@@ -538,6 +519,7 @@ conn_clear(GioPgConn *c)
     Py_CLEAR(c->on_event);
     Py_CLEAR(c->record_class);
     Py_CLEAR(c->timeout);
+    Py_CLEAR(c->tls_check);
     return 0;
 }
 
@@ -602,6 +584,7 @@ static PyMethodDef conn_methods[] = {
      "is_closed($self, /)\n--\n\nWhether it is not connected (any more)."},
     {"_parameter", METHOD(conn_parameter), METH_O, NULL},
     {"_options", METHOD(conn_options), METH_NOARGS, NULL},
+    {"_tls_facts", METHOD(gio_pg_tls_facts), METH_NOARGS, NULL},
     {NULL},
 };
 
@@ -610,7 +593,6 @@ static PyGetSetDef conn_getset[] = {
     {"_pid", (getter)conn_get_pid, NULL, NULL, NULL},
     {"_server_version", (getter)conn_get_server_version, NULL, NULL, NULL},
     {"_fd", (getter)conn_get_fd, NULL, NULL, NULL},
-    {"_tls", (getter)conn_get_tls, NULL, NULL, NULL},
     {"_busy", (getter)conn_get_busy, NULL, NULL, NULL},
     {"shared", (getter)conn_get_shared, (setter)conn_set_shared,
      "Whether queries of many tasks are on their way at the same time, each one by itself.\n\n"
@@ -643,6 +625,7 @@ static PyMemberDef conn_members[] = {
     {"_on_event", T_OBJECT, offsetof(GioPgConn, on_event), 0, NULL},
     {"_record_class", T_OBJECT, offsetof(GioPgConn, record_class), 0, NULL},
     {"_timeout", T_OBJECT, offsetof(GioPgConn, timeout), 0, NULL},
+    {"_tls_check", T_OBJECT, offsetof(GioPgConn, tls_check), 0, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(GioPgConn, weakrefs), READONLY, NULL},
     {NULL},
 };

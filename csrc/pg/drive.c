@@ -180,11 +180,9 @@ connect_begin(GioPgOp *op)
 }
 
 static void
-connect_step(GioPgConn *c)
+connect_went(GioPgConn *c, PostgresPollingStatusType polled)
 {
-    int fd = PQsocket(c->pg);
-    gio_pg_disarm(c); /* libpq may close the socket and open another of the same number */
-    switch (PQconnectPoll(c->pg)) {
+    switch (polled) {
     case PGRES_POLLING_OK:
         c->phase = GIO_PG_READY;
         PQsetnonblocking(c->pg, 1);
@@ -200,6 +198,22 @@ connect_step(GioPgConn *c)
     default:
         connect_failed(c);
     }
+}
+
+static void
+connect_step(GioPgConn *c)
+{
+    int fd = PQsocket(c->pg);
+    gio_pg_disarm(c); /* libpq may close the socket and open another of the same number */
+    PostgresPollingStatusType polled = PQconnectPoll(c->pg);
+    /* libpq returns between the handshake and what it sends then. */
+    if (polled != PGRES_POLLING_FAILED && gio_pg_tls_check(c) < 0) {
+        PyObject *error = gio_err_take();
+        gio_pg_conn_drop(c, error);
+        Py_XDECREF(error);
+    }
+    else if (c->phase == GIO_PG_CONNECTING) /* else what has checked it has closed it */
+        connect_went(c, polled);
     if (fd >= 0 && (c->pg == NULL || PQsocket(c->pg) != fd))
         c->st->api->fd_closing(fd);
 }

@@ -117,7 +117,9 @@ struct GioPgConn {
     PyObject *introspect;   /* callable: rows of the catalogue -> {oid: Codec} */
     PyObject *record_class; /* rows are of it unless the call says otherwise; or NULL */
     PyObject *timeout;      /* seconds of each operation whose call names none; or NULL */
-    GioBuf out;             /* the parameters of the query that is being sent */
+    PyObject
+        *tls_check; /* callable(the server's key as DER, or None), before it goes on; or NULL */
+    GioBuf out;     /* the parameters of the query that is being sent */
 
     PyObject *notices;  /* list of (fields), not delivered yet, or NULL */
     PyObject *on_event; /* callable(kind, value): notices, notifications, the end; or NULL */
@@ -406,6 +408,14 @@ void gio_pg_advance(GioPgConn *c);
 PyObject *gio_pg_result_value(GioPgOp *op, const PGresult *res);
 /* (rows or None, description or None, tag) */
 PyObject *gio_pg_result_tuples(GioPgConn *c, GioPgStatement *stmt, const PGresult *res);
+
+/* ---- TLS (tls.c) -------------------------------------------------------------- */
+
+/* {fact: value}; None: there is no TLS. */
+PyObject *gio_pg_tls_facts(GioPgConn *c, PyObject *ignored);
+/* While connecting, after each of libpq's steps: 0, or -1 with an exception: it must not go on.
+ * Runs Python. */
+int gio_pg_tls_check(GioPgConn *c);
 
 /* ---- errors (error.c) ------------------------------------------------------- */
 

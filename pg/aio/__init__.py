@@ -11,6 +11,7 @@ from typing import Any
 from greenletio._pg import ArrowBatch, Record
 from greenletio.pg._arrow import ArrowTable
 from greenletio.pg._range import Range
+from greenletio.pg._tls import TLS, Certificate
 from greenletio.pg._values import (
     BitString,
     Box,
@@ -26,6 +27,7 @@ from greenletio.pg.aio._columns import ArrowStream
 from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
+from greenletio.pg.aio._listen import Gap, Listener, Notification
 from greenletio.pg.aio._logging import LoggedQuery
 from greenletio.pg.aio._pipeline import Pipeline
 from greenletio.pg.aio._pool import Pool, PoolAcquireContext, create_pool
@@ -43,14 +45,18 @@ __all__ = (
     "Attribute",
     "BitString",
     "Box",
+    "Certificate",
     "Circle",
     "Connection",
     "Cursor",
     "CursorFactory",
+    "Gap",
     "InterfaceError",
     "Line",
     "LineSegment",
+    "Listener",
     "LoggedQuery",
+    "Notification",
     "Path",
     "Pipeline",
     "Point",
@@ -63,6 +69,7 @@ __all__ = (
     "Record",
     "ServerVersion",
     "Stream",
+    "TLS",
     "Transaction",
     "Type",
     "connect",

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 from greenletio import _pg
 from greenletio.pg._connect import check_command_timeout, connect_async
 from greenletio.pg._conninfo import options_of
+from greenletio.pg._tls import demand
 from greenletio.pg.aio._connection import Connection
 from greenletio.pg.aio._tls import options_of as tls_options
 from greenletio.pg.errors import InterfaceError, ProgrammingError
@@ -75,6 +76,7 @@ async def connect(
     shared: bool = False,
     pooler: bool = False,
     row_factory: Factory[Any] | None = None,
+    tls_pin: str | Sequence[str] | None = None,
     _open: Callable[..., Coroutine[Any, Any, None]] = connect_async,
     **options: Any,
 ) -> Connection:
@@ -101,6 +103,10 @@ async def connect(
 
     With ``shared`` the queries of many tasks are on their way at the same time, each one by itself:
     see ``Connection.shared``.
+
+    ``tls_pin``, ``"sha256/…"`` or several: the server's public key must be one of them, whoever has
+    signed its certificate, which is looked at before anything is sent to it (``docs/tls.md``); else
+    TlsPinMismatch. TLS is demanded then.
 
     `row_factory`, one of ``greenletio.pg.rows``, makes rows other than Records.
 
@@ -145,6 +151,7 @@ async def connect(
     named = options_of(dsn, given)
     named |= tls_options(ssl, named)
     connection = connection_class()
+    named = demand(connection, named, tls_pin)
     connection._cache_size = statement_cache_size
     connection._cache_lifetime = max_cached_statement_lifetime
     connection._cacheable_size = max_cacheable_statement_size

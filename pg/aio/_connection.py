@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from greenletio import _pg
 from greenletio.pg._connect import connected, forget_types
 from greenletio.pg._reset import UNDO
+from greenletio.pg._tls import TLS, tls_of
 from greenletio.pg.aio._codecs import CodecMethods
 from greenletio.pg.aio._columns import ColumnMethods
 from greenletio.pg.aio._copy import CopyMethods, quoted
@@ -289,6 +290,11 @@ class Connection(
     def get_server_pid(self) -> int:
         """The process of the server that serves it."""
         return self._pid
+
+    @property
+    def tls(self) -> TLS | None:
+        """What TLS has agreed on, and the server's certificate; None: closed, or not encrypted."""
+        return tls_of(self)
 
     def get_server_version(self) -> ServerVersion:
         """The server's version."""

@@ -75,7 +75,7 @@ class Protocol:
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = weakref.ref(connection)
-        self.is_ssl = connection._tls is not None
+        self.is_ssl = connection.tls is not None
         self.queries_count = connection._count
 
     def is_closed(self) -> bool:

@@ -1,0 +1,44 @@
+"""The driver's programs of examples/ run as they stand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import trustme
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+LIMIT_S = 100  # against a hang, not a measure
+
+
+def run(name, url, *args):
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *args],
+        env={**os.environ, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+def test_a_cache_that_follows_notifications(pg_dsn):
+    done = run("pg_listen.py", pg_dsn)
+    assert done.stdout == "{'colour': 'green', 'size': 'large'}\n", done.stderr
+    assert done.returncode == 0
+    assert "has lost its connection" in done.stderr
+
+
+def test_trust_on_first_use(system_server, tmp_path):
+    url = (
+        f"postgresql://by_scram:scram@localhost:{system_server.port}/postgres"
+        "?sslmode=require&sslrootcert=/no/such/file"
+    )
+    file = str(tmp_path / "known")
+    for expected in ("a key that was not known before", "a key that is known"):
+        done = run("pg_tls.py", url, file)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[1] == expected
+    with system_server.certificate(trustme.CA().issue_cert("localhost")):
+        done = run("pg_tls.py", url, file)
+    assert done.returncode == 1
+    assert "somebody else answers: the server's key is sha256/" in done.stderr
