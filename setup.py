@@ -21,7 +21,9 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 
-CFLAGS = ["-std=c11", "-O2", "-fvisibility=hidden", "-fno-plt"]
+CFLAGS = ["-std=c11", "-fvisibility=hidden", "-fno-plt"]
+if "-O" not in os.environ.get("CFLAGS", ""):  # not what somebody debugs with
+    CFLAGS.append("-O2")
 CFLAGS += ["-Wall", "-Wextra", "-Wshadow", "-Wno-unused-parameter"]  # slots have fixed signatures
 LDFLAGS = []
 PG_CONFIG = os.environ.get("PG_CONFIG")

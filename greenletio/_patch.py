@@ -145,7 +145,8 @@ def _scope_of(module: ModuleType | None) -> _Scope | None:
 def green_packages() -> list[str]:
     """The packages of others that were imported inside ``patch_blocking``, sorted."""
     modules = list(sys.modules.items())
-    return sorted({_twins.top(name) for name, module in modules if _scope_of(module) is not None})
+    found = {_twins.top(name) for name, module in modules if _scope_of(module) is not None}
+    return sorted(found - {"greenletio"})
 
 
 class _PackageFinder(MetaPathFinder):

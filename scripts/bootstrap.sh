@@ -143,7 +143,7 @@ fi
 
 build_key() {
     {
-        echo "${GREENLETIO_WERROR:-}${PG_CONFIG:-}"
+        echo "${GREENLETIO_WERROR:-}${PG_CONFIG:-}${CFLAGS:-}"
         find csrc setup.py -type f -exec cksum {} + | sort
         find greenletio green pg -type f -name '*.py*' ! -name '*.pyc' | sort
         find greenletio green pg -type f -name "$is_copied" -exec cksum {} + | sort
