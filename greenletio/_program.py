@@ -118,6 +118,16 @@ def _compile(source: str, name: str) -> CodeType:
     return code
 
 
+#: Python leaves the folder of what it runs out of sys.path (-P, -I, PYTHONSAFEPATH): so do we.
+_SAFE_PATH = bool(getattr(sys.flags, "safe_path", sys.flags.isolated))
+
+
+def _look_first_in(folder: str) -> None:
+    """Where the folder of the command greenletio stands in ``sys.path``, put the program's."""
+    if not _SAFE_PATH:
+        sys.path[0] = folder
+
+
 class Program:
     """The code of a program, and what Python sets before it runs that."""
 
@@ -149,7 +159,7 @@ class Program:
     @classmethod
     def of_module(cls, name: str) -> Program:
         """``python -m name``. ``ImportError`` says why it cannot be run."""
-        sys.path[0] = os.getcwd()
+        _look_first_in(os.getcwd())
         find: Any = runpy._get_module_details  # type: ignore[attr-defined]
         try:
             _, spec, code = find(name)
@@ -158,7 +168,7 @@ class Program:
         return cls(
             spec.origin,
             lambda: code,
-            os.getcwd(),
+            None,
             spec,
             __file__=spec.origin,
             __cached__=spec.cached,
@@ -174,13 +184,15 @@ class Program:
         """
         full = os.path.join(os.getcwd(), path)  # as Python has it, "./" and all
         if os.path.isdir(full) or pkgutil.get_importer(full) is not None:
-            sys.path[0] = full
+            if _SAFE_PATH:
+                sys.path.insert(0, full)  # as Python does in any case
+            _look_first_in(full)
             find: Any = runpy._get_main_module_details  # type: ignore[attr-defined]
             _, spec, code = find()
             return cls(
                 path,
                 lambda: code,
-                full,
+                None,
                 spec,
                 __file__=spec.origin,
                 __cached__=spec.cached,
@@ -217,7 +229,7 @@ class Program:
         sys.modules["__main__"] = main
         sys.argv[:] = [self._name, *args]
         if self._path is not None:
-            sys.path[0] = self._path
+            _look_first_in(self._path)
         if patch_all:
             patch()
             self._run(names, new_loop)

@@ -33,8 +33,9 @@ print(sorted(turns) == ["0"] * 3 + ["1"] * 3, threading.active_count())
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """command(*args) runs ``greenletio *args`` in an empty folder, where files are written."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
 
     def call(*args: str, stdin: str = "", **files: str) -> subprocess.CompletedProcess[str]:
         for name, source in files.items():
@@ -122,6 +123,29 @@ def test_a_program_is_told_what_python_tells_it(
     assert plain.stderr.endswith(done.stderr.removeprefix("Traceback (most recent call last):\n"))
     assert done.returncode == plain.returncode != 0
     assert done.stderr.endswith("ZeroDivisionError\n") or way in ("gone", "bare")
+
+
+@pytest.mark.parametrize("safe", ["", "1"], ids=["", "safe"])
+def test_where_a_program_looks_for_modules(
+    command: Command, tmp_path: Path, safe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder comes first, unless Python was told that it shall not."""
+    monkeypatch.setenv("PYTHONSAFEPATH", safe)
+    (tmp_path / "app").mkdir()
+    for name in ("app/__main__.py", "mod.py"):
+        (tmp_path / name).write_text("import sys; print(sys.path)")
+    for args in (["mod.py"], ["app"], ["-m", "mod"], ["-c", "import sys; print(sys.path)"], ["-"]):
+        stdin = "import sys; print(sys.path)" if args == ["-"] else ""
+        plain = subprocess.run(
+            [sys.executable, *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=60,
+        )
+        done = command(*args, stdin=stdin)
+        assert (done.stdout, done.returncode) == (plain.stdout, plain.returncode), args
 
 
 @pytest.mark.parametrize("all_", [(), ("--all",)], ids=["imports", "all"])
