@@ -17,6 +17,18 @@ if __name__ != "greenletio.pg":
 from greenletio._pg import ArrowBatch, Record
 from greenletio.pg import errors, rows
 from greenletio.pg._arrow import ArrowTable
+from greenletio.pg._changes import (
+    LSN,
+    UNCHANGED,
+    Delete,
+    Insert,
+    Message,
+    Relation,
+    Slot,
+    Truncate,
+    Update,
+    WalData,
+)
 from greenletio.pg._connection import Connection, connect
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Column, Cursor
@@ -39,6 +51,12 @@ from greenletio.pg._listen_sync import Listener
 from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, TooManyRequests
 from greenletio.pg._pool_sync import Pool
 from greenletio.pg._range import Range
+from greenletio.pg._replication_sync import (
+    ChangeStream,
+    ReplicatedTransaction,
+    Replication,
+    connect_replication,
+)
 from greenletio.pg._retry import retry
 from greenletio.pg._tls import TLS, Certificate
 from greenletio.pg._tpc import Xid
@@ -55,13 +73,14 @@ from greenletio.pg._values import (
 )
 
 __all__ = (
-    "BINARY",
     "ArrowBatch",
     "ArrowTable",
+    "BINARY",
     "Binary",
     "BitString",
     "Box",
     "Certificate",
+    "ChangeStream",
     "Circle",
     "Column",
     "Connection",
@@ -72,17 +91,21 @@ __all__ = (
     "DatabaseError",
     "Date",
     "DateFromTicks",
+    "Delete",
     "Diagnostic",
     "Error",
     "Gap",
+    "Insert",
     "IntegrityError",
     "InterfaceError",
     "InternalError",
     "Json",
     "Jsonb",
+    "LSN",
     "Line",
     "LineSegment",
     "Listener",
+    "Message",
     "NUMBER",
     "NotSupportedError",
     "Notification",
@@ -97,8 +120,12 @@ __all__ = (
     "ROWID",
     "Range",
     "Record",
+    "Relation",
+    "ReplicatedTransaction",
+    "Replication",
     "Rollback",
     "STRING",
+    "Slot",
     "TLS",
     "Time",
     "TimeFromTicks",
@@ -106,10 +133,15 @@ __all__ = (
     "TimestampFromTicks",
     "TooManyRequests",
     "Transaction",
+    "Truncate",
+    "UNCHANGED",
+    "Update",
+    "WalData",
     "Warning",
     "Xid",
     "apilevel",
     "connect",
+    "connect_replication",
     "errors",
     "paramstyle",
     "retry",

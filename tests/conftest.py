@@ -11,6 +11,7 @@ pytest_plugins = (
     "fix_pgbouncer",
     "fix_portal",
     "fix_postgres",
+    "fix_replication",
     "fix_leaks",
     "fix_servers",
     "fix_sockets",

@@ -225,9 +225,10 @@ conn_fetchval(GioPgConn *c, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     return make_query(c, "fetchval", GIO_PG_VALUE, args, nargs, kwnames);
 }
 
-static const char *const kinds[] = {"connect",  "query",     "script",       "prepare",  "many",
-                                    "copy",     "copy_read", "copy_write",   "copy_end", "finish",
-                                    "pipeline", "sync",      "pipeline_end", "stream"};
+static const char *const kinds[] = {"connect",      "query",  "script",     "prepare",
+                                    "many",         "copy",   "copy_read",  "copy_write",
+                                    "copy_end",     "finish", "pipeline",   "sync",
+                                    "pipeline_end", "stream", "replication"};
 static const char *const wants[] = {"status", "records",   "record",  "value",
                                     "tuples", "statement", "nothing", "columns"};
 
@@ -255,7 +256,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
                                      &record_class, &column, &session))
         return NULL;
-    int kind = find_word(kinds, 14, kind_word), want = find_word(wants, 8, want_word);
+    int kind = find_word(kinds, 15, kind_word), want = find_word(wants, 8, want_word);
     double timeout = kind == GIO_PG_CONNECT ? as_timeout(seconds) : timeout_of(c, seconds);
     if (kind < 0 || want < 0 || timeout == -2)
         return NULL;
@@ -269,8 +270,9 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
           !PyTuple_CheckExact(params))) ||
         (kind != GIO_PG_STREAM && want == GIO_PG_COLUMNS) ||
         (want != GIO_PG_STATUS && want != GIO_PG_TUPLES && kind == GIO_PG_SCRIPT) ||
-        (want != GIO_PG_STATUS && kind == GIO_PG_COPY) ||
-        (statement != Py_None && (kind == GIO_PG_SCRIPT || kind == GIO_PG_COPY)) ||
+        (want != GIO_PG_STATUS && (kind == GIO_PG_COPY || kind == GIO_PG_REPLICATION)) ||
+        (statement != Py_None &&
+         (kind == GIO_PG_SCRIPT || kind == GIO_PG_COPY || kind == GIO_PG_REPLICATION)) ||
         (params == Py_None && (kind == GIO_PG_MANY || kind == GIO_PG_COPY_WRITE))) {
         PyErr_SetString(PyExc_TypeError, "these arguments do not make an operation");
         return NULL;

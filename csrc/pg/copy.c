@@ -3,7 +3,8 @@
  * The session is the operation that sent the COPY. It has its answer once the server is ready for
  * data; then reads, writes and the end are operations of their own that refer to it and do not
  * stand in the queue. When one of these is given up, so is the session: it is ended in the
- * background.
+ * background. Not so a replication's reads, which take nothing away before they are answered: a
+ * stream that is waited for in vain goes on. What it tells the server is put beside them.
  */
 #include "pg/pg.h"
 
@@ -43,7 +44,7 @@ int
 gio_pg_copy_start(GioPgOp *sub)
 {
     GioPgOp *session = sub->session;
-    const char *what = session->kind == GIO_PG_STREAM ? "stream" : "COPY";
+    const char *what = session->kind == GIO_PG_COPY ? "COPY" : "stream";
     if (session->stage != GIO_PG_COPYING || session->conn != sub->conn || session->given_up) {
         gio_pg_error_set("InterfaceError", "this %s is over", what);
         return -1;
@@ -52,7 +53,8 @@ gio_pg_copy_start(GioPgOp *sub)
         gio_pg_error_set("InterfaceError", "another task uses this %s just now", what);
         return -1;
     }
-    if (session->kind == GIO_PG_STREAM && sub->kind != GIO_PG_COPY_READ) {
+    if ((session->kind == GIO_PG_STREAM && sub->kind != GIO_PG_COPY_READ) ||
+        (session->kind == GIO_PG_REPLICATION && sub->kind == GIO_PG_COPY_WRITE)) {
         gio_pg_error_set("InterfaceError", "a stream is only read");
         return -1;
     }
@@ -77,7 +79,8 @@ gio_pg_copy_abandon(GioPgOp *sub)
         return;
     session->sub = NULL;
     sub->stage = GIO_PG_DONE;
-    gio_pg_op_give_up(session);
+    if (session->kind != GIO_PG_REPLICATION || sub->kind != GIO_PG_COPY_READ)
+        gio_pg_op_give_up(session);
     Py_DECREF(sub);
 }
 
@@ -159,6 +162,62 @@ read_rows(GioPgOp *session, GioPgOp *sub)
     return answered || over;
 }
 
+/* The messages that have come, as a list: true when the read is over. */
+static bool
+read_messages(GioPgOp *session, GioPgOp *sub)
+{
+    GioPgConn *c = session->conn;
+    PyObject *messages = PyList_New(0);
+    Py_ssize_t size = 0;
+    int n = messages == NULL ? -2 : 0;
+    for (bool consumed = false; messages != NULL; consumed = true) {
+        Py_ssize_t before = size;
+        char *data = NULL;
+        while (size < AT_ONCE && (n = PQgetCopyData(c->pg, &data, 1)) > 0) {
+            PyObject *message = PyBytes_FromStringAndSize(data, n);
+            PQfreemem(data);
+            if (message == NULL || PyList_Append(messages, message) < 0)
+                Py_CLEAR(messages); /* one is lost: so is the stream */
+            Py_XDECREF(message);
+            if (messages == NULL)
+                break;
+            size += n;
+        }
+        if (n != 0 || size >= AT_ONCE || (consumed && size == before) || !PQconsumeInput(c->pg))
+            break;
+    }
+    if (messages == NULL) {
+        sub_finish(sub, NULL, NULL);
+        gio_pg_op_give_up(session);
+        return true;
+    }
+    bool answered = size > 0, over = n < 0 || PQstatus(c->pg) == CONNECTION_BAD;
+    if (answered)
+        sub_finish(sub, Py_NewRef(messages), NULL);
+    else if (over)
+        session->stage = GIO_PG_EXECUTING; /* the result that is left says how it went */
+    Py_DECREF(messages);
+    return answered || over;
+}
+
+PyObject *
+gio_pg_copy_put(GioPgOp *session, PyObject *data)
+{
+    GioPgConn *c = session->conn;
+    if (!PyBytes_Check(data) || PyBytes_GET_SIZE(data) > INT_MAX) {
+        PyErr_SetString(PyExc_TypeError, "a message is bytes");
+        return NULL;
+    }
+    if (session->kind != GIO_PG_REPLICATION || session->stage != GIO_PG_COPYING ||
+        session->given_up || c->phase != GIO_PG_READY)
+        return gio_pg_error_set("InterfaceError", "this is no stream, or one that is over");
+    /* Of a connection that is lost, whoever reads is told. */
+    if (PQputCopyData(c->pg, PyBytes_AS_STRING(data), (int)PyBytes_GET_SIZE(data)) > 0)
+        c->unflushed = PQflush(c->pg) > 0;
+    gio_pg_rearm(c);
+    Py_RETURN_NONE;
+}
+
 /* Of a connection that is lost, what the server said is to be read first. */
 static bool
 write_failed(GioPgOp *sub)
@@ -216,7 +275,13 @@ gio_pg_copy_stop(GioPgConn *c, bool copy_in, const char *why)
 static void
 end(GioPgOp *session, const char *why)
 {
-    gio_pg_copy_stop(session->conn, session->copy_in, why);
+    if (session->kind == GIO_PG_REPLICATION) { /* both halves */
+        gio_pg_copy_stop(session->conn, true, NULL);
+        gio_pg_copy_stop(session->conn, false, NULL);
+    }
+    else {
+        gio_pg_copy_stop(session->conn, session->copy_in, why);
+    }
     session->stage = GIO_PG_EXECUTING;
 }
 
@@ -239,7 +304,8 @@ gio_pg_copy_advance(GioPgOp *session)
             sub_finish(sub, NULL, NULL);
             return true;
         }
-        return read_rows(session, sub);
+        return session->kind == GIO_PG_REPLICATION ? read_messages(session, sub)
+                                                   : read_rows(session, sub);
     case GIO_PG_COPY_WRITE: {
         if (!session->copy_in) {
             gio_pg_error_set("InterfaceError", "this COPY gives data and takes none");

@@ -111,7 +111,7 @@ gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
     unlink_op(c, op);
     op->began = op->stage >= GIO_PG_EXECUTING;
     op->stage = GIO_PG_DONE;
-    bool session = op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM;
+    bool session = gio_pg_op_is_session(op);
     if (op->answered) {
         Py_XDECREF(result);
         if (session && !op->given_up && op->error == NULL)
@@ -152,7 +152,7 @@ gio_pg_op_give_up(GioPgOp *op)
     }
     else if (op->stage != GIO_PG_DONE) {
         gio_pg_cancel_begin(c);
-        if (op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM)
+        if (gio_pg_op_is_session(op))
             gio_pg_advance(c); /* it waits for nothing by itself */
     }
     gio_pg_rearm(c);
@@ -345,7 +345,7 @@ op_close(GioPgOp *op, PyObject *Py_UNUSED(ignored))
     GioPgConn *c = op->conn;
     PyObject *waiter = op->answered ? NULL : Py_XNewRef(op->waiter);
     /* A COPY has its answer when it begins. */
-    bool session = op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM;
+    bool session = gio_pg_op_is_session(op);
     if (!op->answered || (session && op->stage != GIO_PG_DONE && !op->given_up)) {
         gio_pg_op_give_up(op);
         if (waiter != NULL) /* of another task, maybe, which is told */
@@ -515,6 +515,9 @@ static PyMethodDef op_methods[] = {
      "start($self, /)\n--\n\n"
      "Begin it without waiting for it, and return it: await or run() it later. Without a loop this\n"
      "waits until the server has taken what was sent."},
+    {"put", METHOD(gio_pg_copy_put), METH_O,
+     "put($self, data, /)\n--\n\n"
+     "Of a replication: send a message to the server at once, without waiting; from any thread."},
     {"send", METHOD(op_send), METH_O, "send($self, value, /)\n--\n\nAs a coroutine's."},
     {"throw", METHOD(op_throw), METH_FASTCALL,
      "throw($self, typ, val=None, tb=None, /)\n--\n\nAs a coroutine's: it is given up."},

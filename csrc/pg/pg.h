@@ -175,7 +175,8 @@ typedef enum {
     GIO_PG_PIPELINE_BEGIN,
     GIO_PG_PIPELINE_SYNC,
     GIO_PG_PIPELINE_END,
-    GIO_PG_STREAM /* a query whose rows are read by GIO_PG_COPY_READ */
+    GIO_PG_STREAM,     /* a query whose rows are read by GIO_PG_COPY_READ */
+    GIO_PG_REPLICATION /* a START_REPLICATION whose messages are read so; op.put() answers them */
 } GioPgKind;
 
 typedef enum {
@@ -241,6 +242,13 @@ struct GioPgOp {
     bool in_tx;    /* a transaction was open when it was sent */
     bool began;    /* it has ended, and the server may have begun to execute it */
 };
+
+/* It stands at the head of the queue while operations of their own refer to it. */
+static inline bool
+gio_pg_op_is_session(const GioPgOp *op)
+{
+    return op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM || op->kind == GIO_PG_REPLICATION;
+}
 
 int gio_pg_op_setup_types(PyObject *module);
 /* A new operation, not started. Everything is borrowed. */
@@ -374,6 +382,8 @@ void gio_pg_copy_abandon(GioPgOp *sub);
 void gio_pg_copy_ended(GioPgOp *session, PyObject *error);
 /* End the one that the server has begun: its rows are thrown away, or it is refused with `why`. */
 void gio_pg_copy_stop(GioPgConn *c, bool copy_in, const char *why);
+/* op.put(): send a message to the server at once, without waiting. None, or NULL. */
+PyObject *gio_pg_copy_put(GioPgOp *session, PyObject *data);
 /* Why, where a COPY comes that nobody is ready for. */
 #define GIO_PG_COPY_NEEDS "a COPY needs one of the copy methods"
 /* Move it on; true when there is more to do at once. */

@@ -212,7 +212,7 @@ gio_pg_query_begin(GioPgOp *op)
         gio_pg_op_finish(op, NULL, NULL);
         return false;
     }
-    if (op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY) {
+    if (op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY || op->kind == GIO_PG_REPLICATION) {
         const char *sql = gio_pg_statement_text(op->sql);
         if (sql == NULL) {
             gio_pg_op_finish(op, NULL, NULL);
@@ -341,7 +341,7 @@ gio_pg_query_is_stale(GioPgOp *op, const PGresult *res)
 {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     const char *function = PQresultErrorField(res, PG_DIAG_SOURCE_FUNCTION);
-    if (state == NULL || op->kind == GIO_PG_SCRIPT || op->kind == GIO_PG_COPY)
+    if (state == NULL || op->stmt == NULL)
         return false;
     bool stale = strcmp(state, "26000") == 0 || (strcmp(state, "0A000") == 0 && function != NULL &&
                                                  strcmp(function, "RevalidateCachedQuery") == 0);
@@ -397,14 +397,27 @@ feed_executing(GioPgOp *op, const PGresult *res)
             }
             return;
         }
+        if (op->kind == GIO_PG_REPLICATION && op->answered) {
+            gio_pg_copy_stop(c, true, NULL); /* the server has ended its half: so do we */
+            return;
+        }
         if (PQresultStatus(res) == PGRES_COPY_OUT) { /* of the other kind the server says it */
             gio_pg_error_set("NotSupportedError", GIO_PG_COPY_NEEDS);
             fail(op);
         }
         gio_pg_copy_stop(c, PQresultStatus(res) == PGRES_COPY_IN, GIO_PG_COPY_NEEDS);
         return;
-    case PGRES_COPY_BOTH: /* replication: there is no way back to queries */
-        gio_pg_error_set("NotSupportedError", "replication is not supported");
+    case PGRES_COPY_BOTH:
+        if (op->kind == GIO_PG_REPLICATION) {
+            op->stage = GIO_PG_COPYING;
+            if (!op->answered) {
+                op->result = Py_NewRef(Py_None);
+                gio_pg_op_answer(op);
+            }
+            return;
+        }
+        gio_pg_error_set("NotSupportedError",
+                         "START_REPLICATION needs greenletio.pg's connect_replication()");
         fail(op);
         c->lost = true;
         return;

@@ -10,6 +10,18 @@ from typing import Any
 
 from greenletio._pg import ArrowBatch, Record
 from greenletio.pg._arrow import ArrowTable
+from greenletio.pg._changes import (
+    LSN,
+    UNCHANGED,
+    Delete,
+    Insert,
+    Message,
+    Relation,
+    Slot,
+    Truncate,
+    Update,
+    WalData,
+)
 from greenletio.pg._range import Range
 from greenletio.pg._tls import TLS, Certificate
 from greenletio.pg._values import (
@@ -33,6 +45,12 @@ from greenletio.pg.aio._pipeline import Pipeline
 from greenletio.pg.aio._pool import Pool, PoolAcquireContext, create_pool
 from greenletio.pg.aio._pool_proxy import PoolConnectionProxy
 from greenletio.pg.aio._prepared import Attribute, PreparedStatement, Type
+from greenletio.pg.aio._replication import (
+    ChangeStream,
+    ReplicatedTransaction,
+    Replication,
+    connect_replication,
+)
 from greenletio.pg.aio._retry import retry
 from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
@@ -46,16 +64,21 @@ __all__ = (
     "BitString",
     "Box",
     "Certificate",
+    "ChangeStream",
     "Circle",
     "Connection",
     "Cursor",
     "CursorFactory",
+    "Delete",
     "Gap",
+    "Insert",
     "InterfaceError",
+    "LSN",
     "Line",
     "LineSegment",
     "Listener",
     "LoggedQuery",
+    "Message",
     "Notification",
     "Path",
     "Pipeline",
@@ -67,12 +90,21 @@ __all__ = (
     "PreparedStatement",
     "Range",
     "Record",
+    "Relation",
+    "ReplicatedTransaction",
+    "Replication",
     "ServerVersion",
+    "Slot",
     "Stream",
     "TLS",
     "Transaction",
+    "Truncate",
     "Type",
+    "UNCHANGED",
+    "Update",
+    "WalData",
     "connect",
+    "connect_replication",
     "create_pool",
     "exceptions",
     "retry",

@@ -17,7 +17,7 @@ from greenletio.pg.aio._tls import options_of as tls_options
 from greenletio.pg.errors import InterfaceError, ProgrammingError
 from greenletio.pg.rows import Factory
 
-__all__ = ("connect",)
+__all__ = ("connect", "options_for")
 
 
 def _settings_of(dsn: str | None) -> tuple[str | None, dict[str, str]]:
@@ -51,6 +51,35 @@ def _check_size(name: str, value: Any) -> None:
 
 
 Password = str | Callable[[], str | Awaitable[str]] | Awaitable[str]
+
+
+async def options_for(
+    dsn: str | None,
+    *,
+    password: Password | None = None,
+    ssl: Any = None,
+    server_settings: dict[str, str] | None = None,
+    **options: Any,
+) -> dict[str, str]:
+    """The options of libpq that connect()'s arguments are."""
+    if callable(password):
+        password = password()
+    if inspect.isawaitable(password):
+        password = await password
+    dsn, in_url = _settings_of(dsn)
+    server_settings = {**in_url, **(server_settings or {})}
+    if server_settings and "application_name" in server_settings:  # libpq sends one in any case
+        server_settings = dict(server_settings)
+        options["application_name"] = server_settings.pop("application_name")
+    if server_settings:
+        switches = " ".join(
+            f"-c {key}={value}".replace("\\", "\\\\").replace(" ", "\\ ").replace("-c\\ ", "-c ", 1)
+            for key, value in server_settings.items()
+        )
+        before = options.get("options") or options_of(dsn, {}).get("options", "")
+        options["options"] = f"{before} {switches}".strip()
+    named = options_of(dsn, {**options, "password": password})
+    return named | tls_options(ssl, named)
 
 
 async def connect(
@@ -122,34 +151,19 @@ async def connect(
     _check_size("max_cached_statement_lifetime", max_cached_statement_lifetime)
     _check_size("max_cacheable_statement_size", max_cacheable_statement_size)
     command_timeout = check_command_timeout(command_timeout)
-    if callable(password):
-        password = password()
-    if inspect.isawaitable(password):
-        password = await password
-    dsn, in_url = _settings_of(dsn)
-    server_settings = {**in_url, **(server_settings or {})}
-    if server_settings and "application_name" in server_settings:  # libpq sends one in any case
-        server_settings = dict(server_settings)
-        options["application_name"] = server_settings.pop("application_name")
-    if server_settings:
-        switches = " ".join(
-            f"-c {key}={value}".replace("\\", "\\\\").replace(" ", "\\ ").replace("-c\\ ", "-c ", 1)
-            for key, value in server_settings.items()
-        )
-        before = options.get("options") or options_of(dsn, {}).get("options", "")
-        options["options"] = f"{before} {switches}".strip()
-    given = {
-        "host": host,
-        "port": port,
-        "user": user,
-        "password": password,
-        "passfile": passfile,
-        "dbname": database,
-        "target_session_attrs": target_session_attrs,
+    named = await options_for(
+        dsn,
+        password=password,
+        ssl=ssl,
+        server_settings=server_settings,
+        host=host,
+        port=port,
+        user=user,
+        passfile=passfile,
+        database=database,
+        target_session_attrs=target_session_attrs,
         **options,
-    }
-    named = options_of(dsn, given)
-    named |= tls_options(ssl, named)
+    )
     connection = connection_class()
     named = demand(connection, named, tls_pin)
     connection._cache_size = statement_cache_size

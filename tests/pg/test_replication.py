@@ -1,0 +1,818 @@
+"""Logical replication: what a stream tells, what the server is told, and how it ends."""
+
+import asyncio
+import datetime
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+from fix_replication import AT_ONCE, make
+
+from greenletio import async_, pg
+from greenletio.pg import LSN, UNCHANGED, aio, errors
+
+LIMIT_S = 30  # against a hang, not a measure
+
+
+def plain(change):
+    """A change as a tuple."""
+    kind = type(change).__name__
+    if isinstance(change, pg.Truncate):
+        names = sorted(map(str, change.relations))
+        return kind, names, change.cascade, change.restart_identity
+    if isinstance(change, pg.Message):
+        return kind, change.transactional, change.prefix, change.content
+    rows = [getattr(change, name, None) for name in ("old", "new")]
+    return kind, str(change.relation), *(None if row is None else dict(row) for row in rows)
+
+
+def read(stream, transactions):
+    """The changes of so many transactions."""
+    items = [stream.get(LIMIT_S) for _ in range(transactions)]
+    return [[plain(change) for change in item] for item in items]
+
+
+def taken(stream, transactions):
+    """The same, each taken before the next is asked for."""
+    return [[plain(change) for change in stream.get(LIMIT_S)] for _ in range(transactions)]
+
+
+def test_an_lsn_is_an_integer_and_a_text():
+    lsn = LSN("16/B374D848")
+    assert lsn == 0x16B374D848 and str(lsn) == "16/B374D848" and repr(lsn) == "LSN('16/B374D848')"
+    assert LSN(str(LSN(2**64 - 1))) == 2**64 - 1 and LSN(0) < lsn and str(LSN()) == "0/0"
+    for wrong in ("", "16", "16/", "/1", "x/1", "1/123456789", -1, 2**64):
+        with pytest.raises(ValueError):
+            LSN(wrong)
+
+
+TABLES = (
+    "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+    "CREATE TYPE pair AS (x int, y text)",
+    "CREATE DOMAIN positive AS int CHECK (VALUE > 0)",
+    'CREATE TABLE "odd "" name" ("a.b" int PRIMARY KEY, "t[1]: x" text)',
+    "CREATE TABLE plain (id int PRIMARY KEY, note text, large text)",
+    "ALTER TABLE plain ALTER large SET STORAGE external",
+    "CREATE TABLE whole (id int, note text, large text)",
+    "ALTER TABLE whole REPLICA IDENTITY FULL",
+    "ALTER TABLE whole ALTER large SET STORAGE external",
+    "CREATE TABLE keyless (n int)",
+)
+
+CHANGES = (
+    "INSERT INTO plain VALUES (1, 'it''s', repeat('x', 5000)), (2, NULL, NULL)",
+    "UPDATE plain SET note = 'new' WHERE id = 1",
+    "UPDATE plain SET id = 3 WHERE id = 2",
+    "DELETE FROM plain WHERE id = 3",
+    "INSERT INTO whole VALUES (1, 'a', repeat('y', 5000))",
+    "UPDATE whole SET note = 'b'",
+    "DELETE FROM whole",
+    """INSERT INTO "odd "" name" VALUES (1, '[x]: ''y'' ')""",
+    "INSERT INTO keyless VALUES (1)",
+    "TRUNCATE plain, whole RESTART IDENTITY CASCADE",
+)
+
+X, Y = "x" * 5000, "y" * 5000
+EXPECTED = [
+    [
+        ("Insert", "public.plain", None, {"id": 1, "note": "it's", "large": X}),
+        ("Insert", "public.plain", None, {"id": 2, "note": None, "large": None}),
+    ],
+    [("Update", "public.plain", None, {"id": 1, "note": "new", "large": UNCHANGED})],
+    [("Update", "public.plain", {"id": 2}, {"id": 3, "note": None, "large": None})],
+    [("Delete", "public.plain", {"id": 3}, None)],
+    [("Insert", "public.whole", None, {"id": 1, "note": "a", "large": Y})],
+    [
+        (
+            "Update",
+            "public.whole",
+            {"id": 1, "note": "a", "large": Y},
+            {"id": 1, "note": "b", "large": Y},
+        )
+    ],
+    [("Delete", "public.whole", {"id": 1, "note": "b", "large": Y}, None)],
+    [("Insert", 'public.odd " name', None, {"a.b": 1, "t[1]: x": "[x]: 'y' "})],
+    [("Insert", "public.keyless", None, {"n": 1})],
+    [("Truncate", ["public.plain", "public.whole"], True, True)],
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"binary": False}, {"streaming": True}], ids=str)
+def test_pgoutput_tells_every_change(replicated, options):
+    replicated.sql(*TABLES)
+    slot = replicated.slot()
+    replicated.sql(*CHANGES)
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot, "everything", **options) as stream:
+            assert taken(stream, len(EXPECTED)) == EXPECTED
+
+
+def test_test_decoding_tells_the_same(replicated):
+    replicated.sql(*TABLES)
+    slot = replicated.slot("test_decoding")
+    replicated.sql(*CHANGES)
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot) as stream:
+            found = taken(stream, len(EXPECTED))
+    for changes, expected in zip(found, EXPECTED, strict=True):
+        if expected[0][0] == "Update" and expected[0][2] and len(expected[0][2]) == 3:
+            # It does not say what was not changed, but for the row before.
+            assert changes[0][2] == expected[0][2]
+            assert changes[0][3] in (expected[0][3], {**expected[0][3], "large": UNCHANGED})
+        elif expected[0][0] == "Update" and expected[0][2] is None:
+            assert changes == expected
+        elif expected[0][0] == "Truncate":
+            assert (changes[0][0], sorted(changes[0][1])) == ("Truncate", expected[0][1])
+        else:
+            assert changes == expected
+
+
+VALUES = {
+    "int2": "'-3'",
+    "int8[]": "'{{1,NULL},{3,4}}'",
+    "numeric": "'12.50'",
+    "float8": "'0.1'",
+    "bool": "'t'",
+    "bytea": r"'\xff00'",
+    "text[]": """'{"a b",NULL,"c\\"d"}'""",
+    "date": "'2024-02-29'",
+    "timestamptz": "'2024-02-29 12:00:00.5+02'",
+    "interval": "'1 day 02:03:04'",
+    "uuid": "'12345678-1234-5678-1234-567812345678'",
+    "jsonb": """'{"a": [1]}'""",
+    "inet": "'10.0.0.1/8'",
+    "bit(3)": "B'101'",
+    "mood": "'ok'",
+    "positive": "7",
+    "int4range": "'[1,5)'",
+    "pg_lsn": "'1/2'",
+    "money": "'12.00'",
+    "tsvector": "'a b'",
+}
+
+
+@pytest.mark.parametrize("plugin", ["pgoutput", "pgoutput as text", "test_decoding"])
+def test_values_are_those_of_queries(replicated, plugin):
+    replicated.sql(*TABLES[:3])
+    columns = ", ".join(f"c{i} {type_}" for i, type_ in enumerate(VALUES))
+    replicated.sql(f"CREATE TABLE kinds (id int PRIMARY KEY, {columns})")
+    slot = replicated.slot(plugin.split()[0])
+    replicated.sql(f"INSERT INTO kinds VALUES (1, {', '.join(VALUES.values())})")
+    publications = () if plugin == "test_decoding" else ("everything",)
+    binary = False if plugin == "pgoutput as text" else None
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot, *publications, binary=binary) as stream:
+            (insert,) = stream.get(LIMIT_S)
+    asked = replicated.writer.cursor(row_factory=pg.rows.dict_row)
+    for name, value in insert.new.items():  # one by one: money's text must not make others so
+        assert {name: value} == asked.execute(f"SELECT {name} FROM kinds").fetchone()
+
+
+def test_a_type_without_a_binary_form_makes_the_server_send_text(replicated_here):
+    replicated_here.sql("CREATE TABLE prices (id int PRIMARY KEY, price money, p point)")
+    replicated_here.sql("CREATE TABLE others (id int PRIMARY KEY)")
+    slot = replicated_here.slot()
+    replicated_here.sql(
+        "INSERT INTO others VALUES (1)",
+        "BEGIN; INSERT INTO others VALUES (2); INSERT INTO prices VALUES (1, 5, '(1,2)'); COMMIT",
+        "INSERT INTO others VALUES (3)",
+    )
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything") as stream:
+            rows = [[dict(change.new) for change in stream.get(LIMIT_S)] for _ in range(3)]
+    assert [row.get("price") or row["id"] for part in rows for row in part] == [1, 2, "$5.00", 3]
+
+
+def test_codecs_of_a_connection_are_used(run, replicated_here):
+    replicated_here.sql("CREATE TABLE prices (id int PRIMARY KEY, price numeric)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO prices VALUES (1, 2.5)")
+
+    async def main():
+        c = await aio.connect(replicated_here.url)
+        await c.set_type_codec(
+            "numeric", schema="pg_catalog", encoder=str, decoder=lambda text: f"<{text}>"
+        )
+        async with await aio.connect_replication(replicated_here.url) as replication:
+            async with replication.stream(slot, "everything", connection=c) as stream:
+                changes = [change async for change in await stream.get(LIMIT_S)]
+        await c.close()
+        return changes[0].new["price"]
+
+    assert run(main()) == "<2.5>"
+
+
+def test_messages_come_in_their_transaction_or_by_themselves(replicated):
+    slot = replicated.slot()
+    emit = "SELECT pg_logical_emit_message({}, '{}', '{}')"
+    replicated.sql(
+        emit.format("false", "p", "first"),
+        f"BEGIN; {emit.format('true', 'p', 'in it')}; {emit.format('false', 'p', 'before')}; "
+        "COMMIT",
+        emit.format("false", "é", "last"),
+    )
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot, "everything", messages=True) as stream:
+            items = [stream.get(LIMIT_S) for _ in range(2)]
+            assert [plain(item) for item in items] == [
+                ("Message", False, "p", b"first"),
+                ("Message", False, "p", b"before"),
+            ]
+            assert taken(stream, 1) == [[("Message", True, "p", b"in it")]]
+            assert plain(stream.get(LIMIT_S)) == ("Message", False, "é", b"last")
+            with pytest.raises(TimeoutError):
+                stream.get(0.05)
+        # All was confirmed by asking for the next.
+        replicated.sql(emit.format("false", "p", "new"))
+        with replication.stream(slot, "everything", messages=True) as stream:
+            assert plain(stream.get(LIMIT_S))[-1] == b"new"
+
+
+def test_what_a_transaction_is(replicated):
+    replicated.sql(TABLES[4])
+    slot = replicated.slot()
+    before = datetime.datetime.now(datetime.timezone.utc)
+    replicated.sql(
+        "SELECT pg_replication_origin_create('elsewhere')",
+        "SELECT pg_replication_origin_session_setup('elsewhere')",
+    )
+    try:
+        (xid,) = replicated.sql(
+            "INSERT INTO plain VALUES (1) RETURNING pg_current_xact_id()::text"
+        )[0]
+    finally:
+        replicated.sql(
+            "SELECT pg_replication_origin_session_reset()",
+            "SELECT pg_replication_origin_drop('elsewhere')",
+        )
+    with pg.connect_replication(replicated.url) as replication:
+        identity = replication.identify_system()
+        with replication.stream(slot, "everything") as stream:
+            transaction = stream.get(LIMIT_S)
+            assert transaction.end_lsn is None
+            with pytest.raises(errors.ProgrammingError, match="before its last change"):
+                stream.confirm(transaction)
+            (change,) = transaction
+            assert list(transaction) == []
+            assert transaction.xid == int(xid)
+            assert abs(transaction.commit_time - before) < datetime.timedelta(minutes=5)
+            assert transaction.lsn < transaction.end_lsn <= identity.position
+            assert transaction.origin == "elsewhere"
+            columns = change.relation.columns
+            assert [(c.name, c.type_name, c.is_key) for c in columns] == [
+                ("id", "int4", True),
+                ("note", "text", False),
+                ("large", "text", False),
+            ]
+            assert change.relation.replica_identity == "default"
+            stream.confirm(transaction)
+            assert stream.confirmed_lsn == transaction.end_lsn
+            with pytest.raises(errors.ProgrammingError, match="nothing has come"):
+                stream.confirm(transaction.end_lsn + 2**40)
+        assert replication.slot(slot).confirmed_flush_lsn >= transaction.end_lsn
+
+
+def test_slots_are_made_looked_at_and_dropped(replicated):
+    replicated.sql("CREATE TABLE numbers (n int PRIMARY KEY)", "INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated.url) as replication:
+        identity = replication.identify_system()
+        assert identity.database == replicated.url.rpartition("/")[2]
+        made = replication.create_slot("test_made", snapshot=True)
+        replicated.sql("INSERT INTO numbers VALUES (2)")
+        with pg.connect(replicated.url) as reader:
+            reader.isolation_level = "repeatable read"
+            reader.execute(f"SET TRANSACTION SNAPSHOT '{made.snapshot_name}'")
+            assert reader.execute("SELECT n FROM numbers").fetchall() == [(1,)]
+        with pytest.raises(errors.DuplicateObject):
+            replication.create_slot("test_made")
+        found = replication.slot("test_made")
+        assert (found.name, found.plugin) == ("test_made", "pgoutput")
+        assert found.confirmed_flush_lsn == made.confirmed_flush_lsn > found.restart_lsn > 0
+        assert found.active_pid is None and not found.temporary
+        with replication.stream("test_made", "everything") as stream:
+            assert taken(stream, 1) == [[("Insert", "public.numbers", None, {"n": 2})]]
+            with pytest.raises(errors.InterfaceError, match="is streaming"):
+                replication.slot("test_made")
+            assert replicated.status("test_made").active_pid is not None
+            with pg.connect_replication(replicated.url) as other:
+                with pytest.raises(errors.ObjectInUse):
+                    other.drop_slot("test_made")
+                with other.stream("test_made", "everything") as second:
+                    with pytest.raises(errors.ObjectInUse):
+                        second.get(LIMIT_S)
+        replication.drop_slot("test_made")
+        assert replication.slot("test_made") is None
+        assert replication.create_slot("test_gone", temporary=True).temporary
+        with replication.stream("test_gone", "everything") as stream:
+            replicated.sql("INSERT INTO numbers VALUES (3)")
+            assert taken(stream, 1) == [[("Insert", "public.numbers", None, {"n": 3})]]
+            (pid,) = replicated.sql(
+                "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'test_gone'"
+            )[0]
+            replicated.sql(f"SELECT pg_terminate_backend({pid}, 10000)")
+            with pytest.raises(errors.ProgrammingError, match="no replication slot 'test_gone'"):
+                stream.get(LIMIT_S)
+
+
+def test_mistakes_are_told(replicated_here):
+    slot = replicated_here.slot()
+    text_slot = replicated_here.slot("test_decoding")
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    with pg.connect_replication(replicated_here.url) as replication:
+        for options, match in (
+            ((slot,), "names of publications"),
+            (("no_such_slot", "everything"), "no replication slot"),
+            ((text_slot, "everything"), "publications, streaming and binary are pgoutput's"),
+        ):
+            with replication.stream(*options) as stream:
+                with pytest.raises(errors.ProgrammingError, match=match):
+                    stream.get(LIMIT_S)
+        with replication.stream(slot, "no_such_publication") as stream:
+            replicated_here.sql("INSERT INTO numbers VALUES (1)")
+            with pytest.raises((errors.UndefinedObject, TimeoutError)):
+                stream.get(1)  # newer servers only warn
+        with replication.stream(slot, "everything", options={"nonsense": "1"}) as stream:
+            with pytest.raises(errors.DatabaseError, match="nonsense"):
+                stream.get(LIMIT_S)
+        replicated_here.sql("INSERT INTO numbers VALUES (2)")
+        stream = replication.stream(slot, "everything")
+        stream.get(LIMIT_S)
+        stream.close()
+        stream.close()
+        with pytest.raises(errors.InterfaceError, match="closed"):
+            stream.get(LIMIT_S)
+    with pytest.raises(errors.ConnectionClosed):
+        replication.identify_system()
+    with pg.connect(replicated_here.url) as connection:
+        with pytest.raises(errors.SyntaxError):
+            start = "START_REPLICATION SLOT x LOGICAL 0/0"
+            connection.raw._op("replication", "status", start).run()
+
+
+def test_replication_by_the_wrong_call_is_refused(replicated_here):
+    slot = replicated_here.slot("test_decoding")
+    c = pg.connect(replicated_here.url, replication="database", autocommit=True)
+    with pytest.raises(errors.NotSupportedError, match="connect_replication"):
+        c.raw._op("script", "tuples", f"START_REPLICATION SLOT {slot} LOGICAL 0/0").run()
+    assert c.closed
+
+
+def test_what_a_plugin_writes_can_be_had_as_it_is(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot("test_decoding")
+    replicated_here.sql("INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, raw=True, options={"include-xids": "off"}) as stream:
+            data = [stream.get(LIMIT_S) for _ in range(3)]
+        assert [item.data for item in data] == [
+            b"BEGIN",
+            b"table public.numbers: INSERT: n[integer]:1",
+            b"COMMIT",
+        ]
+        assert data[0].lsn <= data[1].lsn < data[2].lsn <= data[2].server_lsn
+
+
+# ---- what is kept -------------------------------------------------------------------------------
+
+
+def numbers_of(transaction):
+    return [change.new["n"] for change in transaction]
+
+
+@pytest.mark.parametrize("plugin", ["pgoutput", "test_decoding"])
+def test_what_was_not_confirmed_comes_to_the_next_program(replicated, plugin):
+    replicated.sql("CREATE TABLE numbers (n int)")
+    slot = replicated.slot(plugin)
+    publications = ("everything",) if plugin == "pgoutput" else ()
+    for n in range(5):
+        replicated.sql(f"INSERT INTO numbers VALUES ({n})")
+
+    def consume(count, **options):
+        with pg.connect_replication(replicated.url) as replication:
+            with replication.stream(slot, *publications, **options) as stream:
+                transactions = []
+                for _ in range(count):
+                    transactions.append(stream.get(LIMIT_S))
+                    assert len(numbers_of(transactions[-1])) == 1
+                if options.get("auto_confirm") is False and "start" not in options:
+                    stream.confirm(transactions[1])
+                return transactions
+
+    def numbers(count, **options):
+        with pg.connect_replication(replicated.url) as replication:
+            with replication.stream(slot, *publications, **options) as stream:
+                return [n for _ in range(count) for n in numbers_of(stream.get(LIMIT_S))]
+
+    first = consume(4, auto_confirm=False)
+    assert numbers(3, auto_confirm=False) == [2, 3, 4]
+    assert numbers(1, auto_confirm=False, start=str(first[3].end_lsn)) == [4]
+    assert numbers(2) == [2, 3]  # the last one taken is not confirmed
+    assert numbers(2) == [3, 4]
+
+
+def test_an_idle_stream_lets_the_server_forget_what_concerns_others(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)", "CREATE TABLE others (n int)")
+    replicated_here.sql("CREATE PUBLICATION few FOR TABLE numbers")
+    slot = replicated_here.slot()
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "few", status_interval=0.02) as stream:
+            replicated_here.sql("INSERT INTO others SELECT generate_series(1, 1000)")
+            (position,) = replicated_here.sql("SELECT pg_current_wal_lsn()")[0]
+            end = time.monotonic() + LIMIT_S
+            while stream.confirmed_lsn < position and time.monotonic() < end:
+                with pytest.raises(TimeoutError):
+                    stream.get(0.05)
+        assert replication.slot(slot).confirmed_flush_lsn >= position
+
+
+def test_what_is_left_of_a_transaction_is_passed_over(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    replicated_here.sql(
+        "INSERT INTO numbers SELECT generate_series(1, 5000)", "INSERT INTO numbers VALUES (7)"
+    )
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything") as stream:
+            first = stream.get(LIMIT_S)
+            assert next(first).new["n"] == 1
+            assert numbers_of(stream.get(LIMIT_S)) == [7]
+            assert list(first) == []  # it was passed over, to its end
+            assert stream.confirmed_lsn == first.end_lsn
+
+
+def test_large_transactions_come_before_they_are_committed(replicated):
+    replicated.sql(
+        "CREATE TABLE numbers (n int, t text)",
+        # Of a row of it the server sends before the commit.
+        "ALTER ROLE postgres IN DATABASE "
+        f"{replicated.url.rpartition('/')[2]} SET logical_decoding_work_mem = '64kB'",
+    )
+    slot = replicated.slot()
+    insert = "INSERT INTO numbers SELECT i, repeat('x', 100) FROM generate_series({}, {}) i"
+    other = pg.connect(replicated.url, autocommit=True, options=AT_ONCE)
+    replicated.sql(
+        "BEGIN",
+        insert.format(1, 3000),
+        "SAVEPOINT a",
+        insert.format(3001, 6000),
+        "SAVEPOINT b",
+        "ALTER TABLE numbers ADD u int",
+        insert.format(6001, 9000),
+        "ROLLBACK TO a",
+        insert.format(9001, 12000),
+    )
+    other.execute("BEGIN")  # one that comes in between, and is rolled back
+    other.execute(insert.format(-3000, -1))
+    other.execute("ROLLBACK")
+    other.execute("INSERT INTO numbers VALUES (0)")
+    replicated.sql("RELEASE a", "COMMIT")
+    other.close()
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot, "everything", streaming=True) as stream:
+            assert numbers_of(stream.get(LIMIT_S)) == [0]
+            large = stream.get(LIMIT_S)
+            numbers = [next(large).new["n"] for _ in range(4000)]
+            (pid,) = replicated.sql(
+                f"SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'"
+            )[0]
+            replicated.sql(f"SELECT pg_terminate_backend({pid}, 10000)")
+            numbers += numbers_of(large)
+            assert numbers == [*range(1, 3001), *range(9001, 12001)]
+            replicated.sql("INSERT INTO numbers VALUES (1)")
+            assert numbers_of(stream.get(LIMIT_S)) == [1]
+
+
+# ---- waiting ------------------------------------------------------------------------------------
+
+
+def test_waiting_in_vain_loses_nothing(run, replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    many = 60
+
+    def write():
+        for n in range(many):
+            replicated_here.sql(f"INSERT INTO numbers VALUES ({n}), ({n})")
+
+    async def main():
+        found = []
+        timeouts = 0
+        async with await aio.connect_replication(replicated_here.url) as replication:
+            async with replication.stream(slot, "everything") as stream:
+                with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+                    await stream.get(0.5)  # it is connected now
+                writer = asyncio.get_running_loop().run_in_executor(None, write)
+                transaction = None
+                while len(found) < 2 * many:
+                    try:
+                        if timeouts % 2:
+                            async with asyncio.timeout(0.0005 * (timeouts % 7)):
+                                transaction = await stream.get()
+                        else:
+                            transaction = await stream.get(0.0005 * (timeouts % 7))
+                        timeouts += 1
+                    except (TimeoutError, asyncio.TimeoutError):
+                        timeouts += 1
+                        continue
+                    found += [change.new["n"] async for change in transaction]
+                await writer
+        return found, timeouts
+
+    if not hasattr(asyncio, "timeout"):
+        pytest.skip("asyncio.timeout() is of Python 3.11")
+    found, timeouts = run(main())
+    assert found == [n for n in range(many) for _ in range(2)]
+    assert timeouts > many
+
+
+@pytest.mark.parametrize("face", ["aio", "green", "plain"])
+def test_a_slow_consumer_keeps_its_connection(replicated_here, face):
+    replicated_here.sql("CREATE TABLE numbers (n int, t text)")
+    slot = replicated_here.slot()
+    # More than the sockets hold: the server waits for us, and still has to hear from us.
+    replicated_here.sql(
+        "INSERT INTO numbers SELECT i, repeat('x', 10000) FROM generate_series(1, 3000) i",
+        "INSERT INTO numbers VALUES (0)",
+    )
+    options = {"options": "-c wal_sender_timeout=300"}
+
+    async def by_task():
+        async with await aio.connect_replication(replicated_here.url, **options) as replication:
+            async with replication.stream(slot, "everything") as stream:
+                transaction = await stream.get(LIMIT_S)
+                pid = (await async_(replicated_here.status)(slot)).active_pid
+                await asyncio.sleep(1)
+                numbers = [change.new["n"] async for change in transaction]
+                await asyncio.sleep(1)
+                numbers += [change.new["n"] async for change in await stream.get(LIMIT_S)]
+                assert (await async_(replicated_here.status)(slot)).active_pid == pid
+                return numbers
+
+    def by_sync(sleep):
+        with pg.connect_replication(replicated_here.url, **options) as replication:
+            with replication.stream(slot, "everything") as stream:
+                transaction = stream.get(LIMIT_S)
+                pid = replicated_here.status(slot).active_pid
+                sleep(1)
+                numbers = numbers_of(transaction)
+                sleep(1)
+                numbers += numbers_of(stream.get(LIMIT_S))
+                assert replicated_here.status(slot).active_pid == pid
+                return numbers
+
+    if face == "plain":
+        found = by_sync(time.sleep)
+    else:
+        from greenletio import sleep
+
+        found = asyncio.run(by_task() if face == "aio" else async_(by_sync)(sleep))
+    assert found == [*range(1, 3001), 0]
+
+
+def test_a_server_that_is_frozen_is_left_and_found_again(own_server):
+    made = make(own_server.url)
+    replicated = next(made)
+    replicated.sql("CREATE TABLE numbers (n int)")
+    slot = replicated.slot()
+    replicated.sql("INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated.url, timeout=0.3) as replication:
+        with replication.stream(slot, "everything", receive_timeout=0.3, resume=0.5) as stream:
+            assert numbers_of(stream.get(LIMIT_S)) == [1]
+            own_server.freeze()
+            try:
+                with pytest.raises(errors.OperationalError):
+                    stream.get(LIMIT_S)
+            finally:
+                own_server.thaw()
+            replicated.sql("INSERT INTO numbers VALUES (2)")
+            stream._core._resume = LIMIT_S
+            assert numbers_of(stream.get(LIMIT_S)) == [2]
+    next(made, None)
+
+
+def test_one_reads_at_a_time_and_closing_ends_the_wait(run, replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+
+    async def main():
+        async with await aio.connect_replication(replicated_here.url) as replication:
+            stream = replication.stream(slot, "everything")
+            waiting = asyncio.create_task(stream.get())
+            while not stream._core.is_open:
+                await asyncio.sleep(0.001)
+            with pytest.raises(errors.InterfaceError, match="another task"):
+                await stream.get()
+            await stream.close()
+            with pytest.raises(errors.InterfaceError, match="this stream is closed"):
+                await waiting
+            assert (await replication.slot(slot)).active_pid is None
+
+    run(main())
+
+
+def test_a_stream_that_nobody_has_ends(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO numbers VALUES (1)")
+    replication = pg.connect_replication(replicated_here.url)
+    stream = replication.stream(slot, "everything", status_interval=0.01)
+    assert numbers_of(stream.get(LIMIT_S)) == [1]
+    core = weakref.ref(stream._core)
+    raw = replication._session.raw
+    del stream
+    gc.collect()
+    assert raw.is_closed()
+    replication.close()
+    del replication
+    gc.collect()
+    assert core() is None
+
+
+# ---- lost connections ---------------------------------------------------------------------------
+
+KILLS = 50
+
+
+class Consumer(threading.Thread):
+    """Takes what a stream tells, as (writer, number), until it has so many."""
+
+    def __init__(self, face, url, slot):
+        super().__init__(daemon=True)
+        self.face, self.url, self.slot = face, url, slot
+        self.rows = []
+        self.wanted = None
+        self.failure = None
+        self.start()
+
+    @property
+    def is_done(self):
+        return self.wanted is not None and len(self.rows) >= self.wanted
+
+    def run(self):
+        try:
+            if self.face == "plain":
+                self.consume()
+            else:
+                asyncio.run(self.main() if self.face == "aio" else async_(self.consume)())
+        except BaseException as exc:
+            self.failure = exc
+
+    async def main(self):
+        async with await aio.connect_replication(self.url) as replication:
+            async with replication.stream(self.slot, "everything") as stream:
+                while not self.is_done:
+                    try:
+                        transaction = await stream.get(0.2)
+                    except (TimeoutError, asyncio.TimeoutError):
+                        continue
+                    async for change in transaction:
+                        self.rows.append((change.new["writer"], change.new["n"]))
+
+    def consume(self):
+        with pg.connect_replication(self.url) as replication:
+            with replication.stream(self.slot, "everything") as stream:
+                while not self.is_done:
+                    try:
+                        transaction = stream.get(0.2)
+                    except TimeoutError:
+                        continue
+                    for change in transaction:
+                        self.rows.append((change.new["writer"], change.new["n"]))
+
+
+class Writer(threading.Thread):
+    """Commits numbers in their order, one to four at a time and now and then 3000."""
+
+    def __init__(self, number, url):
+        super().__init__(daemon=True)
+        self.number, self.url = number, url
+        self.acknowledged = 0
+        self.stopped = False
+        self.start()
+
+    def run(self):
+        insert = "INSERT INTO written SELECT %s, i, repeat('x', 200) FROM generate_series(%s, %s) i"
+        with pg.connect(self.url, autocommit=True, options=AT_ONCE) as connection:
+            turn = 0
+            while not self.stopped:
+                turn += 1
+                size = 3000 if turn % 40 == 0 else 1 + turn % 4
+                end = self.acknowledged + size
+                connection.execute(insert, [self.number, self.acknowledged + 1, end])
+                self.acknowledged = end
+                time.sleep(0.002)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "face", ["aio", pytest.param("green", marks=SLOW), pytest.param("plain", marks=SLOW)]
+)
+def test_fifty_lost_connections_lose_and_repeat_nothing(replicated_here, face):
+    replicated_here.sql("CREATE TABLE written (writer int, n int, t text)")
+    slot = replicated_here.slot()
+    consumer = Consumer(face, replicated_here.url, slot)
+    writers = [Writer(number, replicated_here.url) for number in range(2)]
+    killed = set()
+    end = time.monotonic() + 4 * LIMIT_S
+    kill = (
+        "SELECT active_pid, pg_terminate_backend(active_pid) FROM pg_replication_slots "
+        f"WHERE slot_name = '{slot}' AND active_pid IS NOT NULL"
+    )
+    while len(killed) < KILLS and time.monotonic() < end and consumer.failure is None:
+        before = len(consumer.rows)
+        for pid, done in replicated_here.sql(kill):
+            if done:
+                killed.add(pid)
+        while len(consumer.rows) == before and consumer.is_alive() and time.monotonic() < end:
+            time.sleep(0.002)
+    for writer in writers:
+        writer.stopped = True
+        writer.join(LIMIT_S)
+    consumer.wanted = sum(writer.acknowledged for writer in writers)
+    consumer.join(LIMIT_S)
+    assert consumer.failure is None
+    assert len(killed) >= KILLS
+    for writer in writers:
+        numbers = [n for number, n in consumer.rows if number == writer.number]
+        assert numbers == list(range(1, writer.acknowledged + 1))
+
+
+@pytest.mark.parametrize("plugin", ["pgoutput", "test_decoding"])
+def test_a_connection_lost_in_the_middle_of_a_transaction(replicated, plugin):
+    replicated.sql("CREATE TABLE numbers (n int, t text)")
+    slot = replicated.slot(plugin)
+    replicated.sql(
+        "INSERT INTO numbers SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i",
+        "INSERT INTO numbers VALUES (0)",
+    )
+    publications = ("everything",) if plugin == "pgoutput" else ()
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot, *publications) as stream:
+            large = stream.get(LIMIT_S)
+            numbers = [next(large).new["n"] for _ in range(10)]
+            for _ in range(3):
+                # It may wait for us to take what it has sent: it ends as we go on.
+                pids = replicated.sql(
+                    "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
+                    f"WHERE slot_name = '{slot}' AND active_pid IS NOT NULL"
+                )
+                assert pids == [(True,)]
+                numbers += [next(large).new["n"] for _ in range(6000)]
+            numbers += numbers_of(large)
+            assert numbers == list(range(1, 20001))
+            assert numbers_of(stream.get(LIMIT_S)) == [0]
+
+
+def test_a_slot_that_another_has_moved_on_is_told_of(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything") as stream:
+            assert numbers_of(stream.get(LIMIT_S)) == [1]
+            replicated_here.sql(
+                "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots "
+                f"WHERE slot_name = '{slot}'",
+                "INSERT INTO numbers VALUES (2)",
+                f"SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())",
+            )
+            with pytest.raises(errors.InternalError, match="somebody else has moved"):
+                stream.get(LIMIT_S)
+
+
+def test_without_resume_the_loss_is_told(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything", resume=0) as stream:
+            assert numbers_of(stream.get(LIMIT_S)) == [1]
+            replicated_here.sql(
+                "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots "
+                f"WHERE slot_name = '{slot}'",
+                "INSERT INTO numbers VALUES (2)",
+            )
+            with pytest.raises(errors.OperationalError):
+                stream.get(LIMIT_S)
+            assert numbers_of(stream.get(LIMIT_S)) == [2]  # asked again it goes on
+
+
+def test_the_example_runs(replicated_here):
+    example = Path(__file__).resolve().parents[2] / "examples/replication_cache.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(example)],
+        env={**os.environ, "DATABASE_URL": replicated_here.url},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("prices, the same in the table and in the dict\n")
