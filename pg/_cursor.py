@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from greenletio._pg import BUILTIN, ArrowBatch, Op, Statement
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ("Column", "Cursor", "typed")
 
 BPCHAR, VARCHAR, NUMERIC = 1042, 1043, 1700
+
+_WORD = r'(?:[^\W\d][\w$]*|"(?:[^"\0]|"")+")'
+_NAME = re.compile(_WORD)
+_FUNCTION = re.compile(rf"{_WORD}(?:\.{_WORD})*")
 
 Row = TypeVar("Row")
 Result = tuple[list[Any] | None, tuple[Any, ...] | None, str]
@@ -53,6 +57,9 @@ def _column(name: str, oid: int, size: int, modifier: int) -> Column:
 class Cursor(Generic[Row]):
     """Runs queries and holds the result of the last one."""
 
+    #: The DB-API's, for databases whose rows have numbers: the server's have none.
+    lastrowid: None = None
+
     def __init__(self, connection: Connection[Any], row_factory: Factory[Row]) -> None:
         self.connection = connection
         self.row_factory = row_factory
@@ -83,6 +90,12 @@ class Cursor(Generic[Row]):
         if self.closed:
             raise InterfaceError("the cursor is closed")
 
+    def _start(self) -> None:
+        """Something new is run: what there was is dropped."""
+        self._check()
+        self._set(None)
+        self._results = []
+
     # -- running
 
     def execute(
@@ -93,9 +106,7 @@ class Cursor(Generic[Row]):
         Without parameters it may be several statements: nextset() goes on to their results. Waits
         for the server; can be cancelled, and ended by `timeout` seconds.
         """
-        self._check()
-        self._set(None)
-        self._results = []
+        self._start()
         self._pending = None
         results = self.connection._run(query, params, timeout, self)
         if isinstance(results, Op):
@@ -121,9 +132,7 @@ class Cursor(Generic[Row]):
         self, query: str, params_seq: Iterable[Any], *, returning: bool = False
     ) -> None:
         """Run a query once for each of the parameters; with `returning` keep the results."""
-        self._check()
-        self._set(None)
-        self._results = []
+        self._start()
         if not returning:
             self.rowcount = self.connection._run_many(query, params_seq)
             return
@@ -135,6 +144,34 @@ class Cursor(Generic[Row]):
         if self._results:
             self._set(self._results.pop(0))
 
+    def callproc(
+        self,
+        procname: str,
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        timeout: float | None = None,
+    ) -> Any:
+        """Call a function of the server: its rows are the result.
+
+        The name is taken as in SQL: with a schema, in quotes where it needs them. A mapping gives
+        parameters by name. Returns a copy of the parameters, as the DB-API wants it. (A procedure
+        is called by ``execute("CALL name(%s)", …)``.)
+        """
+        if not _FUNCTION.fullmatch(procname):
+            raise ProgrammingError(f"no name of a function: {procname!r}")
+        if isinstance(parameters, (str, bytes)):
+            raise TypeError(f"parameters are a sequence or a mapping, not {parameters!r}")
+        names = list(parameters) if isinstance(parameters, Mapping) else []
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ProgrammingError(f"no name of a parameter: {name!r}")
+        given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+        values = list(given.values()) if isinstance(given, dict) else given
+        marks = [f"{name} => ${at}" for at, name in enumerate(names, 1)]
+        marks = marks or [f"${at}" for at in range(1, len(values) + 1)]
+        self.execute(f"SELECT * FROM {procname}({', '.join(marks)})", values, timeout=timeout)
+        return given
+
     def stream(
         self, query: str, params: Any = None, *, timeout: float | None = None
     ) -> Iterator[Row]:
@@ -144,9 +181,7 @@ class Cursor(Generic[Row]):
         query, which fails the transaction if one is open; the connection can be used at once.
         `timeout` is for each wait.
         """
-        self._check()
-        self._set(None)
-        self._results = []
+        self._start()
         with self.connection._streaming(query, params, timeout, "tuples") as (statement, read):
             self._describe(statement)
             make = self.row_factory(self)
@@ -181,9 +216,7 @@ class Cursor(Generic[Row]):
         self, query: str, params: Any, timeout: float | None, numeric: Numeric, batch_rows: int
     ) -> Iterator[ArrowBatch]:
         """The last one has no rows."""
-        self._check()
-        self._set(None)
-        self._results = []
+        self._start()
         connection = self.connection
         with connection._streaming(query, params, timeout, "columns", batch_rows) as part:
             statement, read = part
@@ -227,9 +260,7 @@ class Cursor(Generic[Row]):
     @contextmanager
     def copy(self, sql: str) -> Iterator[Copy]:
         """A COPY … FROM STDIN or TO STDOUT: ``with cursor.copy(sql) as copy: copy.write(…)``."""
-        self._check()
-        self._set(None)
-        self._results = []
+        self._start()
         with self.connection._copying(sql) as copy, copy:
             yield copy
         if copy.status is not None:
@@ -303,6 +334,13 @@ class Cursor(Generic[Row]):
         self.rownumber = len(rows)
         return [make(row) for row in rows[at:]]
 
+    def __next__(self) -> Row:
+        rows, make, at = self._fetched()
+        if at >= len(rows):
+            raise StopIteration
+        self.rownumber = at + 1
+        return make(rows[at])
+
     def __iter__(self) -> Iterator[Row]:
         while True:
             rows, make, at = self._fetched()
@@ -339,12 +377,7 @@ class Cursor(Generic[Row]):
     def __enter__(self) -> Cursor[Row]:
         return self
 
-    def __exit__(
-        self,
-        typ: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

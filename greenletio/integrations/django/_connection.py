@@ -21,6 +21,7 @@ from greenletio.integrations.django._values import (
     to_driver,
 )
 from greenletio.pg import _types
+from greenletio.pg._copy import quoted
 from greenletio.pg._pool_sync import PooledConnection
 
 __all__ = ("Connection", "Cursor", "Pooled", "dress")
@@ -36,12 +37,9 @@ _known: dict[tuple[str, Zone], dict[int, _pg.Codec]] = {}
 
 
 class _Cursor(pg.Cursor[Any]):
-    def callproc(self, name: str, args: Iterable[Any] | None = None) -> Any:
-        """The rows of a function at the server; gives `args`, as the DB-API says."""
-        values = list(args or ())
-        quoted = '"{}"'.format(name.replace('"', '""'))
-        self.execute(f"SELECT * FROM {quoted}({', '.join(['%s'] * len(values))})", values)
-        return args
+    def callproc(self, procname: str, parameters: Any = None, **options: Any) -> Any:
+        """As any cursor's, but the name is quoted, as Django's other backends do it."""
+        return super().callproc(quoted(procname), parameters or (), **options)
 
     def execute(self, query: Any, params: Any = None, *, timeout: float | None = None) -> Any:
         query = as_text(query, self.connection)
