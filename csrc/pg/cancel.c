@@ -74,6 +74,8 @@ gio_pg_cancel_step(GioPgConn *c, bool over)
         c->request = gio_pq_request_start(&linked, c->pg);
         c->cancel_next = now + RESEND_NS;
     }
+    if (c->request != NULL)
+        gio_pg_disarm_request(c); /* libpq may close the socket and open one of the same number */
     if (c->request != NULL) {
         int fd = -1, events = 0;
         if (gio_pq_request_step(c->request, &fd, &events) != 0) {

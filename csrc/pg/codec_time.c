@@ -296,7 +296,9 @@ interval_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_t 
     days += months / 12 * 365 + months % 12 * 30 + us / US_PER_DAY;
     us %= US_PER_DAY;
     if (days < -999999999 || days > 999999999)
-        return gio_pg_error_set("DataError", "an interval is too long for a timedelta");
+        return gio_pg_error_set("DataError",
+                                "an interval is infinite, or too long for a timedelta: "
+                                "cast it to text");
     return PyDelta_FromDSU((int)days, (int)(us / US_PER_SECOND), (int)(us % US_PER_SECOND));
 }
 

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <structmember.h>
 
+#define TURN_NS 2000000
+
 GioPgOp *
 gio_pg_op_new(GioPgConn *c, GioPgKind kind, GioPgWant want, PyObject *sql, PyObject *args,
               double timeout)
@@ -175,6 +177,21 @@ outcome(GioPgOp *op)
     return Py_NewRef(op->result);
 }
 
+/* Between a server that is fast, or far ahead, and who takes or gives the data of a COPY, nothing
+ * has to be waited for: true when others are to have their turn nevertheless. */
+static bool
+is_others_turn(GioPgOp *op)
+{
+    GioPgConn *c = op->conn;
+    if (op->session == NULL)
+        return false;
+    int64_t now = c->st->api->now(), since = c->since;
+    bool due = !op->waited && since != 0 && now - since >= TURN_NS;
+    c->since = op->waited || due ? 0 : since == 0 ? now : since;
+    op->waited = true;
+    return due;
+}
+
 /* Whoever is to be woken is one: a second one would take the first one's waiter. */
 static bool
 is_awaited(GioPgOp *op)
@@ -274,9 +291,15 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
         }
         PySendResult r = PyIter_Send(waiter, Py_None, result); /* hands itself up */
         Py_DECREF(waiter);
-        if (r != PYGEN_RETURN)
+        if (r != PYGEN_RETURN) {
+            op->waited = true;
             return r;
+        }
         Py_CLEAR(*result); /* set meanwhile */
+    }
+    if (is_others_turn(op)) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_NEXT;
     }
     *result = outcome(op);
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
@@ -402,6 +425,7 @@ wait_for(GioPgOp *op, int64_t deadline)
         gio_pg_pipeline_await(op->conn);
     while (!op->answered) {
         int role = gio_pg_engage(op);
+        op->waited = true;
         if (role == GIO_PG_PUMP) {
             if (gio_pg_pump(op, deadline) < 0)
                 return -1;
@@ -444,6 +468,8 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
             return NULL;
     }
     int rc = wait_for(op, deadline_of(op));
+    if (rc == 0 && is_others_turn(op))
+        rc = api->sleep_until(api->now());
     PyObject *exc = rc < 0 ? gio_err_take() : NULL;
     gio_pg_wake(c);
     if (exc != NULL) {

@@ -101,6 +101,7 @@ struct GioPgConn {
     bool wide;      /* libpq has room for larger reads, or was to get it */
     bool discard_copy;   /* rows of a COPY come in that nobody wants */
     bool held_back;      /* more rows came than anybody has asked for: the server shall wait */
+    int64_t since;       /* what is asked of a COPY is answered at once since then; or 0 */
     unsigned long mover; /* the thread that does so */
 
     PyObject *cache; /* {key: GioPgStatement} */
@@ -241,6 +242,7 @@ struct GioPgOp {
     bool retried;  /* that was so once */
     bool in_tx;    /* a transaction was open when it was sent */
     bool began;    /* it has ended, and the server may have begun to execute it */
+    bool waited;   /* others had their turn meanwhile */
 };
 
 /* It stands at the head of the queue while operations of their own refer to it. */
@@ -301,6 +303,8 @@ void gio_pg_watch_retire(GioPgWatch *w);
 void gio_pg_rearm(GioPgConn *c);
 /* The same, for the cancel request alone. */
 void gio_pg_rearm_request(GioPgConn *c);
+/* Not registered any more, until it is rearmed: libpq may be about to close its socket. */
+void gio_pg_disarm_request(GioPgConn *c);
 /* Nothing is registered any more; the socket may be about to be closed. */
 void gio_pg_disarm(GioPgConn *c);
 

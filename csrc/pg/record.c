@@ -234,7 +234,7 @@ record_repr(GioPgRecord *r)
 {
     PyObject *type_name = PyObject_GetAttrString((PyObject *)Py_TYPE(r), "__name__");
     PyObject *parts = type_name == NULL ? NULL : PyList_New(0), *text = NULL, *space = NULL;
-    PyObject *first = parts == NULL ? NULL : PyUnicode_FromFormat("<%U", type_name);
+    PyObject *first = parts == NULL ? NULL : PyUnicode_FromFormat("<%S", type_name);
     if (first == NULL || PyList_Append(parts, first) < 0)
         Py_CLEAR(parts);
     for (Py_ssize_t i = 0; parts != NULL && i < Py_SIZE(r); i++) {
@@ -278,7 +278,7 @@ record_values(GioPgRecord *r, PyObject *Py_UNUSED(ignored))
 static PyObject *
 record_items(GioPgRecord *r, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *items = PyTuple_New(Py_SIZE(r));
+    PyObject *items = gio_pg_hidden(PyTuple_New(Py_SIZE(r)));
     for (Py_ssize_t i = 0; items != NULL && i < Py_SIZE(r); i++) {
         PyObject *pair = PyTuple_Pack(2, PyTuple_GET_ITEM(desc_of(r)->names, i), value_of(r, i));
         if (pair == NULL)
@@ -286,7 +286,7 @@ record_items(GioPgRecord *r, PyObject *Py_UNUSED(ignored))
         else
             PyTuple_SET_ITEM(items, i, pair);
     }
-    return iterator_of(items);
+    return iterator_of(gio_pg_shown(items));
 }
 
 static PyObject *

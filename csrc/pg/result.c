@@ -102,9 +102,9 @@ static PyObject *
 text_rows(const PGresult *res)
 {
     int n = PQntuples(res), ncols = PQnfields(res);
-    PyObject *list = PyList_New(n);
+    PyObject *list = gio_pg_hidden(PyList_New(n));
     for (int i = 0; list != NULL && i < n; i++) {
-        PyObject *tuple = PyTuple_New(ncols);
+        PyObject *tuple = gio_pg_hidden(PyTuple_New(ncols)); /* of str: nobody has to collect it */
         for (int j = 0; tuple != NULL && j < ncols; j++) {
             PyObject *value =
                 PQgetisnull(res, i, j)
@@ -120,7 +120,7 @@ text_rows(const PGresult *res)
         else
             PyList_SET_ITEM(list, i, tuple);
     }
-    return list;
+    return gio_pg_shown(list);
 }
 
 /* (name, oid, size, modifier, format) of each column */
@@ -128,7 +128,7 @@ static PyObject *
 description_of(const PGresult *res)
 {
     int n = PQnfields(res);
-    PyObject *list = PyTuple_New(n);
+    PyObject *list = gio_pg_hidden(PyTuple_New(n));
     for (int i = 0; list != NULL && i < n; i++) {
         PyObject *entry = Py_BuildValue("(sIii)", PQfname(res, i), PQftype(res, i), PQfsize(res, i),
                                         PQfmod(res, i));
@@ -137,7 +137,7 @@ description_of(const PGresult *res)
         else
             PyTuple_SET_ITEM(list, i, entry);
     }
-    return list;
+    return gio_pg_shown(list);
 }
 
 PyObject *

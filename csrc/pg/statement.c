@@ -213,7 +213,7 @@ forget_types(GioPgStatement *s)
     s->param_oids = s->col_oids = NULL;
     s->col_mods = NULL;
     s->nparams = s->ncols = 0;
-    s->resolved = false;
+    s->described = s->resolved = false;
     Py_CLEAR(s->desc);
 }
 

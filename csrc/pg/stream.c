@@ -16,9 +16,12 @@ gio_pg_stream_begin(GioPgOp *op)
     GioPgConn *c = op->conn;
 #ifdef LIBPQ_HAS_CHUNK_MODE
     int rows = AT_ONCE;
-    if (op->want == GIO_PG_COLUMNS && op->column < AT_ONCE)
-        rows = (int)op->column; /* of a batch: no more than that */
-    int ok = PQsetChunkedRowsMode(c->pg, rows > 0 ? rows : 1);
+    if (op->want == GIO_PG_COLUMNS && op->column > 0) {
+        rows = op->column < AT_ONCE ? (int)op->column : AT_ONCE;
+        while (op->column % rows != 0) /* a batch is some of them, and no part of one */
+            rows--;
+    }
+    int ok = PQsetChunkedRowsMode(c->pg, rows);
 #else
     int ok = PQsetSingleRowMode(c->pg);
 #endif

@@ -250,13 +250,19 @@ hold(GioPgConn *c)
 }
 
 static void
+unwatch_request(GioPgWatch *w)
+{
+    watch_request(w, 0);
+    w->request_fd = -1;
+    Py_CLEAR(w->graves);
+}
+
+static void
 arm_request(GioPgConn *c, GioPgWatch *w)
 {
     int events = 0, fd = gio_pg_cancel_wants(c, &events);
-    if (w->request_fd >= 0 && w->request_fd != fd) {
-        watch_request(w, 0);
-        Py_CLEAR(w->graves);
-    }
+    if (w->request_fd >= 0 && w->request_fd != fd)
+        unwatch_request(w);
     w->request_fd = fd;
     if (fd >= 0)
         watch_request(w, events);
@@ -293,6 +299,20 @@ gio_pg_rearm_request(GioPgConn *c)
         arm_request(c, w);
     else if (c->cancelling)
         poke(w);
+    Py_DECREF(w);
+    if (exc != NULL)
+        gio_err_give(exc);
+}
+
+void
+gio_pg_disarm_request(GioPgConn *c)
+{
+    GioPgWatch *w = c->watch;
+    if (w == NULL || w->request_armed == 0 || !gio_pg_watch_is_here(w))
+        return;
+    PyObject *exc = gio_err_take();
+    Py_INCREF(w);
+    unwatch_request(w);
     Py_DECREF(w);
     if (exc != NULL)
         gio_err_give(exc);

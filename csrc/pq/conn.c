@@ -50,6 +50,15 @@ conn_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+void
+gio_pq_conn_closed_fd(GioPqState *st, GioPqConn *c)
+{
+    /* The number may belong to a new file by now: then it is not ours to announce. */
+    if (c->fd >= 0 && fcntl(c->fd, F_GETFD) < 0 && errno == EBADF)
+        st->api->fd_closing(c->fd);
+    c->fd = -1;
+}
+
 /* The weak reference's callback: psycopg2's connection is being deallocated,
  * its socket is closed. */
 static PyObject *
@@ -67,10 +76,8 @@ conn_forget(PyObject *self, PyObject *args, PyObject *kwargs)
     c->pg = NULL;
     if (st->recent == c)
         st->recent = NULL;
-    /* The number may belong to a new file by now: then it is not ours to announce. */
-    if (c->fd >= 0 && st->api != NULL && fcntl(c->fd, F_GETFD) < 0 && errno == EBADF)
-        st->api->fd_closing(c->fd);
-    c->fd = -1;
+    if (st->api != NULL)
+        gio_pq_conn_closed_fd(st, c);
     Py_CLEAR(c->weak);
     if (st->conns != NULL && PyDict_DelItem(st->conns, c->key) < 0)
         PyErr_Clear();
@@ -123,7 +130,7 @@ gio_pq_conn_attach(GioPqState *st, GioPqConn *c)
 {
     if (c->pg != NULL || gio_pq_is_closed(st, c->conn))
         return 0;
-    PyObject *address = PyObject_GetAttrString(c->conn, "pgconn_ptr");
+    PyObject *address = Py_TYPE(st->pointer)->tp_descr_get(st->pointer, c->conn, NULL);
     if (address == NULL)
         return -1;
     if (address != Py_None) {
@@ -150,7 +157,6 @@ gio_pq_conn_failed(GioPqState *st, GioPqConn *c)
 void
 gio_pq_conn_gone(GioPqState *st, GioPqConn *c)
 {
-    PyObject *type, *value, *traceback;
     int fd = c->fd;
     if (c->pg != NULL && !gio_pq_is_closed(st, c->conn))
         fd = st->pq.PQsocket(c->pg);
@@ -158,9 +164,10 @@ gio_pq_conn_gone(GioPqState *st, GioPqConn *c)
     c->pg = NULL;
     if (fd < 0)
         return;
-    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *exc = gio_err_take();
     st->api->fd_closing(fd);
-    PyErr_Restore(type, value, traceback);
+    if (exc != NULL)
+        gio_err_give(exc);
 }
 
 /* The offset of a C member of psycopg2's types, or -1 with an exception. */
@@ -192,13 +199,18 @@ find_type(PyObject *psycopg, const char *name, PyTypeObject **out)
     return type == NULL ? -1 : 0;
 }
 
-/* cursor.execute and connection.poll, as psycopg2 made them. */
+/* cursor.execute, connection.pgconn_ptr and connection.poll, as psycopg2 made them. */
 static int
 find_methods(GioPqState *st)
 {
     st->execute = PyObject_GetAttrString((PyObject *)st->cursor, "execute");
-    if (st->execute == NULL)
+    st->pointer = PyObject_GetAttrString((PyObject *)st->connection, "pgconn_ptr");
+    if (st->execute == NULL || st->pointer == NULL)
         return -1;
+    if (!Py_IS_TYPE(st->pointer, &PyGetSetDescr_Type)) {
+        PyErr_SetString(PyExc_ImportError, "connection.pgconn_ptr is not psycopg2's own");
+        return -1;
+    }
     PyObject *poll = PyObject_GetAttrString((PyObject *)st->connection, "poll");
     if (poll == NULL)
         return -1;

@@ -7,6 +7,7 @@
  * What a file's read() raises ends the COPY on the server, which reports it, as
  * psycopg2 does; what its write() raises is kept and raised after the rest.
  */
+#include "core/compat.h"
 #include "pq/pq.h"
 
 #include <string.h>
@@ -105,12 +106,13 @@ codec(Copy *copy)
     PyObject *encoding = PyObject_GetAttrString(copy->c->conn, "encoding");
     PyObject *name = encoding ? PyObject_GetItem(copy->st->encodings, encoding) : NULL;
     Py_XDECREF(encoding);
-    if (name != NULL && !PyUnicode_Check(name)) { /* the table is everybody's to change */
+    if (name != NULL && !PyUnicode_Check(name)) /* the table is everybody's to change */
         PyErr_Format(PyExc_TypeError, "psycopg2.extensions.encodings names codecs, not %.100s",
                      Py_TYPE(name)->tp_name);
-        Py_CLEAR(name);
-    }
-    return name;
+    else if (name != NULL && PyUnicode_AsUTF8(name) != NULL) /* and keeps that */
+        return name;
+    Py_XDECREF(name);
+    return NULL;
 }
 
 /* One read() as bytes: a new reference; NULL if there is none to send, maybe with an exception. */
@@ -133,21 +135,18 @@ read_chunk(Copy *copy)
 static int
 put_read_error(Copy *copy)
 {
-    char message[1024] = "error in .read() call";
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    PyObject *text = value ? PyObject_Str(value) : NULL;
-    const char *utf8 = text ? PyUnicode_AsUTF8(text) : NULL;
-    if (utf8 != NULL)
-        PyOS_snprintf(message, sizeof(message), "error in .read() call: %s %s",
-                      ((PyTypeObject *)type)->tp_name, utf8);
+    PyObject *error = gio_err_take(), *text = NULL;
+    const char *message = NULL;
+    if (error != NULL) /* of which the server repeats no more than this */
+        text = PyUnicode_FromFormat("error in .read() call: %.100s %.900S", Py_TYPE(error)->tp_name,
+                                    error);
+    if (text != NULL)
+        message = PyUnicode_AsUTF8(text);
     PyErr_Clear();
+    int rc = put_end(copy, message != NULL ? message : "error in .read() call");
     Py_XDECREF(text);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
-    return put_end(copy, message);
+    Py_XDECREF(error);
+    return rc;
 }
 
 static int
@@ -207,14 +206,7 @@ write_row(Copy *copy, const char *row, int size, PyObject *text_codec)
 static void
 keep_error(GioPqConn *c)
 {
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (traceback != NULL)
-        PyException_SetTraceback(value, traceback);
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-    Py_XSETREF(c->pending, value);
+    Py_XSETREF(c->pending, gio_err_take());
 }
 
 /* Read rows until there are no more; call NULL drops them. */

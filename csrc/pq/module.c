@@ -162,6 +162,7 @@ pq_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->connection);
     Py_VISIT(st->cursor);
     Py_VISIT(st->execute);
+    Py_VISIT(st->pointer);
     Py_VISIT(st->operational_error);
     Py_VISIT(st->programming_error);
     Py_VISIT(st->encodings);
@@ -185,6 +186,7 @@ pq_clear(PyObject *module)
     Py_CLEAR(st->connection);
     Py_CLEAR(st->cursor);
     Py_CLEAR(st->execute);
+    Py_CLEAR(st->pointer);
     Py_CLEAR(st->operational_error);
     Py_CLEAR(st->programming_error);
     Py_CLEAR(st->encodings);

@@ -4,6 +4,7 @@
  * changed in place, so that subclasses, instances and everything imported before
  * are patched, too. What stood there is kept and put back, object for object.
  */
+#include "core/compat.h"
 #include "pq/pq.h"
 
 typedef struct {
@@ -146,10 +147,9 @@ gio_pq_patch(PyObject *module, PyObject *overrides)
         guard_methods(module, st->connection, connection_methods) < 0 ||
         guard_properties(module, st->connection) < 0 || replace_overrides(st, overrides) < 0 ||
         swap_iternext(st->cursor, st->iternext, gio_pq_guard_iternext) < 0) {
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
+        PyObject *exc = gio_err_take();
         Py_XDECREF(gio_pq_unpatch(module, NULL));
-        PyErr_Restore(type, value, traceback);
+        gio_err_give(exc);
         return NULL;
     }
     Py_RETURN_NONE;

@@ -58,6 +58,7 @@ typedef struct {
     PyTypeObject *cursor;
     PyCFunction poll;  /* connection.poll */
     PyObject *execute; /* cursor.execute, unguarded */
+    PyObject *pointer; /* connection.pgconn_ptr, whatever a subclass has of that name */
     PyObject *operational_error;
     PyObject *programming_error;
     PyObject *encodings;
@@ -120,6 +121,8 @@ int gio_pq_conn_attach(GioPqState *st, GioPqConn *c);
 int gio_pq_conn_failed(GioPqState *st, GioPqConn *c);
 /* Call before the connection's socket closes, or right after. Keeps the exception that is set. */
 void gio_pq_conn_gone(GioPqState *st, GioPqConn *c);
+/* The socket that it had when last seen is closed already. */
+void gio_pq_conn_closed_fd(GioPqState *st, GioPqConn *c);
 
 /* turn.c: FIFO, one greenlet or thread at a time, re-entrant */
 /* Whether the turn is the caller's: 1 or 0, -1 with an exception. */

@@ -6,6 +6,7 @@
  * callback makes psycopg2 close the connection, so an interruption (cancellation,
  * timeout, Ctrl-C) is kept in c->pending and raised by the guard.
  */
+#include "core/compat.h"
 #include "pq/pq.h"
 
 #include <errno.h>
@@ -75,8 +76,8 @@ gio_pq_wait_socket(GioPqState *st, GioPqConn *c, int events, int64_t deadline)
     int fd = st->pq.PQsocket(c->pg), ready = 0;
     if (fd < 0)
         return gio_pq_conn_failed(st, c);
-    if (c->fd >= 0 && c->fd != fd)
-        st->api->fd_closing(c->fd); /* libpq went on to another address */
+    if (c->fd != fd)
+        gio_pq_conn_closed_fd(st, c); /* libpq went on to another address */
     c->fd = fd;
     if (!c->blocking)
         return st->api->wait_fd(fd, events, deadline);
@@ -131,22 +132,18 @@ connect_deadline(GioPqState *st, PQconninfoOption *options)
 static void
 name_the_server(GioPqState *st, PQconninfoOption *options)
 {
-    PyObject *type, *value, *traceback;
     if (!PyErr_ExceptionMatches(st->operational_error))
         return;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
+    PyObject *error = gio_err_take(), *text = PyObject_Str(error);
     const char *message = text != NULL ? PyUnicode_AsUTF8(text) : NULL;
     if (message == NULL || strstr(message, "connection to server") != NULL) {
-        PyErr_Restore(type, value, traceback);
+        gio_err_give(error);
     }
     else {
         const char *host = option(options, "host");
         PyErr_Format(st->operational_error, "connection to server at \"%s\", port %s failed: %s",
                      *host ? host : option(options, "hostaddr"), option(options, "port"), message);
-        Py_XDECREF(type);
-        Py_XDECREF(value);
-        Py_XDECREF(traceback);
+        Py_DECREF(error);
     }
     Py_XDECREF(text);
 }
@@ -225,15 +222,9 @@ wait_guarded(GioPqState *st, GioPqConn *c, bool guarded)
             return rc;
         if (!guarded || connecting || is_final(st))
             return -1;
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        PyErr_NormalizeException(&type, &value, &traceback);
-        if (traceback != NULL)
-            PyException_SetTraceback(value, traceback);
-        Py_XDECREF(type);
-        Py_XDECREF(traceback);
-        gio_pq_chain(value, c->pending); /* what the file of a COPY raised before */
-        c->pending = value;
+        PyObject *interruption = gio_err_take();
+        gio_pq_chain(interruption, c->pending); /* what the file of a COPY raised before */
+        c->pending = interruption;
     }
     return gio_pq_drain(st, c);
 }

@@ -399,6 +399,21 @@ def loop_of_another_thread(dsn):
     asyncio.run(main())
 
 
+def class_whose_name_is_no_text(dsn):
+    """What repr() shows of a record is its class's name."""
+
+    class Meta(type):
+        __name__ = property(lambda cls: 5)
+
+    class Row(aio.Record, metaclass=Meta):
+        pass
+
+    c = pg.connect(dsn)
+    row = c.raw.fetchrow("SELECT 1 AS a, ARRAY[2] AS b", record_class=Row).run()
+    assert repr(row) == "<5 a=1 b=[2]>", repr(row)
+    c.close()
+
+
 def operation_that_two_await(dsn):
     async def main():
         c = await aio.connect(dsn)

@@ -2,14 +2,17 @@
 
 import asyncio
 import gc
+import os
+import struct
 import time
 
 import pytest
 from fix_progress import Ticker
 
 import greenletio
-from greenletio import async_, pg
+from greenletio import _pg, async_, pg
 from greenletio.pg import aio, errors
+from greenletio.pg._conninfo import options_of
 
 SLEEP = "SELECT pg_sleep(60)"
 
@@ -249,3 +252,99 @@ def test_a_task_that_nobody_holds_gets_its_result(run, dsn):
             gc.collect()
 
     run(main())
+
+
+class Fickle:
+    """Before a server that has no TLS: agrees to it, and then fails. libpq goes on without, on
+    another socket, which may have the same number."""
+
+    def __init__(self, host, port):
+        self.there = host, port
+        self.tried = 0
+        self.tasks = []
+
+    async def __call__(self, reader, writer):
+        self.tasks.append(asyncio.current_task())
+        first = await reader.readexactly(8)
+        if first == struct.pack("!ii", 8, 80877103):
+            self.tried += 1
+            writer.write(b"S")
+            await reader.read(1)
+            writer.write(b"no TLS at all" * 10)
+            await asyncio.sleep(0.01)
+            writer.close()
+            return
+        far_reader, far_writer = await asyncio.open_connection(*self.there)
+        far_writer.write(first)
+
+        async def pass_on(source, target):
+            while data := await source.read(65536):
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer))
+
+
+def test_a_cancel_request_that_needs_a_second_socket(run, own_server):
+    """libpq 17 makes it as it connects: the loop hears of the second socket, too."""
+
+    async def main():
+        fickle = Fickle("127.0.0.1", own_server.port)
+        proxy = await asyncio.start_server(fickle, "127.0.0.1", 0)
+        async with proxy:
+            parts = options_of(own_server.url, {})
+            parts |= {"host": "127.0.0.1", "port": str(proxy.sockets[0].getsockname()[1])}
+            c = await aio.connect(**parts, sslmode="prefer", gssencmode="disable")
+            c.cancel_timeout = 20
+            pid = c.get_server_pid()
+            if not fickle.tried:
+                pytest.skip("this libpq is built without TLS")
+            for _ in range(3):
+                before = fickle.tried
+                with pytest.raises(asyncio.TimeoutError):
+                    await c.fetch(SLEEP, timeout=0.05)
+                assert await asyncio.wait_for(c.fetchval("SELECT pg_backend_pid()"), 10) == pid
+                assert (fickle.tried > before) == (_pg.libpq_version() >= 170000)
+            await c.close()
+            await asyncio.gather(*fickle.tasks)
+
+    run(main())
+
+
+class Watchful(asyncio.SelectorEventLoop):
+    """Notes what was closed while it was registered: the number may be another's by then."""
+
+    def __init__(self):
+        super().__init__()
+        self.closed_early = []
+
+    def _look_at(self, fd):
+        try:
+            os.fstat(fd)
+        except OSError:
+            self.closed_early.append(fd)
+
+    def remove_reader(self, fd):
+        self._look_at(fd)
+        return super().remove_reader(fd)
+
+    def remove_writer(self, fd):
+        self._look_at(fd)
+        return super().remove_writer(fd)
+
+
+def test_a_cancel_request_is_not_registered_when_libpq_closes_its_socket(dsn):
+    async def main():
+        c = await aio.connect(dsn)
+        for _ in range(3):
+            with pytest.raises(asyncio.TimeoutError):
+                await c.fetch(SLEEP, timeout=0.05)
+            assert await c.fetchval("SELECT 1") == 1
+        await c.close()
+
+    loop = Watchful()
+    try:
+        loop.run_until_complete(main())
+        assert loop.closed_early == []
+    finally:
+        loop.close()

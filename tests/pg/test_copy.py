@@ -1,7 +1,9 @@
 """COPY, both ways: what it takes and gives, back-pressure, and the ways in which it ends early."""
 
 import asyncio
+import functools
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -290,5 +292,125 @@ def test_records_need_a_binary_form(run, dsn):
         assert isinstance(caught.value, pg.NotSupportedError)
         assert await c.fetchval("SELECT count(*) FROM t") == 0
         await c.close()
+
+    run(main())
+
+
+class Turns:
+    """How many pieces were taken or given in a row while another task waited for its turn."""
+
+    def __init__(self):
+        self.most = self._now = 0
+
+    def piece(self):
+        """One that takes a millisecond: the other side is far ahead, and nobody has to wait."""
+        time.sleep(0.001)
+        self._now += 1
+        self.most = max(self.most, self._now)
+
+    async def count(self):
+        while True:
+            self._now = 0
+            await asyncio.sleep(0)
+
+
+MANY_ROWS = "SELECT repeat('x', 1000) FROM generate_series(1, 20000)"
+
+
+async def out(c, turns):
+    async for _ in reading(c):
+        turns.piece()
+
+
+async def reading(c):
+    session = c._op("copy", "status", f"COPY ({MANY_ROWS}) TO STDOUT")
+    await session
+    while isinstance(rows := await c._op("copy_read", "nothing", "", session=session), bytes):
+        yield rows
+
+
+async def to_file(c, turns):
+    class File:
+        def write(self, data):
+            turns.piece()
+
+    await c.copy_from_query(MANY_ROWS, output=File())
+
+
+async def from_file(c, turns):
+    class File:
+        left = 200
+
+        def read(self, size):
+            self.left -= 1
+            turns.piece()
+            return b"1\n" * 100 if self.left else b""
+
+    await c.copy_to_table("t", source=File())
+
+
+async def columns(c, turns):
+    async for _ in c.stream_arrow(MANY_ROWS, batch_rows=50):
+        turns.piece()
+
+
+def by_cursor(work):
+    @functools.wraps(work)
+    async def run(c, turns):
+        await async_(work)(turns, c.dsn)
+
+    return run
+
+
+@by_cursor
+def green_out(turns, dsn):
+    with pg.connect(dsn) as c, c.cursor().copy(f"COPY ({MANY_ROWS}) TO STDOUT") as copy:
+        for _ in copy:
+            turns.piece()
+
+
+@by_cursor
+def green_in(turns, dsn):
+    with pg.connect(dsn) as c:
+        c.execute("CREATE TEMP TABLE t (a int)")
+        with c.cursor().copy("COPY t FROM STDIN") as copy:
+            for _ in range(200):
+                copy.write(b"1\n" * 100)
+                turns.piece()
+
+
+@pytest.mark.leaks(False)
+@pytest.mark.parametrize(
+    "work", [out, to_file, from_file, columns, green_out, green_in], ids=lambda f: f.__name__
+)
+def test_others_have_their_turn_however_fast_the_server_is(run, connect, dsn, work):
+    async def main():
+        turns = Turns()
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+            c.dsn = dsn
+            counting = asyncio.create_task(turns.count())
+            await work(c, turns)
+            counting.cancel()
+        assert 1 <= turns.most <= 10
+
+    run(main())
+
+
+def test_cancelled_while_others_have_their_turn(run, connect):
+    """The piece that was there is lost, the COPY is ended, and the connection usable."""
+
+    async def main():
+        async with connect() as c:
+            turns = Turns()
+            task = asyncio.create_task(to_file(c, turns))
+            while turns.most < 3:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with pytest.raises(asyncio.TimeoutError):
+                slow = asyncio.create_task(to_file(c, turns))
+                await asyncio.wait_for(slow, 0.01)
 
     run(main())

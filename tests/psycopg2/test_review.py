@@ -292,3 +292,39 @@ def test_a_turn_that_is_set_by_hand(connect, fetch):
 
     conn = connect()
     asyncio.run(main())
+
+
+def test_a_files_error_whose_text_is_long(connect):
+    """Cut in the middle of a character, it was refused by the server for that."""
+
+    class Broken:
+        def read(self, size):
+            raise ValueError("x" + "é" * 2000)
+
+    cursor = connect().cursor()
+    cursor.execute("CREATE TEMP TABLE numbers (a int)")
+    with pytest.raises(QueryCanceledError, match=r"ValueError xéé"):
+        cursor.copy_from(Broken(), "numbers")
+
+
+def test_a_subclass_that_hides_pgconn_ptr(run, connect, fetch):
+    """What psycopg2 itself says is the address, not what a subclass makes of the name."""
+
+    class Connection(extensions.connection):
+        pgconn_ptr = 8
+
+    def work():
+        return fetch(connect(connection_factory=Connection), "SELECT 1")
+
+    async def main():
+        return await async_(work)()
+
+    assert run(main()) == 1
+
+
+def test_a_codec_whose_name_is_no_text(connect, monkeypatch):
+    cursor = connect().cursor()
+    cursor.execute("CREATE TEMP TABLE numbers (a int)")
+    monkeypatch.setitem(extensions.encodings, "UTF8", "\udc80")
+    with pytest.raises(QueryCanceledError, match="UnicodeEncodeError"):
+        cursor.copy_expert("COPY numbers FROM STDIN", io.StringIO("1\n"))
