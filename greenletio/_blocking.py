@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, replace
-from types import CodeType, TracebackType
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Literal
 
 from greenletio import _core
@@ -103,12 +103,7 @@ class Detector:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        typ: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     @property

@@ -9,16 +9,34 @@ from greenletio import _pg
 if TYPE_CHECKING:
     from greenletio.pg._cursor import Cursor
 
-__all__ = ("Pipeline",)
+__all__ = ("Ops", "Pipeline")
 
 
-class Pipeline:
+class Ops:
+    """What was sent in a pipeline since its last sync."""
+
+    def __init__(self) -> None:
+        self._ops: list[_pg.Op[Any]] = []
+
+    def _settle(self) -> None:
+        """All of it is over: the first error that nobody was told of is raised."""
+        ops, self._ops = self._ops, []
+        for op in ops:
+            if op._untold is not None:
+                op.run()  # which has ended: it raises
+
+    def _give_up(self) -> None:
+        while self._ops:
+            self._ops.pop().close()
+
+
+class Pipeline(Ops):
     """What ``with connection.pipeline() as pipeline:`` gives."""
 
     def __init__(self, raw: _pg.Connection, idle: bool) -> None:
+        super().__init__()
         self._raw = raw
         self.idle = idle  # no transaction was begun
-        self._ops: list[_pg.Op[Any]] = []
         self._cursors: list[Cursor[Any]] = []
 
     def sync(self) -> None:
@@ -34,17 +52,13 @@ class Pipeline:
         return op
 
     def _settle(self) -> None:
-        ops, self._ops = self._ops, []
         cursors, self._cursors = self._cursors, []
         for cursor in cursors:
             cursor._settle()
-        for op in ops:
-            if op._untold is not None:
-                op.run()  # which has ended: it raises
+        super()._settle()
 
     def _give_up(self) -> None:
-        while self._ops:
-            self._ops.pop().close()
+        super()._give_up()
         self._cursors.clear()
 
     def _end_transaction(self, sql: str) -> None:

@@ -34,6 +34,7 @@ from greenletio.pg._pool_parts import (
     Steps,
     TooManyRequests,
     Wait,
+    reason,
 )
 from greenletio.pg._pool_slot import Reset, Slot
 from greenletio.pg._reset import RESET_TIMEOUT
@@ -290,7 +291,7 @@ class Core:
             f"{leased} of {self.limits.max_size} are in use, {len(self._queue)} more requests wait"
         )
         if failure is not None:
-            text += f"; the last attempt to connect failed: {str(failure) or 'it took too long'}"
+            text += f"; the last attempt to connect failed: {reason(failure)}"
         error = PoolTimeout(text)
         error.__cause__ = failure
         return error
@@ -334,7 +335,7 @@ class Core:
         """It could not be reset: nobody may have it."""
         self.stats.bad += 1
         if not slot.con.is_closed():
-            logger.warning("a connection could not be reset and is closed: %s", error)
+            logger.warning("a connection could not be reset and is closed: %s", reason(error))
         self.discard(slot)
 
     def ready(self, slot: Slot) -> None:

@@ -14,7 +14,7 @@ from asyncio import _get_running_loop
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from greenletio.pg._pool_parts import run, wait
+from greenletio.pg._pool_parts import reason, run, wait
 
 if TYPE_CHECKING:
     from greenletio.pg._pool import Core
@@ -108,7 +108,9 @@ class Keeper:
         return core.is_missing() and not self._stopped and not self._is_filling()
 
     def _failed(self, exc: Exception) -> None:
-        logger.warning("a connection of the pool could not be made, it is tried again: %s", exc)
+        logger.warning(
+            "a connection of the pool could not be made, it is tried again: %s", reason(exc)
+        )
         self._pause = min(2 * self._pause or AGAIN, AGAIN_MOST)
         self.look_after(monotonic() + self._pause)
 

@@ -19,6 +19,7 @@ __all__ = (
     "TooManyRequests",
     "Wait",
     "may_wait",
+    "reason",
     "run",
     "wait",
 )
@@ -124,6 +125,15 @@ class Wait:
         finally:
             if timer is not None:
                 timer.cancel()
+
+
+def reason(exc: BaseException) -> str:
+    """What an exception says; a timeout, of which libraries say nothing: that it was one."""
+    return str(exc) or (
+        "it took too long"
+        if isinstance(exc, (TimeoutError, asyncio.TimeoutError))
+        else type(exc).__name__
+    )
 
 
 def may_wait() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenletio import _core
 from greenletio.pg._errors import Error, NotSupportedError, OperationalError
-from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, Steps, Wait
+from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, Steps, Wait, reason
 from greenletio.pg._pool_slot import Slot
 from greenletio.pg.errors import ConnectionClosed, QueryInDoubt
 
@@ -203,7 +203,7 @@ class Lanes:
     def _timed_out(self, timeout: float, failure: BaseException | None = None) -> PoolTimeout:
         text = f"pool {self._core.name!r} had no shared connection within {timeout:.2f} s"
         if failure is not None:
-            text += f"; the last attempt to connect failed: {str(failure) or 'it took too long'}"
+            text += f"; the last attempt to connect failed: {reason(failure)}"
         return PoolTimeout(text)
 
     def _connect(self, timeout: float, patient: bool) -> Steps:

@@ -9,7 +9,6 @@ from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from greenletio import _core
@@ -260,12 +259,7 @@ class Pool:
         self.open()
         return self
 
-    def __exit__(
-        self,
-        typ: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def drain(self) -> None:

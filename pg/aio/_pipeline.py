@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from greenletio import _pg
+from greenletio.pg._pipeline import Ops
 from greenletio.pg.errors import Error
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ("Pipeline",)
 
 
-class Pipeline:
+class Pipeline(Ops):
     """What ``connection.pipeline()`` gives: an ``async with`` block.
 
     Its methods send a query at once and give an Op: await it when its result is needed, inside the
@@ -28,8 +29,8 @@ class Pipeline:
     """
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__()
         self._connection = connection
-        self._ops: list[_pg.Op[Any]] = []
 
     # -- sending
 
@@ -82,16 +83,6 @@ class Pipeline:
         """Wait until all that was sent is done, and begin anew after an error, which is raised."""
         await self._connection._op("sync", "nothing", "")
         self._settle()
-
-    def _settle(self) -> None:
-        ops, self._ops = self._ops, []
-        for op in ops:
-            if op._untold is not None:
-                op.run()  # which has ended: it raises
-
-    def _give_up(self) -> None:
-        while self._ops:
-            self._ops.pop().close()
 
     async def __aenter__(self) -> Pipeline:
         op = self._connection._op("pipeline", "nothing", "")

@@ -285,12 +285,7 @@ class Pool(Queries):
     async def __aenter__(self) -> Pool:
         return await self._initialize()
 
-    async def __aexit__(
-        self,
-        typ: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     @property

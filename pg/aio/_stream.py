@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from greenletio import _pg
@@ -39,12 +38,7 @@ class Streaming:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        typ: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self._close()
 
     def __del__(self) -> None:

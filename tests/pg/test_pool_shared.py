@@ -1,10 +1,15 @@
 """pool.shared: the queries of many on few connections, on their way at the same time."""
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
+from fix_progress import Ticker
 
 import greenletio
 from greenletio import async_, pg
@@ -399,3 +404,96 @@ def test_through_pgbouncer(run, dsn, pgbouncer, mode):
                 assert found == [*range(100), *map(str, range(100))]
 
     run(main())
+
+
+def test_the_server_is_killed_under_it(run, own_server):
+    """Who has a query there hears of it at once; who comes when it is back has a new connection."""
+    sleep = "SELECT $1::int FROM pg_sleep($2)"
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with aio.create_pool(own_server.url, shared=2, **named("killed")) as pool:
+            await pool.fetchval(sleep, 0, 0)
+            while len(lanes_of(pool)) < 2:
+                await asyncio.sleep(0.01)
+            await asyncio.gather(*(pool.fetchval(sleep, i, 0) for i in range(10)))
+            asked = [asyncio.create_task(pool.fetchval(sleep, i, 60)) for i in range(100)]
+            sync = [
+                loop.run_in_executor(None, pool.sync.shared.execute, "SELECT pg_sleep(60)")
+                for _ in "ab"
+            ]
+            await asyncio.sleep(0.1)
+            own_server.kill()
+            found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+            assert {type(one) for one in found} <= {errors.QueryInDoubt, errors.CannotConnect}
+            assert errors.QueryInDoubt in {type(one) for one in found}
+            for one in sync:
+                with pytest.raises(errors.OperationalError):
+                    await asyncio.wait_for(one, 60)
+            with pytest.raises((errors.QueryInDoubt, errors.CannotConnect)):
+                await pool.fetchval("SELECT 1")
+            await loop.run_in_executor(None, own_server.start)
+            while True:
+                try:
+                    assert await pool.fetchval(sleep, 7, 0) == 7
+                    break
+                except errors.OperationalError:  # it starts up
+                    await asyncio.sleep(0.01)
+            answer = await loop.run_in_executor(None, pool.sync.shared.execute, "SELECT 8")
+            assert answer.fetchone() == (8,)
+            assert all(lane.users == 0 for lane in lanes_of(pool))
+
+    run(main())
+
+
+def test_the_server_freezes_under_it(run, own_server, monkeypatch):
+    """Every query has its time, and no more; when the server goes on, so does the pool."""
+    monkeypatch.setattr(_pool_shared, "STUCK", 0.0)
+    soon = 0.2
+    timeouts = (TimeoutError, asyncio.TimeoutError)
+
+    async def main():
+        pool = await aio.create_pool(own_server.url, shared=1, timeout=soon, **named("frozen"))
+        assert await pool.fetchval("SELECT $1::int", 1) == 1
+        own_server.freeze()
+        try:
+            async with Ticker():
+                for _ in range(2):  # at what there is, then at connecting
+                    asked = (pool.fetchval("SELECT $1::int", i, timeout=soon) for i in range(50))
+                    found = await asyncio.wait_for(
+                        asyncio.gather(*asked, return_exceptions=True), 30
+                    )
+                    assert all(isinstance(one, timeouts) for one in found), found
+        finally:
+            own_server.thaw()
+        assert await pool.fetchval("SELECT $1::int", 2) == 2
+        await asyncio.wait_for(pool.close(), 30)
+
+    run(main())
+    with pg.Pool(own_server.url, min_size=0, max_size=1, timeout=soon) as pool:
+        assert pool.shared.execute("SELECT 1").fetchone() == (1,)
+        own_server.freeze()
+        try:
+            for _ in range(2):
+                with pytest.raises((*timeouts, pg.PoolTimeout)):
+                    pool.shared.execute("SELECT 1", timeout=soon)
+        finally:
+            own_server.thaw()
+        pool.timeout = 30.0
+        assert pool.shared.execute("SELECT 2").fetchone() == (2,)
+
+
+def test_the_example(pg_dsn):
+    example = Path(__file__).resolve().parents[2] / "examples" / "pg_shared.py"
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", str(example)],
+        env={**os.environ, "DATABASE_URL": pg_dsn},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [
+        "500 visits, 25 of the first page",
+        "521 questions on 2 connections",
+    ]

@@ -153,8 +153,9 @@ def test_a_cancelled_greenlet_gives_its_connection_back(run, pool):
 
 
 def test_waiting_has_an_end(dsn):
-    with pg.Pool(dsn, min_size=0, max_size=1, max_waiting=1, timeout=0.05) as pool:
+    with pg.Pool(dsn, min_size=0, max_size=1, max_waiting=1) as pool:
         with pool.connection():
+            pool.timeout = 0.05
             with pytest.raises(pg.PoolTimeout, match="1 of 1 are in use"):
                 pool.getconn()
             waits = threading.Thread(target=wait_for_one, args=(pool,))
@@ -324,3 +325,16 @@ def test_one_is_lost_while_it_is_handed_out(dsn, monkeypatch):
             c.raw.terminate()
             with pytest.raises(errors.ConnectionClosed):
                 c.execute("SELECT 1")
+
+
+def test_the_log_says_what_a_reset_failed_with(dsn, caplog):
+    """A TimeoutError says nothing by itself."""
+
+    def reset(connection):
+        connection.execute("SELECT pg_sleep(60)", timeout=0.02)
+
+    with pg.Pool(dsn, min_size=1, max_size=1, reset=reset) as pool:
+        with pool.connection() as connection:
+            connection.execute("SELECT 1")
+    said = [record.getMessage() for record in caplog.records]
+    assert "a connection could not be reset and is closed: it took too long" in said
