@@ -9,17 +9,14 @@ The loop is greenletio's; GREENLETIO_TEST_LOOP=module:Class puts another in its 
 import asyncio
 import importlib.util
 import os
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fix_missing import missing
+from fix_programs import ServerProgram
 
 LOOP = os.environ.get("GREENLETIO_TEST_LOOP", "greenletio:EventLoop")
 HERE = Path(__file__).parent / "loop" / "servers"
@@ -48,49 +45,28 @@ def loop_class() -> type[asyncio.AbstractEventLoop]:
     return found
 
 
-@dataclass
-class Server:
-    name: str
-    port: int
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def server(tmp_path: Path) -> Iterator[Callable[..., ServerProgram]]:
     """Starts servers of COMMANDS. Each must end by SIGTERM, and must have reported nothing."""
-    started: list[tuple[subprocess.Popen[bytes], Path]] = []
+    started: list[ServerProgram] = []
 
-    def start(name: str, *options: str) -> Server:
+    def start(name: str, *options: str) -> ServerProgram:
         if importlib.util.find_spec(name) is None:
             missing(f"{name} is not installed")
-        # The server inherits the listener: no race for a port, and connections wait for it.
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            values = {"python": sys.executable, "fd": str(listener.fileno())}
-            command = [part.format(**values) for part in COMMANDS[name]]
-            path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-            log = tmp_path / f"{name}-{len(started)}.log"
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    [*command, *options],
-                    cwd=HERE,
-                    env={**os.environ, "PYTHONPATH": path, "GREENLETIO_TEST_LOOP": LOOP},
-                    pass_fds=[listener.fileno()],
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            started.append((process, log))
-            return Server(name, listener.getsockname()[1])
+
+        def command(fd: int) -> list[str]:
+            values = {"python": sys.executable, "fd": str(fd)}
+            return [*(part.format(**values) for part in COMMANDS[name]), *options]
+
+        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+        env = {"PYTHONPATH": path, "GREENLETIO_TEST_LOOP": LOOP}
+        log = tmp_path / f"{name}-{len(started)}.log"
+        started.append(ServerProgram(command, log, env, HERE))
+        return started[-1]
 
     yield start
-    for process, log in started:
-        process.send_signal(signal.SIGTERM)
-        try:
-            status = process.wait(LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            pytest.fail(f"SIGTERM does not end the server\n{log.read_text()}", pytrace=False)
-        said = log.read_text()
-        assert status in (0, -signal.SIGTERM), said
+    for program in started:
+        said = program.end()
         assert "Traceback" not in said, said
         assert "Warning" not in said, said
 
@@ -102,7 +78,9 @@ def ask(loop_class: type[asyncio.AbstractEventLoop]) -> Callable[..., None]:
         missing("aiohttp is not installed")
     aiohttp: Any = importlib.import_module("aiohttp")
 
-    def ask(server: Server, main: Callable[..., Coroutine[Any, Any, None]], **options: Any) -> None:
+    def ask(
+        server: ServerProgram, main: Callable[..., Coroutine[Any, Any, None]], **options: Any
+    ) -> None:
         scheme = "https" if "ssl" in options else "http"
 
         async def session() -> None:
