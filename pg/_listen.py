@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from greenletio import _core
 from greenletio.pg._errors import DatabaseError, InterfaceError, OperationalError
 from greenletio.pg._pool_connect import Run
-from greenletio.pg._pool_parts import PoolClosed, Steps, Wait, wait
+from greenletio.pg._pool_parts import Ask, PoolClosed, Steps, Wait, reason, wait
 from greenletio.pg.errors import ConnectionClosed
 
 if TYPE_CHECKING:
-    from greenletio import _pg
     from greenletio.pg.aio._connection import Connection
 
 __all__ = ("Core", "Gap", "Notification")
@@ -177,19 +176,6 @@ class Turn:
                 if self._waiting.popleft().set(None):
                     return
             self._taken = False
-
-
-class Ask:
-    """A step: an operation of the connection."""
-
-    def __init__(self, op: _pg.Op[Any]) -> None:
-        self._op = op
-
-    def run(self) -> Any:
-        return self._op.run()
-
-    async def wait(self) -> Any:
-        return await self._op
 
 
 class Source(Protocol):
@@ -345,7 +331,7 @@ class Core:
             except (DatabaseError, *LOST) as exc:
                 if not started.done() or monotonic() - since >= self._give_up_after:
                     raise
-                logger.warning("a listener cannot connect, it tries again: %s", _said(exc))
+                logger.warning("a listener cannot connect, it tries again: %s", reason(exc))
                 await self._leave()
                 delay = min(2 * delay or AGAIN, AGAIN_MOST)
                 continue
@@ -354,7 +340,7 @@ class Core:
                 self._tell(Gap(lost))
             started.set(None)
             lost = await self._watch(con)
-            logger.warning("a listener has lost its connection: %s", _said(lost))
+            logger.warning("a listener has lost its connection: %s", reason(lost))
             since = monotonic()
             delay = 0.0 if since - began >= STEADY else min(2 * delay or AGAIN, AGAIN_MOST)
             await self._leave()
@@ -618,7 +604,3 @@ def _checked(channel: Any) -> str:
     if not channel or "\0" in channel or len(channel.encode()) > 63:
         raise ValueError(f"a channel's name has 1 to 63 bytes and no NUL, not {channel!r}")
     return channel
-
-
-def _said(exc: BaseException) -> str:
-    return str(exc) or "it took too long"

@@ -23,7 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenletio import _core
-from greenletio.pg._errors import OperationalError
+from greenletio.pg._errors import InterfaceError, OperationalError
 from greenletio.pg._pool_keeper import Keeper
 from greenletio.pg._pool_parts import (
     Limits,
@@ -41,6 +41,7 @@ from greenletio.pg._reset import RESET_TIMEOUT
 from greenletio.pg.errors import ConnectionClosed
 
 if TYPE_CHECKING:
+    from greenletio.pg._pool_roles import Role
     from greenletio.pg._pool_shared import Lanes
     from greenletio.pg.aio._connection import Connection
 
@@ -75,6 +76,8 @@ class Core:
         self.asleep = 0  # closed since nobody needed them: not to be replaced before somebody does
         self.idle: deque[Slot] = deque()  # the last one was used last
         self.resetting: set[Slot] = set()
+        self.role: Role | None = None  # which servers its connections may be to; None: any
+        self.readers: Core | None = None  # the one for readonly=True
         self.lanes: list[Lanes] = []  # the connections that many share, of each face
         self.stats = Stats()
         self._slots: set[Slot] = set()  # all that count: idle, leased, resetting, connecting
@@ -120,6 +123,21 @@ class Core:
         """How many wait for a connection."""
         return len(self._queue)
 
+    def of(self, readonly: bool) -> Core:
+        """The heart for that; InterfaceError if there is none."""
+        if not readonly:
+            return self
+        if self.readers is None:
+            raise InterfaceError(
+                "readonly=True needs a pool that knows the roles of its servers: make it with "
+                "readonly=, the number of connections for that"
+            )
+        return self.readers
+
+    def is_mine(self, slot: Slot) -> bool:
+        """Whether the slot is one of this pool's, of either heart."""
+        return slot.core in (self, self.readers)
+
     def has(self, slot: Slot) -> bool:
         """Whether that is one of its places, still."""
         return slot in self._slots
@@ -141,6 +159,9 @@ class Core:
                 dead = dead or []
                 dead.append(slot)
                 slot = None
+            if slot is not None and self.role is not None and self.role.wants_look(slot):
+                self.idle.append(slot)
+                slot = None
         for one in dead or ():
             self.discard(one)
         if slot is not None:
@@ -153,6 +174,7 @@ class Core:
             or slot.generation != self.generation
             or slot.expires <= monotonic()
             or slot.uses >= self.limits.max_uses
+            or (self.role is not None and self.role.is_over(slot))
         )
 
     def acquire(self, timeout: float, patient: bool = False) -> Steps:
@@ -190,6 +212,8 @@ class Core:
                             if not self.give(slot):
                                 self.discard(slot)
                             raise
+                    if not (yield from self._may_be_used(slot)):
+                        continue
                     slot.since = monotonic()
                     return slot
                 try:
@@ -202,12 +226,29 @@ class Core:
                     failure = exc
                     delay = min(2 * delay or RETRY_AFTER, RETRY_AFTER_MOST)
                 else:
-                    return slot
+                    if (yield from self._may_be_used(slot)):
+                        return slot
         except BaseException:
             stats.errors += 1
             raise
         finally:
             stats.waited += monotonic() - start
+
+    def _may_be_used(self, slot: Slot) -> Steps:
+        """The steps to whether its role allows that; else it is closed."""
+        role = self.role
+        if role is None or not role.wants_look(slot):
+            return True
+        good = False
+        try:
+            good = yield from role.look(slot)
+        except (OperationalError, ConnectionClosed, asyncio.TimeoutError) as exc:
+            self.stats.bad += 1
+            logger.warning("a connection could not be asked how far its server lags: %s", exc)
+        finally:
+            if not good:
+                self.discard(slot)
+        return good
 
     def _grow_or_queue(
         self, again: bool, grow: bool
@@ -280,6 +321,8 @@ class Core:
         slot.since = monotonic()
         lifetime = self.limits.max_lifetime
         slot.expires = slot.since + lifetime * (1 - JITTER * random.random())
+        if self.role is not None:
+            self.role.connected(slot)
         if self.closing:
             self.discard(slot)
             raise PoolClosed(f"pool {self.name!r} was closed")
@@ -304,6 +347,8 @@ class Core:
         Where a loop runs the reset goes on in its background.
         """
         self.stats.usage += monotonic() - slot.since
+        if self.role is not None:
+            self._look_at_role(self.role, slot)
         if self.closing or self._is_spent(slot):
             if slot.con.is_closed():
                 self.stats.lost += 1
@@ -320,6 +365,16 @@ class Core:
                 self.keeper.look_after(slot.since + RESET_TIMEOUT)
         return True
 
+    def _look_at_role(self, role: Role, slot: Slot) -> None:
+        """A lease has shown what its server is."""
+        if slot.con.is_closed():
+            role.avoid(slot.host)
+        elif role.is_over(slot):
+            role.evicted += 1
+            role.avoid(slot.host)
+            if role.refuses(slot):
+                self.expire()
+
     def reset_ended(self, slot: Slot, error: BaseException | None) -> None:
         """The reset in the background is over."""
         with self._mutex:
@@ -334,6 +389,8 @@ class Core:
     def spoilt(self, slot: Slot, error: BaseException) -> None:
         """It could not be reset: nobody may have it."""
         self.stats.bad += 1
+        if self.role is not None:
+            self.role.avoid(slot.host)
         if not slot.con.is_closed():
             logger.warning("a connection could not be reset and is closed: %s", reason(error))
         self.discard(slot)
@@ -469,6 +526,8 @@ class Core:
             self.idle.clear()
         for slot in idle:
             self.discard(slot)
+        if self.readers is not None:
+            self.readers.expire()
 
     # ---- the end
 
@@ -485,6 +544,11 @@ class Core:
         for lanes in self.lanes:
             for name, number in lanes.as_dict().items():
                 found[name] = found.get(name, 0) + number
+        if self.readers is not None:
+            for name, number in self.readers.as_dict().items():
+                found[f"readonly_{name}"] = number
+        if self.role is not None:
+            found["evicted"] = self.role.evicted
         return found
 
     def close(self) -> None:
@@ -494,6 +558,8 @@ class Core:
             idle, queue = list(self.idle), list(self._queue)
             self.idle.clear()
             self._queue.clear()
+        if self.readers is not None:
+            self.readers.close()
         for waiter in queue:
             waiter.set_exception(PoolClosed(f"pool {self.name!r} is closed"))
         for lanes in self.lanes:
@@ -511,16 +577,20 @@ class Core:
             waiter: _core.Waiter[None] = _core.Waiter()
             with self._mutex:
                 if self._is_drained():
-                    return
+                    break
                 self._drained.append(waiter)
                 resetting = list(self.resetting)
             ends = [slot.since + RESET_TIMEOUT for slot in resetting]
             yield Wait(waiter, min(ends, default=float("inf")) - monotonic())
             self._drained.remove(waiter)
+        if self.readers is not None:
+            yield from self.readers.drained()
 
     def terminate(self) -> None:
         """Close every connection at once."""
         self.close()
+        if self.readers is not None:
+            self.readers.terminate()
         for lanes in self.lanes:
             lanes.terminate()
         for slot in list(self._slots):

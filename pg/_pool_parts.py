@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Generator
 from typing import Any, Protocol
 
-from greenletio import _core
+from greenletio import _core, _pg
 from greenletio.pg._errors import InterfaceError, OperationalError
 
 __all__ = (
+    "Ask",
     "Limits",
     "PoolClosed",
     "PoolTimeout",
@@ -134,6 +135,19 @@ def reason(exc: BaseException) -> str:
         if isinstance(exc, (TimeoutError, asyncio.TimeoutError))
         else type(exc).__name__
     )
+
+
+class Ask:
+    """An operation of a connection: what comes of it."""
+
+    def __init__(self, op: _pg.Op[Any]) -> None:
+        self._op = op
+
+    def run(self) -> Any:
+        return self._op.run()
+
+    async def wait(self) -> Any:
+        return await self._op
 
 
 def may_wait() -> None:

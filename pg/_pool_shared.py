@@ -104,6 +104,7 @@ class Lanes:
                 or slot.expires <= now
                 or slot.generation != core.generation
                 or not lane.used
+                or (core.role is not None and core.role.is_over(slot))
             ):
                 self.retire(lane)
             elif best is None or lane.users < best.users:

@@ -13,6 +13,7 @@ from greenletio.pg._reset import RESET_TIMEOUT, may_prepare, reset_script
 
 if TYPE_CHECKING:
     from greenletio import _pg
+    from greenletio._hosts import Host
     from greenletio.pg._pool import Core
     from greenletio.pg.aio._connection import Connection
 
@@ -35,12 +36,16 @@ class Slot:
         "expires",
         "generation",
         "home",
+        "host",
+        "looked",
         "loop",
         "on_event",
         "prepared",
         "row_factory",
         "settled",
         "since",
+        "standby",
+        "tried",
         "undress",
         "uses",
     )
@@ -62,6 +67,11 @@ class Slot:
         self._op: _pg.Op[str] | None = None
         self._waiter: _core.Waiter[None] | None = None
         self.settled = False
+        # Of a pool with roles:
+        self.tried: list[Host] = []  # the hosts to which a connection was tried, in this order
+        self.host: Host | None = None  # the one to which there is one
+        self.standby: str | None = None  # what that one was: "on", "off", None: not told
+        self.looked = 0.0  # when it was asked how far it lags
 
     def take(self, con: Connection) -> None:
         """This is its connection."""

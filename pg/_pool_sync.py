@@ -19,6 +19,7 @@ from greenletio.pg._errors import InterfaceError, OperationalError
 from greenletio.pg._pool import Core
 from greenletio.pg._pool_connect import Connect, Run, leave
 from greenletio.pg._pool_parts import Limits, PoolClosed, PoolTimeout, may_wait, run
+from greenletio.pg._pool_roles import set_roles
 from greenletio.pg._pool_shared_sync import Shared
 from greenletio.pg._pool_slot import Reset, Slot
 from greenletio.pg._reset import RESET_TIMEOUT, may_prepare
@@ -95,6 +96,11 @@ class Pool:
     for each new one, `reset(connection)` for each that came back, `check(connection)` before one is
     handed out: what they raise closes it. `timeout`, `max_lifetime`, `max_idle` are in seconds;
     ``max_waiting=0`` is no limit. `shared`: how many connections ``pool.shared`` may have.
+
+    With ``readonly=n`` the connection string names several servers, and the pool finds out which
+    one is the primary: its connections are to that one, and up to `n` more to standbys, for
+    ``connection(readonly=True)``; to the primary, too, where there is no standby, unless
+    `readonly_fallback` is False. A standby that lags by more than `max_lag` seconds is not read.
     """
 
     def __init__(
@@ -114,6 +120,9 @@ class Pool:
         max_lifetime: float = 3600.0,
         max_idle: float = 600.0,
         shared: int = 1,
+        readonly: int = 0,
+        readonly_fallback: bool = True,
+        max_lag: float | None = None,
     ) -> None:
         if timeout <= 0:
             raise ValueError("timeout is expected to be greater than zero")
@@ -131,6 +140,7 @@ class Pool:
         self._autocommit = bool(options.pop("autocommit", False))
         self._row_factory = options.pop("row_factory", None) or rows.tuple_row
         self._kwargs = {"dsn": conninfo or None, **options}
+        set_roles(self._core, readonly, self._kwargs, readonly_fallback, max_lag)
         self._configure = configure
         self._checker = check
         self._reset = reset
@@ -173,6 +183,8 @@ class Pool:
         kwargs = dict(self._kwargs)
         if timeout < INF:
             kwargs["timeout"] = max(timeout, 0.001)
+        if core.role is not None:
+            kwargs = core.role.options(kwargs, slot)
         init = None if self._configure is None else self._configured
         return Connect(slot, lambda open: _connect.connect(_open=open, **kwargs), init)
 
@@ -269,12 +281,15 @@ class Pool:
     # ---- connections
 
     @contextmanager
-    def connection(self, timeout: float | None = None) -> Iterator[Connection[Any]]:
+    def connection(
+        self, timeout: float | None = None, *, readonly: bool = False
+    ) -> Iterator[Connection[Any]]:
         """A connection for the block, which is its transaction: kept at its end, else undone.
 
-        Waits up to `timeout` seconds for one, by default the pool's.
+        Waits up to `timeout` seconds for one, by default the pool's. With `readonly` it is one to
+        a standby, and cannot write (pools with ``readonly=n``; else InterfaceError).
         """
-        connection = self.getconn(timeout)
+        connection = self.getconn(timeout, readonly=readonly)
         try:
             yield connection
             if not connection.closed and connection._raw._transaction_status != 0:
@@ -282,7 +297,7 @@ class Pool:
         finally:  # the reset rolls back
             self.putconn(connection)
 
-    def getconn(self, timeout: float | None = None) -> Connection[Any]:
+    def getconn(self, timeout: float | None = None, *, readonly: bool = False) -> Connection[Any]:
         """A connection, to be given back by putconn().
 
         Waits for one, up to `timeout` seconds: PoolTimeout; TooManyRequests if `max_waiting` wait
@@ -291,7 +306,7 @@ class Pool:
         self._check_open()
         timeout = self.timeout if timeout is None else timeout
         end = monotonic() + timeout
-        core = self._core
+        core = self._core.of(readonly)
         while True:
             slot = core.take()
             if slot is None:
@@ -350,7 +365,7 @@ class Pool:
         Where a loop runs that goes on in the background; else it waits for it, whatever cancels.
         """
         slot = getattr(connection, "_slot", None)
-        if slot is None or slot.core is not self._core:
+        if slot is None or not self._core.is_mine(slot):
             raise ValueError(f"{connection!r} is not, or no longer, leased from pool {self.name!r}")
         cast(PooledConnection, connection)._slot = None
         raw = slot.con
@@ -358,10 +373,10 @@ class Pool:
         connection._raw = _RETURNED
         leave(slot)
         if self._reset is None:
-            if self._core.give(slot):
+            if slot.core.give(slot):
                 return
-        elif raw.is_closed() or self._core.closing:
-            self._core.give(slot)
+        elif raw.is_closed() or slot.core.closing:
+            slot.core.give(slot)
             return
         self._reset_here(slot)
 
@@ -379,12 +394,12 @@ class Pool:
                 if raw._transaction_status != 0:
                     raise InterfaceError("reset() has left a transaction open")
         except Exception as exc:
-            self._core.spoilt(slot, exc)
+            slot.core.spoilt(slot, exc)
         except BaseException as exc:
-            self._core.spoilt(slot, exc)
+            slot.core.spoilt(slot, exc)
             raise
         else:
-            self._core.ready(slot)
+            slot.core.ready(slot)
         finally:
             later = _core.shield(False)
         if later is not None:

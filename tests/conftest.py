@@ -16,6 +16,7 @@ pytest_plugins = (
     "fix_servers",
     "fix_sockets",
     "fix_system_postgres",
+    "fix_cluster",
 )
 
 # Time limits on single examples say more about the machine than about the code.

@@ -622,6 +622,7 @@ static PyMemberDef conn_members[] = {
     {"_cache_size", T_PYSSIZET, offsetof(GioPgConn, cache_size), 0, NULL},
     {"_cache_lifetime", T_DOUBLE, offsetof(GioPgConn, cache_lifetime), 0, NULL},
     {"_cacheable_size", T_PYSSIZET, offsetof(GioPgConn, cacheable_size), 0, NULL},
+    {"_refused_write", T_BOOL, offsetof(GioPgConn, refused_write), READONLY, NULL},
     {"_pooler", T_BOOL, offsetof(GioPgConn, pooler), 0, NULL},
     {"_introspect", T_OBJECT, offsetof(GioPgConn, introspect), 0, NULL},
     {"_on_event", T_OBJECT, offsetof(GioPgConn, on_event), 0, NULL},

@@ -92,6 +92,18 @@ unlink_op(GioPgConn *c, GioPgOp *op)
     op->queued = false;
 }
 
+/* Somebody has tried to write where that cannot be: a pool may want another server. */
+static void
+note_refusal(GioPgConn *c, PyObject *error)
+{
+    PyObject *state = PyObject_GetAttrString(error, "sqlstate");
+    if (state == NULL)
+        PyErr_Clear();
+    else if (PyUnicode_Check(state) && PyUnicode_CompareWithASCIIString(state, "25006") == 0)
+        c->refused_write = true;
+    Py_XDECREF(state);
+}
+
 void
 gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
 {
@@ -111,6 +123,8 @@ gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
         return;
     }
     unlink_op(c, op);
+    if (error != NULL || op->error != NULL)
+        note_refusal(c, error != NULL ? error : op->error);
     op->began = op->stage >= GIO_PG_EXECUTING;
     op->stage = GIO_PG_DONE;
     bool session = gio_pg_op_is_session(op);

@@ -99,6 +99,7 @@ struct GioPgConn {
     int pid;        /* the process that opened it */
     int part_reads; /* how often a read did not bring the whole answer, up to GIO_PG_MANY_PARTS */
     bool wide;      /* libpq has room for larger reads, or was to get it */
+    char refused_write;  /* an operation has failed, for a transaction was read-only */
     bool discard_copy;   /* rows of a COPY come in that nobody wants */
     bool held_back;      /* more rows came than anybody has asked for: the server shall wait */
     int64_t since;       /* what is asked of a COPY is answered at once since then; or 0 */

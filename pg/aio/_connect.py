@@ -17,10 +17,10 @@ from greenletio.pg.aio._tls import options_of as tls_options
 from greenletio.pg.errors import InterfaceError, ProgrammingError
 from greenletio.pg.rows import Factory
 
-__all__ = ("connect", "options_for")
+__all__ = ("connect", "options_for", "settings_of")
 
 
-def _settings_of(dsn: str | None) -> tuple[str | None, dict[str, str]]:
+def settings_of(dsn: str | None) -> tuple[str | None, dict[str, str]]:
     """A URL without the parameters that libpq does not know, and those: settings of the server."""
     if dsn is None or "://" not in dsn or "?" not in dsn:
         return dsn, {}
@@ -66,7 +66,7 @@ async def options_for(
         password = password()
     if inspect.isawaitable(password):
         password = await password
-    dsn, in_url = _settings_of(dsn)
+    dsn, in_url = settings_of(dsn)
     server_settings = {**in_url, **(server_settings or {})}
     if server_settings and "application_name" in server_settings:  # libpq sends one in any case
         server_settings = dict(server_settings)

@@ -13,6 +13,7 @@ from greenletio import _pg
 from greenletio.pg._pool import Core
 from greenletio.pg._pool_connect import Connect, Run, leave, report_transaction
 from greenletio.pg._pool_parts import Limits, PoolClosed, wait
+from greenletio.pg._pool_roles import set_roles
 from greenletio.pg._pool_slot import Reset, Slot
 from greenletio.pg._reset import RESET_TIMEOUT
 from greenletio.pg.aio import _connect
@@ -40,9 +41,10 @@ Callback = Callable[[Any], Awaitable[Any]]
 class PoolAcquireContext:
     """What ``pool.acquire()`` gives: await it, or ``async with`` it."""
 
-    __slots__ = ("_connection", "_done", "_pool", "_timeout")
+    __slots__ = ("_connection", "_done", "_pool", "_readonly", "_timeout")
 
-    def __init__(self, pool: Pool, timeout: float | None) -> None:
+    def __init__(self, pool: Pool, timeout: float | None, readonly: bool = False) -> None:
+        self._readonly = readonly
         self._pool = pool
         self._timeout = timeout
         self._connection: PoolConnectionProxy | None = None
@@ -51,7 +53,7 @@ class PoolAcquireContext:
     async def __aenter__(self) -> PoolConnectionProxy:
         if self._connection is not None or self._done:
             raise InterfaceError("a connection is already acquired")
-        self._connection = connection = await self._pool._acquire(self._timeout)
+        self._connection = connection = await self._pool._acquire(self._timeout, self._readonly)
         return connection
 
     async def __aexit__(
@@ -67,7 +69,7 @@ class PoolAcquireContext:
 
     def __await__(self) -> Generator[Any, Any, PoolConnectionProxy]:
         self._done = True
-        return self._pool._acquire(self._timeout).__await__()
+        return self._pool._acquire(self._timeout, self._readonly).__await__()
 
 
 class Pool(Queries):
@@ -77,6 +79,11 @@ class Pool(Queries):
     It belongs to no loop: tasks of any loop may use it, and by ``pool.sync`` greenlets and threads.
     Who waits for a connection gets one in the order of asking. A connection that is released is
     reset in the background, and given to nobody before that is over.
+
+    With ``readonly=n`` the connection string names several servers, and the pool finds out which
+    one is the primary: its connections are to that one, and up to `n` more to standbys, for
+    ``acquire(readonly=True)``; to the primary, too, where there is no standby, unless
+    `readonly_fallback` is False. A standby that lags by more than `max_lag` seconds is not read.
 
     With ``shared=n`` the queries of the pool itself go out together with those of other tasks, on
     `n` connections that all share: ``pool.shared`` says how.
@@ -102,6 +109,9 @@ class Pool(Queries):
         record_class: type[_pg.Record] = _pg.Record,
         name: str | None = None,
         shared: int = 0,
+        readonly: int = 0,
+        readonly_fallback: bool = True,
+        max_lag: float | None = None,
         **connect_kwargs: Any,
     ) -> None:
         idle = max_inactive_connection_lifetime
@@ -153,6 +163,9 @@ class Pool(Queries):
         self._kwargs: dict[str, Any] = {"dsn": dsn, **connect_kwargs}
         self._state = "new"  # initializing, open, closing, closed
         self._core = Core(self, limits, name or f"at {id(self):#x}")
+        if readonly and connect is not None:
+            raise ValueError("a pool with readonly=… connects by itself: without connect=")
+        set_roles(self._core, readonly, self._kwargs, readonly_fallback, max_lag)
         self._sync: SyncPool | None = None
         self._check = self._check_state
 
@@ -175,6 +188,8 @@ class Pool(Queries):
         kwargs = {**self._kwargs, **self._classes}
         if timeout < INF:
             kwargs["timeout"] = min(kwargs.get("timeout") or 60, max(timeout, 0.001))
+        if core.role is not None:
+            kwargs = core.role.options(kwargs, slot)
         make = self._make
         if make is None:
             return Connect(slot, lambda open: _connect.connect(_open=open, **kwargs), self._init)
@@ -314,24 +329,30 @@ class Pool(Queries):
 
     # ---- acquiring and releasing
 
-    def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext:
+    def acquire(
+        self, *, timeout: float | None = None, readonly: bool = False
+    ) -> PoolAcquireContext:
         """A connection: ``async with pool.acquire() as connection`` releases it, too.
 
         Waits for one, up to `timeout` seconds (PoolTimeout, which is a TimeoutError). A cancelled
         acquire loses none. With a `timeout` release() waits for the reset, which may take as long.
+        With `readonly` it is one to a standby, and cannot write (pools with ``readonly=n``; else
+        InterfaceError). A pool with roles that has a `timeout` tries to connect until then.
         """
-        return PoolAcquireContext(self, timeout)
+        return PoolAcquireContext(self, timeout, readonly)
 
     def _check_usable(self) -> None:
         if self._state != "open" or self._core.closing:
             self._check()
 
-    async def _lease(self, timeout: float | None) -> Slot:
+    async def _lease(self, timeout: float | None, readonly: bool = False) -> Slot:
         self._check_usable()
-        core = self._core
+        core = self._core.of(readonly)
         slot = core.take()
         if slot is None:
-            slot = cast(Slot, await wait(core.acquire(INF if timeout is None else timeout)))
+            patient = core.role is not None and timeout is not None
+            steps = core.acquire(INF if timeout is None else timeout, patient)
+            slot = cast(Slot, await wait(steps))
         if slot.home is not _get_running_loop():
             await self._move(slot)
         return slot
@@ -346,17 +367,17 @@ class Pool(Queries):
             try:
                 await asyncio.sleep(0)
             except BaseException:
-                self._core.give(slot)
+                slot.core.give(slot)
                 raise
 
-    async def _acquire(self, timeout: float | None) -> PoolConnectionProxy:
-        slot = await self._lease(timeout)
+    async def _acquire(self, timeout: float | None, readonly: bool = False) -> PoolConnectionProxy:
+        slot = await self._lease(timeout, readonly)
         proxy = PoolConnectionProxy(slot, timeout)
         if self._setup is not None:
             try:
                 await self._setup(proxy)
             except BaseException:
-                self._core.discard(slot)
+                slot.core.discard(slot)
                 raise
             slot.dirty = True
         return proxy
@@ -373,25 +394,25 @@ class Pool(Queries):
         slot = connection._slot if is_leased else None
         if is_leased and slot is None:
             return
-        if slot is None or slot.core is not self._core:
+        if slot is None or not self._core.is_mine(slot):
             raise InterfaceError(
                 f"Pool.release() received invalid connection: {connection!r} is not a member of "
                 "this pool"
             )
         connection._detach()
         timeout = connection._patience if timeout is None else timeout
-        if not self._core.has(slot):
+        if not slot.core.has(slot):
             return  # it was terminated, or its setup() failed
         report_transaction(slot.con)
         leave(slot)
         if self._reset is None and (timeout is None or slot.needs_no_reset()):
-            self._core.give(slot)
+            slot.core.give(slot)
         else:
             # A task of its own: whoever releases may be cancelled.
             await asyncio.shield(asyncio.ensure_future(self._give(slot, timeout)))
 
     async def _give(self, slot: Slot, timeout: float | None) -> None:
-        core = self._core
+        core = slot.core
         timeout = timeout or RESET_TIMEOUT
         try:
             if slot.con.is_closed():

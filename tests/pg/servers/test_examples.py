@@ -42,3 +42,13 @@ def test_trust_on_first_use(system_server, tmp_path):
         done = run("pg_tls.py", url, file)
     assert done.returncode == 1
     assert "somebody else answers: the server's key is sha256/" in done.stderr
+
+
+def test_a_shop_that_follows_its_servers(cluster):
+    hosts = ",".join(f"127.0.0.1:{port}" for port in cluster.ports)
+    url = f"postgresql://postgres:{cluster.password}@{hosts}/postgres"
+    done = run("pg_failover.py", url, "40")
+    assert (done.stdout, done.stderr) == ("40 orders, read on a standby\n", "")
+    cluster.fail_over()
+    done = run("pg_failover.py", url, "20")
+    assert (done.stdout, done.stderr) == ("20 orders, read on the primary\n", "")
