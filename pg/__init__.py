@@ -48,6 +48,7 @@ from greenletio.pg._errors import (
 from greenletio.pg._json import Json, Jsonb
 from greenletio.pg._listen import Gap, Notification
 from greenletio.pg._listen_sync import Listener
+from greenletio.pg._lobject_sync import LargeObject
 from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, TooManyRequests
 from greenletio.pg._pool_sync import Pool
 from greenletio.pg._range import Range
@@ -102,6 +103,7 @@ __all__ = (
     "Json",
     "Jsonb",
     "LSN",
+    "LargeObject",
     "Line",
     "LineSegment",
     "Listener",

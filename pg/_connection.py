@@ -20,6 +20,7 @@ from greenletio.pg._connect import check_command_timeout, connect_sync, forget_t
 from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
+from greenletio.pg._lobject_sync import LargeObjectMethods
 from greenletio.pg._pipeline import Pipeline
 from greenletio.pg._query import is_script, prepare
 from greenletio.pg._tls import TLS, demand, tls_of
@@ -45,7 +46,7 @@ logger = logging.getLogger("greenletio.pg")
 IDLE = 0  # libpq's PQTRANS_IDLE
 
 
-class Connection(TwoPhase, Generic[Row]):
+class Connection(LargeObjectMethods, TwoPhase, Generic[Row]):
     """A session with a server, for sync code.
 
     In a greenlet (under ``async_`` or ``spawn``) each call that waits for the server suspends the

@@ -40,6 +40,7 @@ from greenletio.pg.aio._connect import connect
 from greenletio.pg.aio._connection import Connection, ServerVersion
 from greenletio.pg.aio._cursor import Cursor, CursorFactory
 from greenletio.pg.aio._listen import Gap, Listener, Notification
+from greenletio.pg.aio._lobject import LargeObject
 from greenletio.pg.aio._logging import LoggedQuery
 from greenletio.pg.aio._pipeline import Pipeline
 from greenletio.pg.aio._pool import Pool, PoolAcquireContext, create_pool
@@ -74,6 +75,7 @@ __all__ = (
     "Insert",
     "InterfaceError",
     "LSN",
+    "LargeObject",
     "Line",
     "LineSegment",
     "Listener",

@@ -18,6 +18,7 @@ from greenletio.pg.aio._codecs import CodecMethods
 from greenletio.pg.aio._columns import ColumnMethods
 from greenletio.pg.aio._copy import CopyMethods, quoted
 from greenletio.pg.aio._cursor import CursorFactory
+from greenletio.pg.aio._lobject import LargeObjectMethods
 from greenletio.pg.aio._logging import LoggingMethods
 from greenletio.pg.aio._messages import PostgresLogMessage, message_of
 from greenletio.pg.aio._pipeline import Pipeline
@@ -49,7 +50,13 @@ class ServerVersion(NamedTuple):
 
 
 class Connection(
-    CodecMethods, ColumnMethods, CopyMethods, LoggingMethods, RowFactory, _pg.Connection
+    CodecMethods,
+    ColumnMethods,
+    CopyMethods,
+    LargeObjectMethods,
+    LoggingMethods,
+    RowFactory,
+    _pg.Connection,
 ):
     """A session with a server, for tasks: asyncpg's names and semantics.
 
