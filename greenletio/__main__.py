@@ -12,7 +12,11 @@ from collections.abc import Sequence
 __all__ = ("main",)
 
 # Not imported, as little else is, before it is asked for: programs that are run start at once.
-COMMANDS = {"demo": "greenletio.demo.cli", "doctor": "greenletio.doctor"}
+COMMANDS = {
+    "demo": "greenletio.demo.cli",
+    "doctor": "greenletio.doctor",
+    "top": "greenletio.top",
+}
 
 USAGE = """\
 usage: greenletio [--all] [--loop LOOP] (SCRIPT | -m MODULE | -c CODE | -) [ARGUMENT ...]

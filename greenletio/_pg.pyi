@@ -8,6 +8,8 @@ from typing_extensions import disjoint_base
 _T = TypeVar("_T")
 _R = TypeVar("_R", bound="Record")
 
+_Trace = Callable[[float, BaseException | None], object]
+
 BUILTIN: dict[int, Codec]
 HAS_CHUNKS: bool
 
@@ -15,6 +17,7 @@ def make_record(type: type[_R], names: tuple[str, ...], values: tuple[Any, ...],
 def parse_conninfo(text: str, /) -> dict[str, str]: ...
 def complete_conninfo(text: str, /) -> dict[str, str]: ...
 def libpq_version() -> int: ...
+def set_observer(observer: Callable[[str, str, Connection], _Trace | None] | None, /) -> None: ...
 def arrow_stream(batches: tuple[ArrowBatch, ...], /) -> object: ...
 
 @final

@@ -602,6 +602,16 @@ class Core:
 _cores: weakref.WeakSet[Core] = weakref.WeakSet()
 
 
+def live_cores() -> list[Core]:
+    """Those that are open in this process, sorted by their names."""
+    while True:
+        try:
+            cores = list(_cores)
+        except RuntimeError:  # another thread has made one meanwhile
+            continue
+        return sorted((core for core in cores if not core.closing), key=lambda core: core.name)
+
+
 def _after_fork() -> None:
     for core in list(_cores):
         core._after_fork()

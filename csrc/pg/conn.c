@@ -232,6 +232,12 @@ static const char *const kinds[] = {"connect",      "query",  "script",     "pre
 static const char *const wants[] = {"status", "records",   "record",  "value",
                                     "tuples", "statement", "nothing", "columns"};
 
+const char *
+gio_pg_kind_name(GioPgKind kind)
+{
+    return kinds[kind];
+}
+
 static int
 find_word(const char *const *words, int n, const char *word)
 {

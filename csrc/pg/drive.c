@@ -461,8 +461,8 @@ gio_pg_pump(GioPgOp *op, int64_t deadline)
             break;
         }
         if (rc > 0) {
-            gio_pg_op_give_up(op);
             PyErr_SetNone(PyExc_TimeoutError);
+            gio_pg_op_give_up(op);
             pump_cancel(c, op);
             rc = -1;
             break;
@@ -488,9 +488,9 @@ gio_pg_pump_out(GioPgOp *op, int64_t deadline)
         gio_pg_wake(c);
     }
     if (rc != 0) {
-        gio_pg_op_give_up(op);
         if (rc > 0)
             PyErr_SetNone(PyExc_TimeoutError);
+        gio_pg_op_give_up(op);
         rc = -1;
     }
     PyObject *exc = gio_err_take();

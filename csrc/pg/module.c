@@ -122,6 +122,10 @@ static PyMethodDef methods[] = {
      "complete_conninfo(text, /)\n--\n\nWhat libpq makes of it with its environment and service files."},
     {"arrow_stream", gio_pg_batch_stream, METH_O,
      "arrow_stream(batches, /)\n--\n\nA tuple of batches as Arrow's capsule of a stream."},
+    {"set_observer", gio_pg_set_observer, METH_O,
+     "set_observer(observer, /)\n--\n\n"
+     "Have observer(kind, sql, connection) called as an operation begins; what it returns, unless\n"
+     "that is None, is called with the seconds and the exception when it has ended. None: nobody."},
     {"libpq_version", get_libpq_version, METH_NOARGS,
      "libpq_version()\n--\n\nThe version of the libpq in use, 150004 for 15.4."},
     {NULL},
@@ -228,6 +232,7 @@ module_exec(PyObject *module)
     X(watch_type)                                                                                  \
     X(batch_type)                                                                                  \
     X(buffer_type)                                                                                 \
+    X(observer)                                                                                    \
     X(builtin)                                                                                     \
     X(get_running_loop)                                                                            \
     X(current_task)                                                                                \

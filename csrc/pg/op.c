@@ -127,6 +127,8 @@ gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
         note_refusal(c, error != NULL ? error : op->error);
     op->began = op->stage >= GIO_PG_EXECUTING;
     op->stage = GIO_PG_DONE;
+    if (op->trace != NULL)
+        op->trace_ended = c->st->api->now();
     bool session = gio_pg_op_is_session(op);
     if (op->answered) {
         Py_XDECREF(result);
@@ -174,21 +176,34 @@ gio_pg_op_give_up(GioPgOp *op)
     gio_pg_rearm(c);
     if (exc != NULL)
         gio_err_give(exc);
+    gio_pg_trace_end(op);
+}
+
+/* The same, for a reason (borrowed). */
+static void
+give_up_with(GioPgOp *op, PyObject *error)
+{
+    gio_err_give(Py_NewRef(error));
+    gio_pg_op_give_up(op);
+    PyErr_Clear();
 }
 
 /* What came of it: a new reference, or NULL with the exception. */
 static PyObject *
 outcome(GioPgOp *op)
 {
+    PyObject *result = NULL;
     stop_timers(op);
     op->told = true;
-    if (op->error != NULL) {
+    if (op->error != NULL)
         gio_err_give(Py_NewRef(op->error));
-        return NULL;
-    }
-    if (op->result == NULL)
-        return gio_pg_error_set("InterfaceError", "this operation was given up");
-    return Py_NewRef(op->result);
+    else if (op->result == NULL)
+        gio_pg_error_set("InterfaceError", "this operation was given up");
+    else
+        result = Py_NewRef(op->result);
+    if (op->stage == GIO_PG_DONE) /* of a COPY or a stream it is the beginning */
+        gio_pg_trace_end(op);
+    return result;
 }
 
 /* Between a server that is fast, or far ahead, and who takes or gives the data of a COPY, nothing
@@ -262,9 +277,12 @@ static PyObject *
 op_start(GioPgOp *op, PyObject *Py_UNUSED(ignored))
 {
     if (op->stage == GIO_PG_IDLE && !op->answered) {
+        gio_pg_trace_begin(op);
         int role = gio_pg_engage(op);
-        if (role < 0 || begin(op, role) < 0)
+        if (role < 0 || begin(op, role) < 0) {
+            gio_pg_trace_end(op);
             return NULL;
+        }
         if (role == GIO_PG_PUMP && gio_pg_pump_out(op, deadline_of(op)) < 0)
             return NULL;
     }
@@ -280,16 +298,18 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
     *result = NULL;
     if (is_awaited(op))
         return PYGEN_ERROR;
+    if (op->stage == GIO_PG_IDLE && !op->answered)
+        gio_pg_trace_begin(op);
     if (!op->answered) {
         int role = gio_pg_engage(op);
         if (role == GIO_PG_PUMP)
             PyErr_SetString(PyExc_RuntimeError,
                             "a query is awaited in asyncio's tasks: no loop runs here");
-        if (role < 0 || role == GIO_PG_PUMP)
+        if (role < 0 || role == GIO_PG_PUMP || (op->stage == GIO_PG_IDLE && begin(op, role) < 0)) {
+            gio_pg_trace_end(op);
             return PYGEN_ERROR;
+        }
         loop = op->loop;
-        if (op->stage == GIO_PG_IDLE && begin(op, role) < 0)
-            return PYGEN_ERROR;
     }
     if (c->mode == GIO_PG_PIPELINE && !op->answered)
         gio_pg_pipeline_await(c);
@@ -369,7 +389,7 @@ op_throw(GioPgOp *op, PyObject *const *args, Py_ssize_t nargs)
     if (exc == NULL)
         return NULL;
     if (!op->answered) {
-        gio_pg_op_give_up(op);
+        give_up_with(op, exc);
         gio_pg_wake(op->conn);
     }
     gio_err_give(exc);
@@ -403,10 +423,11 @@ op_expire(GioPgOp *op, PyObject *Py_UNUSED(ignored))
     GioPgConn *c = op->conn;
     op->waiter = NULL;
     Py_CLEAR(op->timer);
-    gio_pg_op_give_up(op);
-    Py_XSETREF(op->error, PyObject_CallNoArgs(c->st->timeout_error));
-    if (op->error == NULL)
-        op->error = gio_err_take();
+    PyObject *error = PyObject_CallNoArgs(c->st->timeout_error);
+    if (error == NULL)
+        error = gio_err_take();
+    give_up_with(op, error);
+    Py_XSETREF(op->error, error);
     if (waiter != NULL)
         c->st->api->waiter_set(waiter);
     Py_XDECREF(waiter);
@@ -457,9 +478,9 @@ wait_for(GioPgOp *op, int64_t deadline)
             continue;
         if (rc > 0 || (rc == 0 && op->answered))
             continue;
-        gio_pg_op_give_up(op); /* one that has its answer may be a COPY, which goes on */
         if (rc == 0)
             PyErr_SetNone(PyExc_TimeoutError);
+        gio_pg_op_give_up(op); /* one that has its answer may be a COPY, which goes on */
         return -1;
     }
     return 0;
@@ -477,9 +498,12 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
     if (is_awaited(op))
         return NULL;
     if (op->stage == GIO_PG_IDLE && !op->answered) {
+        gio_pg_trace_begin(op);
         int role = gio_pg_engage(op); /* a loop's reader is there before anything is sent */
-        if (role < 0 || gio_pg_start(op) < 0)
+        if (role < 0 || gio_pg_start(op) < 0) {
+            gio_pg_trace_end(op);
             return NULL;
+        }
     }
     int rc = wait_for(op, deadline_of(op));
     if (rc == 0 && is_others_turn(op))
@@ -512,6 +536,7 @@ op_traverse(GioPgOp *op, visitproc visit, void *arg)
     Py_VISIT(op->error);
     Py_VISIT(op->timer);
     Py_VISIT(op->look);
+    Py_VISIT(op->trace);
     return 0;
 }
 
@@ -523,6 +548,7 @@ op_clear(GioPgOp *op)
     Py_CLEAR(op->error);
     Py_CLEAR(op->timer);
     Py_CLEAR(op->look);
+    Py_CLEAR(op->trace);
     return 0;
 }
 
@@ -531,6 +557,15 @@ op_dealloc(GioPgOp *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    if (op->trace != NULL) {
+        PyObject *pending = gio_err_take();
+        if (op->error != NULL)
+            gio_err_give(Py_NewRef(op->error));
+        gio_pg_trace_end(op);
+        PyErr_Clear();
+        if (pending != NULL)
+            gio_err_give(pending);
+    }
     op_clear(op);
     Py_CLEAR(op->sql);
     Py_CLEAR(op->args);

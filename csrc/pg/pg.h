@@ -43,7 +43,8 @@ struct GioPgState {
     PyTypeObject *gc_record_type; /* a subclass of it, for rows that may be in cycles */
     PyTypeObject *watch_type;
     PyTypeObject *batch_type, *buffer_type;
-    PyObject *builtin; /* {oid: Codec} that every connection starts with */
+    PyObject *builtin;  /* {oid: Codec} that every connection starts with */
+    PyObject *observer; /* of operations (trace.c); or NULL */
     PyObject *get_running_loop;
     PyObject *current_task;
     PyObject *timeout_error; /* asyncio.TimeoutError */
@@ -225,8 +226,10 @@ struct GioPgOp {
     PyObject *owner; /* STREAM: the task that it is for; borrowed, only compared */
     PyObject *timer; /* loop.call_later()'s */
     PyObject *look;  /* the same, to look whether somebody moves the connection on */
-    double timeout;  /* seconds; < 0: none */
-    void *loop;      /* in which it is awaited, or NULL: only compared */
+    PyObject *trace; /* to be called when it has ended (trace.c); or NULL */
+    int64_t trace_began, trace_ended; /* ns; 0: not yet */
+    double timeout;                   /* seconds; < 0: none */
+    void *loop;                       /* in which it is awaited, or NULL: only compared */
     unsigned long thread;
     GioPgKind kind;
     GioPgWant want;
@@ -264,6 +267,17 @@ void gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error);
 void gio_pg_op_give_up(GioPgOp *op);
 /* Whoever waits for it may go on: with op->result or op->error. */
 void gio_pg_op_answer(GioPgOp *op);
+
+/* ---- the observer (trace.c) -------------------------------------------------- */
+
+/* _op()'s word for it. */
+const char *gio_pg_kind_name(GioPgKind kind);
+/* It is about to be started. Runs Python. */
+void gio_pg_trace_begin(GioPgOp *op);
+/* The caller has what came of it, which is the exception that is set and stays set, or none. Runs
+ * Python. */
+void gio_pg_trace_end(GioPgOp *op);
+PyObject *gio_pg_set_observer(PyObject *module, PyObject *observer);
 
 /* ---- a loop's part (watch.c) ------------------------------------------------ */
 

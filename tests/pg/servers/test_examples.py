@@ -28,6 +28,13 @@ def test_a_cache_that_follows_notifications(pg_dsn):
     assert "has lost its connection" in done.stderr
 
 
+def test_what_is_asked_is_seen(pg_dsn):
+    done = run("pg_observe.py", pg_dsn, "0.5")
+    assert done.returncode == 0, done.stderr
+    assert "SELECT $1::int * 2" in done.stdout and " leases, " in done.stdout
+    assert "SELECT pg_sleep(0.02)" in done.stderr and "in visitor" in done.stderr
+
+
 def test_trust_on_first_use(system_server, tmp_path):
     url = (
         f"postgresql://by_scram:scram@localhost:{system_server.port}/postgres"

@@ -1,0 +1,199 @@
+"""What is asked of PostgreSQL, by whom, and how long it takes: hooks, slow queries, pools.
+
+For the whole process and both faces; what a pool asks by itself (resets, checks) is not told of.
+While nobody asks, it costs nothing. OpenTelemetry stands on it
+(``greenletio.integrations.opentelemetry``), and so does ``python -m greenletio top``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+from greenletio import _pg
+from greenletio.pg._pool import live_cores
+
+__all__ = ("Caller", "Query", "add_hook", "hook", "log_slow", "pools", "remove_hook")
+
+logger = logging.getLogger("greenletio.pg")
+
+#: Code of these packages is nobody's own: who asks is looked for above it.
+LIBRARIES = ("asyncio", "contextlib", "django", "greenletio", "sqlalchemy")
+# What starts a query by itself: resets, checks.
+_POOLS = frozenset(("greenletio.pg._pool", "greenletio.pg._pool_slot", "greenletio.pg._pool_sync"))
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The line that asked: the innermost that belongs to no library (`LIBRARIES`)."""
+
+    filename: str
+    lineno: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.lineno}, in {self.function}"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query that has ended, or whose caller has given it up."""
+
+    #: As it was sent, with its placeholders. Arguments are told to nobody.
+    text: str
+    #: ``"query"``, ``"many"``, ``"script"``, ``"copy"``, ``"stream"`` or ``"prepare"``.
+    kind: str
+    #: Wall-clock time at its beginning, as ``time.time()`` has it.
+    started: float
+    #: Until its answer was there; of a COPY or stream, until its end.
+    seconds: float
+    #: What the caller got instead of an answer, a CancelledError included; or None.
+    error: BaseException | None
+    caller: Caller
+    #: What the hook's `at_start` returned; or None.
+    at_start: Any = None
+    _connection: _pg.Connection = field(repr=False, default=None)  # type: ignore[assignment]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """libpq's options of the connection, without passwords: host, port, dbname, user, …
+
+        Empty once the connection is closed.
+        """
+        return self._connection._options()
+
+
+Hook = Callable[[Query], object]
+
+_hooks: dict[Hook, Callable[[], Any] | None] = {}
+_lock = threading.Lock()
+
+
+def add_hook(hook: Hook, *, at_start: Callable[[], Any] | None = None) -> None:
+    """Have ``hook(query)`` called, with a `Query`, for each query that has ended.
+
+    It is called where the query was asked for, in the caller's thread, greenlet or task, before the
+    caller goes on; so it should be quick, and must not wait. What it raises is reported as
+    unraisable. ``at_start()`` is called there as the query begins; what it returns is the `Query`'s
+    ``at_start``. Queries that are under way are not told of.
+    """
+    with _lock:
+        _hooks[hook] = at_start
+        _pg.set_observer(_begin)
+
+
+def remove_hook(hook: Hook) -> None:
+    """Undo `add_hook`; nothing happens if it was not added."""
+    with _lock:
+        _hooks.pop(hook, None)
+        if not _hooks:
+            _pg.set_observer(None)
+
+
+@contextmanager
+def hook(function: Hook) -> Iterator[None]:
+    """A block during which ``function`` is a hook: of the process, not of the block's code."""
+    add_hook(function)
+    try:
+        yield
+    finally:
+        remove_hook(function)
+
+
+_own: dict[CodeType, bool] = {}  # whether code is a library's; there is only so much of it
+
+
+def _is_library(code: CodeType, name: str) -> bool:
+    found = _own.get(code)
+    if found is None:
+        found = _own[code] = name.partition(".")[0] in LIBRARIES
+    return found
+
+
+def _find_caller() -> Caller | None:
+    frame = sys._getframe(1)
+    while _is_library(frame.f_code, frame.f_globals.get("__name__", "")):
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return (
+        Caller(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
+        if (sys.version_info >= (3, 11))
+        else Caller(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    )
+
+
+def _begin(
+    kind: str, text: str, connection: _pg.Connection
+) -> Callable[[float, BaseException | None], None] | None:
+    if sys._getframe(1).f_globals.get("__name__") in _POOLS:
+        return None
+    caller = _find_caller()
+    if caller is None:
+        return None
+    started = time.time()
+    told = [(hook, at_start and at_start()) for hook, at_start in list(_hooks.items())]
+
+    def end(seconds: float, error: BaseException | None) -> None:
+        for hook, at_start in told:
+            try:
+                hook(Query(text, kind, started, seconds, error, caller, at_start, connection))
+            except Exception:
+                logger.exception("the hook %r failed", hook)
+
+    return end
+
+
+# ---- slow queries -----------------------------------------------------------------------------
+
+_slow: Hook | None = None
+
+
+def log_slow(seconds: float | None, *, level: int = logging.WARNING) -> None:
+    """Log each query that takes `seconds` or more, with the line that asked; None: no longer.
+
+    The logger is ``greenletio.pg``. Arguments are not logged.
+    """
+    global _slow
+    if seconds is not None and not seconds >= 0:
+        raise ValueError(f"a number of seconds is needed, not {seconds!r}")
+    if _slow is not None:
+        remove_hook(_slow)
+        _slow = None
+    if seconds is None:
+        return
+
+    def tell(query: Query) -> None:
+        if query.seconds >= seconds:
+            how = "" if query.error is None else f", {type(query.error).__name__}"
+            text = " ".join(query.text.split())
+            text = text if len(text) <= 500 else f"{text[:500]}…"
+            logger.log(level, "%.3f s%s: %s (%s)", query.seconds, how, text, query.caller)
+
+    _slow = tell
+    add_hook(tell)
+
+
+# ---- pools ------------------------------------------------------------------------------------
+
+
+def pools() -> dict[str, dict[str, int]]:
+    """The statistics of every open pool, by its name: those of ``pool.get_stats()``.
+
+    Two of the same name have a number after it. Any thread.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for core in live_cores():
+        name, n = core.name, 1
+        while name in found:
+            n += 1
+            name = f"{core.name} ({n})"
+        found[name] = core.as_dict()
+    return found

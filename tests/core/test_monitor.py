@@ -1,0 +1,136 @@
+"""What a running process tells: the monitor's socket, and `python -m greenletio top`."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from greenletio import GreenletioError, monitor
+
+PROCESS = """
+import asyncio, os, time, greenletio
+from greenletio import monitor, spawn
+from greenletio.pg import aio
+
+async def main():
+    found = monitor.start({path!r})
+    green = spawn(greenletio.sleep, 60)
+    async with aio.create_pool(os.environ["DATABASE_URL"], min_size=1, name="main") as pool:
+        print("ready", flush=True)
+        while True:
+            await pool.fetchval("SELECT 'from the process'")
+            time.sleep(0.2)  # it holds its loop
+            await asyncio.sleep(0.01)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def process(tmp_path, pg_dsn, monkeypatch):
+    """A process that can be looked at, and where."""
+    monkeypatch.setenv("DATABASE_URL", pg_dsn)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    started = subprocess.Popen(
+        [sys.executable, "-c", PROCESS.format(path=None)], stdout=subprocess.PIPE, text=True
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "ready\n"
+    yield started
+    started.kill()
+    started.wait()
+    started.stdout.close()
+
+
+def top(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "greenletio", "top", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_look_at_a_process(process):
+    done = top("--once", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    look = json.loads(done.stdout)
+    assert look["pid"] == process.pid
+    assert look["greenlets"] >= 1
+    ((loop,),) = [look["loops"]]
+    assert loop["tasks"] >= 1
+    assert look["pools"]["main"]["pool_size"] == 1
+    (query,) = look["queries"]
+    assert query["text"] == "SELECT 'from the process'"
+    assert query["count"] >= 1 and query["errors"] == 0
+    # Somewhere in these looks the loop was asked while it was held.
+    path = next(monitor.folder().glob("*.sock"))
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile() as lines:
+        connection.connect(str(path))
+        lags = [json.loads(lines.readline())["loops"][0]["lag_ms"] for _ in range(3)]
+    assert max(lags) > 10
+
+
+def test_the_view_for_people(process):
+    done = top(str(process.pid), "--once")
+    assert (done.returncode, done.stderr) == (0, "")
+    for part in (str(process.pid), "greenlets", "Loops", "Pools", "main", "Queries", "SELECT"):
+        assert part in done.stdout
+
+
+def test_the_end_of_the_process_is_the_end_of_the_view(process):
+    view = subprocess.Popen(
+        [sys.executable, "-m", "greenletio", "top", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert view.stdout is not None
+    assert view.stdout.readline()
+    process.kill()
+    _, errors = view.communicate(timeout=60)
+    assert (view.returncode, "has ended" in errors) == (0, True)
+
+
+def test_nobody_to_look_at(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for arguments in ((), ("123456",), (str(tmp_path / "none.sock"),)):
+        done = top(*arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "greenletio top: " in done.stderr
+
+
+def test_what_a_dead_process_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monitor.folder().mkdir(mode=0o700)
+    left = monitor.folder() / "4000000.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left))
+    assert top().returncode == 1
+    assert not left.exists()
+
+
+def test_the_socket_is_private_and_goes_with_stop(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with monitor.start() as found:
+        assert found.path.stat().st_mode & 0o077 == 0
+        assert found.path.parent.stat().st_mode & 0o077 == 0
+    assert not found.path.exists()
+    found.stop()
+    monitor.folder().chmod(0o777)
+    with pytest.raises(GreenletioError, match="only this user"):
+        monitor.start()
+
+
+def test_whoever_reads_nothing_keeps_nobody(tmp_path):
+    path = Path(tmp_path, "m.sock")
+    with monitor.start(path) as found:
+        connections = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for connection in connections:
+            connection.connect(str(path))
+        connections.pop().close()
+        began = time.monotonic()
+        found.stop()
+        assert time.monotonic() - began < 30  # against a hang, not a measure
+        for connection in connections:
+            connection.close()
