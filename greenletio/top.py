@@ -17,7 +17,7 @@ from greenletio.monitor import folder
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ("add_arguments", "run")
+__all__ = ("add_arguments", "run", "view")
 
 HELP = "a live view of a process: loops, greenlets, pools, queries"
 DESCRIPTION = """\
