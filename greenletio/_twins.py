@@ -62,6 +62,7 @@ TWINS = frozenset(
     (
         "asynchat",
         "asyncore",
+        "compileall",
         "concurrent.futures",
         "concurrent.futures._base",
         "concurrent.futures.process",
@@ -71,8 +72,10 @@ TWINS = frozenset(
         "http.server",
         "imaplib",
         "logging.handlers",
+        "mailcap",
         "multiprocessing.connection",
         "nntplib",
+        "pipes",
         "poplib",
         "sched",
         "smtpd",

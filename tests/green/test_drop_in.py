@@ -194,6 +194,48 @@ def test_the_checkout_is_not_importable_twice(python: Any, request: pytest.Fixtu
     assert "import greenletio.green" in out
 
 
+def test_every_module_of_the_standard_library_has_its_green_one(python: Any) -> None:
+    out = python(
+        """
+        import importlib, pkgutil, sys, threading, warnings
+        warnings.simplefilter("ignore")
+
+        # What these do when they are imported, or need for it, is theirs.
+        left_out = {"__main__", "antigravity", "idlelib", "lib2to3", "test", "this", "tkinter",
+                    "turtle", "turtledemo"}
+
+        def modules():
+            for name in sorted(sys.stdlib_module_names - left_out):
+                try:
+                    module = importlib.import_module(name)
+                except ImportError:  # of another system
+                    continue
+                yield name
+                for each in pkgutil.iter_modules(getattr(module, "__path__", ())):
+                    if each.name not in ("__main__", "test", "tests"):
+                        yield f"{name}.{each.name}"
+
+        count = 0
+        for name in modules():
+            try:
+                importlib.import_module(name)
+            except Exception:
+                continue
+            importlib.import_module(f"greenletio.green.{name}")
+            count += 1
+        assert count > 300, count
+        blocking = {"queue", "select", "selectors", "socket", "ssl", "subprocess"}
+        for name in ("ftplib", "http.client", "imaplib", "poplib", "smtplib", "socketserver",
+                     "urllib.request", "webbrowser", "xmlrpc.client"):
+            names = vars(sys.modules[f"greenletio.green.{name}"])
+            found = [m.__name__ for m in names.values() if type(m) is type(sys)]
+            assert not blocking & set(found), (name, found)
+        print(threading.active_count())
+        """
+    )
+    assert out == "1\n"
+
+
 def test_importing_starts_nothing(python: Any) -> None:
     out = python(
         """
