@@ -141,6 +141,10 @@ refuse_broken(const Batch *batch)
     static void free_##type(PyObject *capsule)                                                     \
     {                                                                                              \
         struct type *value = PyCapsule_GetPointer(capsule, capsule_name);                          \
+        if (value == NULL) { /* somebody has renamed it */                                         \
+            PyErr_WriteUnraisable(capsule);                                                        \
+            return;                                                                                \
+        }                                                                                          \
         if (value->release != NULL)                                                                \
             value->release(value);                                                                 \
         free(value);                                                                               \

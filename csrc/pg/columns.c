@@ -6,7 +6,8 @@
  */
 #include "pg/columns.h"
 
-#define DAYS 10957                     /* from 1970 to 2000 */
+#define DAYS 10957 /* from 1970 to 2000 */
+#define DAY_US 86400000000LL
 #define MICROSECONDS 946684800000000LL /* the same */
 
 /* ---- memory ----------------------------------------------------------------------------- */
@@ -119,6 +120,14 @@ append_date(GioPgColumn *col, const char *data, int len)
     v += DAYS;
     memcpy(p, &v, 4);
     return 0;
+}
+
+static int
+append_time(GioPgColumn *col, const char *data, int len)
+{
+    if (len == 8 && (int64_t)gio_get64(data) >= DAY_US)
+        return fail(col, "24:00:00 has no Arrow form: select it as text");
+    return append_64(col, data, len);
 }
 
 static int
@@ -456,7 +465,7 @@ static const Form forms[] = {
     {1042, "u", append_text, 0},
     {1043, "u", append_text, 0},
     {1082, "tdD", append_date, 4},
-    {1083, "ttu", append_64, 8},
+    {1083, "ttu", append_time, 8},
     {1114, "tsu:", append_timestamp, 8},
     {1184, "tsu:UTC", append_timestamp, 8},
     {1186, "tin", append_interval, 16},

@@ -5,6 +5,9 @@
  */
 #include "pg/encoder.h"
 
+#include <float.h>
+#include <math.h>
+
 #define DAYS 10957 /* from 1970 to 2000 */
 #define MICROSECONDS 946684800000000LL
 #define DAY_US 86400000000LL
@@ -161,7 +164,10 @@ put_oid(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 static int
 put_float4(GioPgEncoder *e, const struct ArrowArray *array, int64_t i, GioBuf *out)
 {
-    float v = (float)float_at(e, array, i);
+    double wide = float_at(e, array, i);
+    if (isfinite(wide) && fabs(wide) > FLT_MAX)
+        return too_large(e);
+    float v = (float)wide;
     uint32_t bits;
     memcpy(&bits, &v, sizeof bits);
     return gio_put32(out, bits);
@@ -610,6 +616,7 @@ gio_pg_encoder_init(GioPgEncoder *e, GioPgState *st, const struct ArrowSchema *s
     e->codec = (GioPgCodec *)Py_NewRef((PyObject *)codec);
     const char *f = schema->format;
     bool list = strcmp(f, "+l") == 0 || strcmp(f, "+L") == 0 || strncmp(f, "+w:", 3) == 0;
+    list = list && schema->n_children == 1;
     int rc;
     if (strcmp(f, "n") == 0)
         return 0; /* nothing but NULL */

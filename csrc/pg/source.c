@@ -83,8 +83,19 @@ next_array(Source *s)
         }
         if (s->array.release == NULL)
             return 0;
+        if (s->array.n_children != s->schema.n_children) {
+            gio_pg_error_set("DataError", "the source gives other columns than it said it would");
+            return -1;
+        }
     }
     return 1;
+}
+
+static const char *
+column_name(const Source *s, int64_t i)
+{
+    const char *name = s->schema.children[i]->name;
+    return name == NULL ? "" : name;
 }
 
 static int
@@ -104,8 +115,8 @@ put_row(Source *s, GioBuf *out)
             PyObject *cause = gio_err_take(), *why = PyObject_Str(cause);
             gio_err_give(cause);
             if (why != NULL)
-                gio_pg_error_wrap("DataError", "column %s, row %lld: %U",
-                                  s->schema.children[i]->name, (long long)s->rows, why);
+                gio_pg_error_wrap("DataError", "column %s, row %lld: %U", column_name(s, i),
+                                  (long long)s->rows, why);
             Py_XDECREF(why);
         }
     }
@@ -153,8 +164,7 @@ source_names(Source *s, void *Py_UNUSED(closure))
 {
     PyObject *names = PyTuple_New((Py_ssize_t)s->schema.n_children);
     for (int64_t i = 0; names != NULL && i < s->schema.n_children; i++) {
-        const char *text = s->schema.children[i]->name;
-        PyObject *name = PyUnicode_FromString(text == NULL ? "" : text);
+        PyObject *name = PyUnicode_FromString(column_name(s, i));
         if (name == NULL)
             Py_CLEAR(names);
         else
@@ -260,6 +270,7 @@ static void
 source_dealloc(Source *s)
 {
     PyTypeObject *type = Py_TYPE(s);
+    PyObject *pending = gio_err_take(); /* what is released may be made in Python */
     drop_encoders(s);
     if (s->array.release != NULL)
         s->array.release(&s->array);
@@ -267,6 +278,8 @@ source_dealloc(Source *s)
         s->schema.release(&s->schema);
     if (s->stream.release != NULL)
         s->stream.release(&s->stream);
+    if (pending != NULL)
+        gio_err_give(pending);
     type->tp_free(s);
     Py_DECREF(type);
 }

@@ -128,6 +128,7 @@ def test_what_a_database_defines_has_a_form(sync):
         ("'-infinity'::date", "infinite date"),
         ("'294276-12-31'::timestamp", "too late"),
         ("make_interval(secs => 9.3e9)", "too long"),
+        ("'24:00'::time", "24:00:00"),
         ("'NaN'::numeric(5,2)", 'numeric="text"'),
         ("array[[1],[2]]", "several dimensions"),
     ],
@@ -490,11 +491,12 @@ def test_composites_domains_and_enums_go_in(sync):
         ({"t": pa.array([dt.datetime(2020, 1, 1)])}, errors.NotSupportedError, "type text"),
         ({"t": ["a\0b"]}, errors.CharacterNotInRepertoire, "encoding"),
         ({"i": pa.array([1.5])}, errors.DataError, "column i, row 0"),
+        ({"f": [1.5, float("inf"), 1e300]}, errors.DataError, "column f, row 2: .*range"),
     ],
 )
 def test_what_a_column_cannot_have_is_refused_and_nothing_is_copied(sync, data, error, message):
     cursor = sync.cursor()
-    cursor.execute("CREATE TEMP TABLE target (i int4, t text)")
+    cursor.execute("CREATE TEMP TABLE target (i int4, t text, f float4)")
     sync.commit()
     with pytest.raises(error, match=message):
         cursor.copy_arrow("target", pa.table(data))
