@@ -21,6 +21,7 @@ from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
 from greenletio.pg._lobject_sync import LargeObjectMethods
+from greenletio.pg._notify import Notifying
 from greenletio.pg._pipeline import Pipeline
 from greenletio.pg._query import is_script, prepare
 from greenletio.pg._tls import TLS, demand, tls_of
@@ -46,7 +47,7 @@ logger = logging.getLogger("greenletio.pg")
 IDLE = 0  # libpq's PQTRANS_IDLE
 
 
-class Connection(LargeObjectMethods, TwoPhase, Generic[Row]):
+class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
     """A session with a server, for sync code.
 
     In a greenlet (under ``async_`` or ``spawn``) each call that waits for the server suspends the
@@ -75,6 +76,7 @@ class Connection(LargeObjectMethods, TwoPhase, Generic[Row]):
         autocommit: bool = False,
         row_factory: Factory[Row] = rows.tuple_row,  # type: ignore[assignment]
     ) -> None:
+        super().__init__()
         self._raw = raw
         self._lock = FairLock()
         self._streamer: greenlet.greenlet | None = None
@@ -340,6 +342,8 @@ class Connection(LargeObjectMethods, TwoPhase, Generic[Row]):
         elif kind == "outdated":
             forget_types(self._raw)
             self._raw._codecs.update(_json.codecs())
+        elif kind in ("notification", "closed"):
+            self._hear(kind, value)
 
     def __del__(self) -> None:
         raw = getattr(self, "_raw", None)

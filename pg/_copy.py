@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from greenletio import _pg
-from greenletio.pg.errors import Error, InterfaceError
+from greenletio.pg.errors import Error, InterfaceError, NotSupportedError
 
 __all__ = ("CHUNK", "HEADER", "TRAILER", "Copy", "quoted", "target")
 
@@ -19,6 +20,8 @@ TRAILER = b"\xff\xff"
 _ESCAPES = str.maketrans(
     {"\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
 )
+_UNESCAPES = {escaped: chr(code) for code, escaped in _ESCAPES.items()}
+_ESCAPED = re.compile(r"\\.")
 
 
 def quoted(name: str) -> str:
@@ -74,6 +77,14 @@ class Copy:
         while rows := self.read():
             yield rows
 
+    def rows(self) -> Iterator[tuple[str | None, ...]]:
+        """The rows of a COPY in the text format, each a tuple of str, or None for NULL."""
+        for block in self:
+            if block.startswith(HEADER[:11]):
+                raise NotSupportedError("rows() reads the text format: leave FORMAT binary out")
+            for line in block.decode().split("\n")[:-1]:
+                yield tuple(_value(cell) for cell in line.split("\t"))
+
     def __enter__(self) -> Copy:
         return self
 
@@ -94,6 +105,12 @@ class Copy:
                 self._run("copy_end", str(exc) or repr(exc))
             except Error:
                 pass  # that is what was asked for
+
+
+def _value(cell: str) -> str | None:
+    if "\\" not in cell:
+        return cell
+    return None if cell == "\\N" else _ESCAPED.sub(lambda found: _UNESCAPES[found[0]], cell)
 
 
 def _cell(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -284,11 +284,38 @@ class Cursor(Generic[Row]):
         self._check()
         arrow = source_of(source)
         names = arrow.names if columns is None else columns
-        select = f"SELECT {', '.join(map(quoted, names))} FROM {target(table, schema, None)}"
-        statement = self.connection._prepared(select)
-        with self.copy(f"COPY {target(table, schema, names)} FROM STDIN (FORMAT binary)") as copy:
+        self._copy_binary(table, names, schema, lambda statement: arrow.encode(statement, CHUNK))
+
+    def copy_records(
+        self,
+        table: str,
+        records: Iterable[Sequence[Any]],
+        *,
+        columns: Sequence[str] | None = None,
+        schema: str | None = None,
+    ) -> None:
+        """Copy records to a table in binary, encoded in C: the fastest way in for Python's values;
+        rowcount says how many. A value that its column cannot have is a DataError; then nothing was
+        copied.
+        """
+        rows = iter(records)
+        self._copy_binary(
+            table, columns, schema, lambda statement: statement.encode_rows(rows, CHUNK)
+        )
+
+    def _copy_binary(
+        self,
+        table: str,
+        columns: Sequence[str] | None,
+        schema: str | None,
+        encode: Callable[[Statement], bytes],
+    ) -> None:
+        """Chunks of rows, until there are no more."""
+        chosen = "*" if columns is None else ", ".join(map(quoted, columns))
+        statement = self.connection._prepared(f"SELECT {chosen} FROM {target(table, schema, None)}")
+        with self.copy(f"COPY {target(table, schema, columns)} FROM STDIN (FORMAT binary)") as copy:
             copy.write(HEADER)
-            while chunk := arrow.encode(statement, CHUNK):
+            while chunk := encode(statement):
                 copy.write(chunk)
             copy.write(TRAILER)
 

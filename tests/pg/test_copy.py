@@ -414,3 +414,27 @@ def test_cancelled_while_others_have_their_turn(run, connect):
                 await asyncio.wait_for(slow, 0.01)
 
     run(main())
+
+
+def test_rows_and_records_of_a_cursor(sync):
+    cursor = sync.execute("CREATE TEMP TABLE t (a int, b text, c int[])")
+    records = [(1, "tab\t\\N back\\slash\r\n\b\f\v", [1, None]), (None, "", []), (3, None, None)]
+    cursor.copy_records("t", iter(records))
+    assert cursor.rowcount == 3
+    cursor.copy_records("t", [["x"]], columns=["b"], schema="pg_temp")
+    assert cursor.execute("SELECT * FROM t").fetchall() == [*records, (None, "x", None)]
+    with cursor.copy("COPY (SELECT * FROM t) TO STDOUT") as copy:
+        assert list(copy.rows()) == [
+            ("1", records[0][1], "{1,NULL}"),
+            (None, "", "{}"),
+            ("3", None, None),
+            (None, "x", None),
+        ]
+    with pytest.raises(errors.DataError, match="got one with 2"):
+        cursor.copy_records("t", [(1, "x")])
+    sync.rollback()
+    with pytest.raises(pg.NotSupportedError, match="text format"):
+        with cursor.copy("COPY (SELECT 1) TO STDOUT (FORMAT binary)") as copy:
+            list(copy.rows())
+    sync.rollback()
+    assert cursor.execute("SELECT 1").fetchone() == (1,)
