@@ -1,4 +1,4 @@
-"""ASGI servers in the test's own loop: uvicorn and hypercorn.
+"""ASGI servers in the test's own loop: uvicorn, hypercorn and granian.
 
 def test_it(run, serving):
     async with serving(app) as (client, url):    # app: WSGI or ASGI
@@ -18,7 +18,7 @@ from greenletio.integrations.asgi import as_asgi
 LIMIT_S = 30  # against a hang, not a measure
 
 
-@pytest.fixture(params=["uvicorn", "hypercorn"])
+@pytest.fixture(params=["uvicorn", "hypercorn", "granian"])
 def serving(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
     """`async with serving(wsgi_app) as (client, url)`: it is served, in this loop."""
 
@@ -54,12 +54,42 @@ def serving(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
             await asyncio.wait_for(task, LIMIT_S)
 
     @contextlib.asynccontextmanager
+    async def granian(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+        from granian.constants import Interfaces
+        from granian.server.embed import Server
+
+        port = listener.getsockname()[1]
+        listener.close()  # it binds by itself
+        server = Server(
+            app,
+            port=port,
+            interface=Interfaces.ASGI,
+            backlog=1024,
+            backpressure=1000,  # requests at once
+            log_enabled=False,
+        )
+        task = asyncio.ensure_future(server.serve())
+        give_up = asyncio.get_running_loop().time() + LIMIT_S
+        while True:
+            try:
+                (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                break
+            except OSError:
+                assert asyncio.get_running_loop().time() < give_up
+                await asyncio.sleep(0.01)
+        try:
+            yield
+        finally:
+            server.stop()
+            await asyncio.wait_for(task, LIMIT_S)
+
+    @contextlib.asynccontextmanager
     async def serving(
         app: Any, name: str = request.param
     ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
         listener = socket.create_server(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = {"uvicorn": uvicorn, "hypercorn": hypercorn}[name]
+        server = {"uvicorn": uvicorn, "hypercorn": hypercorn, "granian": granian}[name]
         timeout = aiohttp.ClientTimeout(total=LIMIT_S)
         if not (asyncio.iscoroutinefunction(app) or asyncio.iscoroutinefunction(app.__call__)):
             app = as_asgi(app)

@@ -18,11 +18,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
-from greenletio import async_, await_
+from greenletio import _core, async_, await_
 from greenletio.integrations._disconnect import READ_AHEAD, Watch
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
+Places: TypeAlias = AbstractContextManager[Any]
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType]
 
 #: Said between two machines, so of no meaning here: the server has its own (RFC 9110, 7.6.1).
@@ -48,6 +50,7 @@ ENDS_HEADER = re.compile(r"[\r\n\0]")
 def as_asgi(
     app: WSGIApplication,
     *,
+    limit: int | None = None,
     on_startup: Callable[[], object] | None = None,
     on_shutdown: Callable[[], object] | None = None,
 ) -> Callable[[Message, Receive, Send], Awaitable[None]]:
@@ -55,17 +58,21 @@ def as_asgi(
 
     The environ is PEP 3333's, with ``wsgi.input_terminated``, and ``asgi.scope`` for what WSGI has
     no name for. A request that its client has left is cancelled: CancelledError is raised where it
-    waits, and what it returns is closed. `on_startup` and `on_shutdown` run in a greenlet, too,
-    before the first request and after the last. Websockets are refused. Needs a server on an
-    asyncio loop.
+    waits, and what it returns is closed. At most `limit` requests are in the application at once;
+    the others wait their turn, those that came first come first. `on_startup` and `on_shutdown` run
+    in a greenlet, too, before the first request and after the last. Websockets are refused. Needs a
+    server on an asyncio loop.
     """
     if not callable(app):
         raise TypeError(f"as_asgi() needs a WSGI application, not {app!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is a number of requests, at least 1, not {limit!r}")
+    places: Places = nullcontext() if limit is None else _core.Semaphore(limit)
     hooks = {"lifespan.startup": on_startup, "lifespan.shutdown": on_shutdown}
 
     async def asgi(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await _Request(scope, receive, send).answer(app)
+            await _Request(scope, receive, send).answer(app, places)
         elif scope["type"] == "lifespan":
             await _live(receive, send, hooks)
         elif scope["type"] == "websocket":
@@ -106,12 +113,12 @@ class _Request:
         self._started = False  # the status and the headers are sent
         self._ended = False  # the last of the body, too
 
-    async def answer(self, app: WSGIApplication) -> None:
+    async def answer(self, app: WSGIApplication, places: Places) -> None:
         await self._body.take()
         if self._body.gone:
             return
         try:
-            await self._watch.over(async_(self._run)(app))
+            await self._watch.over(async_(self._run)(app, places))
         finally:
             self._answered()
 
@@ -119,10 +126,11 @@ class _Request:
         self._watch.stop()
         self._body.end(OSError("the request is answered: what is left of its body is not read"))
 
-    def _run(self, app: WSGIApplication) -> None:
-        chunks = app(
-            _environ(self._scope, io.BufferedReader(self._body, READ_AHEAD)), self._start_response
-        )
+    def _run(self, app: WSGIApplication, places: Places) -> None:
+        with places:
+            self._write_all(app(_environ(self._scope, self._body.file()), self._start_response))
+
+    def _write_all(self, chunks: Iterable[bytes]) -> None:
         try:
             if isinstance(chunks, (list, tuple)) and len(chunks) == 1:
                 self._write(chunks[0], last=True)
@@ -235,6 +243,12 @@ class _Body(io.RawIOBase):
     async def _changed(self) -> None:
         self._change = asyncio.get_running_loop().create_future()
         await self._change
+
+    def file(self) -> io.BufferedIOBase:
+        """What the application reads; most requests have no body."""
+        if self._more or self._ahead:
+            return io.BufferedReader(self, READ_AHEAD)
+        return io.BytesIO()
 
     def _tell(self) -> None:
         if self._change is not None and not self._change.done():

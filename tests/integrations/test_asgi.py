@@ -222,6 +222,52 @@ def test_what_ends_after_the_answer_is_not_cancelled(run: Any, serving: Any) -> 
     run(main())
 
 
+def test_so_many_at_once_and_no_more(run: Any, serving: Any) -> None:
+    inside: set[str] = set()
+    order: list[str] = []
+    go_on = threading.Event()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        name = environ["PATH_INFO"]
+        inside.add(name)
+        order.append(name)
+        try:
+            assert len(inside) <= 2
+            if name == "/held":
+                go_on.wait(LIMIT_S)
+            sleep(0)
+            assert name != "/fails"
+            return plain(start_response, name.encode())
+        finally:
+            inside.discard(name)
+
+    async def main() -> None:
+        async with serving(as_asgi(app, limit=2)) as (client, url):
+
+            async def ask(name: str) -> int:
+                async with client.get(f"{url}/{name}") as response:
+                    await response.read()
+                    status: int = response.status
+                    return status
+
+            held = [asyncio.ensure_future(ask("held")) for _ in range(2)]
+            while len(order) < 2:
+                await asyncio.sleep(0.01)
+            left = asyncio.ensure_future(ask("left"))
+            waiting = [asyncio.ensure_future(ask(str(n))) for n in range(50)]
+            fails = asyncio.ensure_future(ask("fails"))
+            await asyncio.sleep(0.2)
+            assert order == ["/held"] * 2
+            left.cancel()
+            await asyncio.sleep(0.1)
+            go_on.set()
+            assert await asyncio.gather(*held, *waiting) == [200] * 52
+            assert await fails == 500
+            assert await asyncio.gather(*(ask(f"again {n}") for n in range(20))) == [200] * 20
+
+    run(main())
+
+
 def test_errors(run: Any, serving: Any) -> None:
     raised: list[Any] = []
 
@@ -316,5 +362,7 @@ def test_a_start_that_fails_is_said(run: Any) -> None:
 
 
 def test_what_is_no_application() -> None:
+    with pytest.raises(ValueError, match="limit is a number of requests, at least 1, not 0"):
+        as_asgi(plain, limit=0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="needs a WSGI application, not 'app'"):
         as_asgi("app")  # type: ignore[arg-type]
