@@ -370,6 +370,18 @@ def test_hstore() -> None:
     get_hstore_oids.cache_clear()
 
 
+def test_a_base_method_that_is_replaced_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Django's SimpleTestCase does to forbid threads their queries."""
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    def refuse(self: Any) -> None:
+        raise PermissionError(self.alias)
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", refuse)
+    with pytest.raises(PermissionError, match="default"):
+        Thing.objects.count()
+
+
 @pytest.mark.parametrize("binding", [True, False])
 def test_a_query_that_compares_parameters(binding: bool) -> None:
     connections.settings["default"]["OPTIONS"]["server_side_binding"] = binding

@@ -238,8 +238,10 @@ def _in_greenlets(method: Any) -> Any:
 
     @functools.wraps(method)
     def inner(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, DatabaseWrapper):
+            return method(self, *args, **kwargs)
         _may_wait()
-        return method(self, *args, **kwargs)
+        return _undecorated(method)(self, *args, **kwargs)
 
     return inner
 
@@ -250,7 +252,9 @@ def _guard() -> None:
     for name in dir(DatabaseWrapper):
         methods = [vars(cls)[name] for cls in DatabaseWrapper.__mro__ if name in vars(cls)]
         if name != "close" and any(getattr(one, "__code__", 0) is refused for one in methods):
-            setattr(DatabaseWrapper, name, _in_greenlets(_undecorated(methods[0])))
+            # This one is replaced where Django's SimpleTestCase replaces it, too, in the base.
+            owner = BaseDatabaseWrapper if name == "ensure_connection" else DatabaseWrapper
+            setattr(owner, name, _in_greenlets(methods[0]))
 
 
 _guard()
