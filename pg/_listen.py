@@ -464,7 +464,7 @@ class Core:
 
     def next(self, timeout: float) -> Steps:
         """The steps to the next event; None if there will be no more, for it was closed."""
-        if not self._pid:
+        if self._pid != os.getpid():
             self.check()
         event = yield from self.inbox.get(timeout)
         if event is None and self.error is not None:

@@ -454,6 +454,22 @@ def forked(dsn):
     asyncio.run(main())
 
 
+def forked_with_a_listener(dsn):
+    """The child has the object, and nothing that looks after it: it is told, and does not wait."""
+    with pg.Listener(dsn, channels=["x"]) as listener:
+        child = os.fork()
+        if child == 0:
+            for use in listener.get, lambda: next(listener), lambda: listener.add("y"):
+                fails(errors.InterfaceError, use)
+            listener.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        listener.add("y")
+        with listener.connection() as c:
+            c.execute("NOTIFY y, 'parent'")
+        assert listener.get(timeout=10).payload == "parent"
+
+
 def left_open_at_exit(dsn):
     """What sys holds goes when the modules have gone."""
     sys.left_open = [pg.connect(dsn)]
