@@ -21,6 +21,17 @@ def set_observer(observer: Callable[[str, str, Connection], _Trace | None] | Non
 def arrow_stream(batches: tuple[ArrowBatch, ...], /) -> object: ...
 
 @final
+class RowReader:
+    def __new__(
+        cls,
+        names: tuple[str, ...],
+        codecs: tuple[Codec, ...],
+        text: Callable[[Codec, bytes], Any],
+        unchanged: object,
+    ) -> RowReader: ...
+    def read(self, data: bytes, offset: int, /) -> tuple[Record, int]: ...
+
+@final
 class ArrowSource:
     def __new__(cls, capsules: object) -> ArrowSource: ...
     @property

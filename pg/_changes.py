@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -109,9 +108,6 @@ class ColumnOf(NamedTuple):
     is_key: bool
 
 
-Reader = Callable[[bytes], Any]
-
-
 @dataclass(eq=False)
 class Relation:
     """A table, as it was when its rows were changed.
@@ -126,8 +122,9 @@ class Relation:
     replica_identity: str | None
     columns: tuple[ColumnOf, ...]
     _names: tuple[str, ...] = field(default=(), repr=False)
-    #: For each column: what reads its text, and its binary form.
-    _readers: tuple[tuple[Reader, Reader], ...] = field(default=(), repr=False)
+    #: What reads rows of pgoutput's, or the codecs for test_decoding's text.
+    _reader: _pg.RowReader | None = field(default=None, repr=False)
+    _codecs: tuple[_pg.Codec, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         self._names = tuple(column.name for column in self.columns)

@@ -6,9 +6,9 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
-from greenletio._pg import Codec
+from greenletio._pg import Codec, Record, RowReader
 from greenletio.pg import _text
 from greenletio.pg._changes import (
     LSN,
@@ -24,7 +24,7 @@ from greenletio.pg._changes import (
 )
 from greenletio.pg._errors import InternalError
 
-__all__ = ("PgOutput", "Sink", "TextOnly", "UnknownTypes", "reader")
+__all__ = ("PgOutput", "Sink", "TextOnly", "UnknownTypes")
 
 _IDENTITIES = {"d": "default", "n": "nothing", "f": "full", "i": "index"}
 
@@ -55,15 +55,6 @@ class Sink(Protocol):
     def origin(self, name: str) -> None: ...
     def commit(self, end_lsn: LSN, time: Any) -> None: ...
     def message(self, message: Message) -> None: ...
-
-
-def reader(codec: Codec) -> Callable[[bytes], Any]:
-    """What reads a value's text form."""
-
-    def read(data: bytes) -> Any:
-        return _text.decode(codec, data)
-
-    return read
 
 
 class PgOutput:
@@ -209,7 +200,8 @@ class PgOutput:
         relation = Relation(
             schema or "pg_catalog", name, oid, _IDENTITIES.get(identity), tuple(columns)
         )
-        relation._readers = tuple((reader(codec), codec.decode) for codec in codecs)
+        names = tuple(column.name for column in columns)
+        relation._reader = RowReader(names, tuple(codecs), _text.decode, UNCHANGED)
         self._relations[oid] = relation
 
     def _of(self, data: bytes, at: int) -> Relation:
@@ -223,30 +215,30 @@ class PgOutput:
 
     def _insert(self, data: bytes, at: int) -> None:
         relation = self._of(data, at)
-        values, _ = _values(relation, data, at + 5)
-        self._sink.change(Insert(relation, relation._row(values)))
+        new, _ = _reader(relation).read(data, at + 5)
+        self._sink.change(Insert(relation, new))
 
     def _update(self, data: bytes, at: int) -> None:
         relation = self._of(data, at)
         at += 4
         old = None
-        before: list[Any] = []
         kind = data[at : at + 1]
         if kind in (b"K", b"O"):
-            before, at = _values(relation, data, at + 1)
-            old = _old(relation, kind, before)
-        values, _ = _values(relation, data, at + 1)
-        if kind == b"O":
-            values = [
-                was if value is UNCHANGED else value
-                for value, was in zip(values, before, strict=True)
-            ]
-        self._sink.change(Update(relation, old, relation._row(values)))
+            old, at = _reader(relation).read(data, at + 1)
+        new, _ = _reader(relation).read(data, at + 1)
+        if old is not None and kind == b"K":
+            old = _key(relation, old)
+        elif old is not None and any(value is UNCHANGED for value in new):
+            pairs = zip(new, old, strict=True)
+            new = relation._row([was if value is UNCHANGED else value for value, was in pairs])
+        self._sink.change(Update(relation, old, new))
 
     def _delete(self, data: bytes, at: int) -> None:
         relation = self._of(data, at)
-        values, _ = _values(relation, data, at + 5)
-        self._sink.change(Delete(relation, _old(relation, data[at + 4 : at + 5], values)))
+        old, _ = _reader(relation).read(data, at + 5)
+        if data[at + 4] == 75:  # K
+            old = _key(relation, old)
+        self._sink.change(Delete(relation, old))
 
     def _truncate(self, data: bytes, at: int) -> None:
         count, flags = struct.unpack_from(">IB", data, at)
@@ -289,41 +281,14 @@ def _string(data: bytes, at: int) -> tuple[str, int]:
     return data[at:end].decode(), end + 1
 
 
-def _values(relation: Relation, data: bytes, at: int) -> tuple[list[Any], int]:
-    """The values of a row, and where what follows it is."""
-    (count,) = _U16.unpack_from(data, at)
-    at += 2
-    readers = relation._readers
-    if count != len(readers):
-        raise InternalError(f"a row of {relation} has {count} columns, not {len(readers)}")
-    values: list[Any] = []
-    for text, binary in readers:
-        kind = data[at]
-        at += 1
-        if kind == 110:  # n
-            values.append(None)
-        elif kind == 117:  # u
-            values.append(UNCHANGED)
-        else:
-            (size,) = _U32.unpack_from(data, at)
-            at += 4
-            piece = data[at : at + size]
-            at += size
-            if len(piece) != size or kind not in (98, 116):
-                raise ValueError(f"a row of {relation} is cut short")
-            values.append(binary(piece) if kind == 98 else text(piece))
-    return values, at
+def _reader(relation: Relation) -> RowReader:
+    return cast(RowReader, relation._reader)  # each of this plugin's has one
 
 
-def _old(relation: Relation, kind: bytes, values: list[Any]) -> Any:
-    """What the server sends of a row as it was: all of it, or its key's columns."""
-    if kind == b"O":
-        return relation._row(values)
-    key = [
-        (column.name, value)
-        for column, value in zip(relation.columns, values, strict=True)
-        if column.is_key
-    ]
+def _key(relation: Relation, row: Record) -> Record:
+    """Of a row that has only its key: that."""
+    pairs = zip(relation.columns, row, strict=True)
+    key = [(column.name, value) for column, value in pairs if column.is_key]
     return relation._row([value for _, value in key], tuple(name for name, _ in key))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenletio._pg import Codec
+from greenletio.pg import _text
 from greenletio.pg._changes import (
     LSN,
     UNCHANGED,
@@ -20,7 +21,7 @@ from greenletio.pg._changes import (
     Update,
 )
 from greenletio.pg._errors import InternalError
-from greenletio.pg._pgoutput import Sink, UnknownTypes, reader
+from greenletio.pg._pgoutput import Sink, UnknownTypes
 
 __all__ = ("TestDecoding",)
 
@@ -136,8 +137,8 @@ class TestDecoding:
         relation = self._relation(table, columns)
         return relation, relation._row(
             [
-                _value(read, literal)
-                for (read, _), (_, _, literal) in zip(relation._readers, fields, strict=True)
+                _value(codec, literal)
+                for codec, (_, _, literal) in zip(relation._codecs, fields, strict=True)
             ]
         )
 
@@ -149,13 +150,11 @@ class TestDecoding:
                 self._relations.clear()
             relation = self._relations[key] = Relation(*table, None, None, columns)
             codecs = [self._find(column.type_name) for column in columns]
-            relation._readers = tuple(
-                (reader(codec), codec.decode) for codec in codecs if codec is not None
-            )
+            relation._codecs = tuple(codec for codec in codecs if codec is not None)
         return relation
 
 
-def _value(read: Callable[[bytes], Any], literal: str) -> Any:
+def _value(codec: Codec, literal: str) -> Any:
     if literal == "null":
         return None
     if literal == "unchanged-toast-datum":
@@ -166,7 +165,7 @@ def _value(read: Callable[[bytes], Any], literal: str) -> Any:
         literal = literal[1:-1].replace("''", "'")
     elif literal in ("true", "false"):
         literal = literal[0]
-    return read(literal.encode())
+    return _text.decode(codec, literal)
 
 
 def _plain(name: str) -> str:

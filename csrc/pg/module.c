@@ -208,7 +208,8 @@ module_exec(PyObject *module)
         gio_pg_record_setup_types(module) < 0 || gio_pg_codec_setup_types(module) < 0 ||
         gio_pg_statement_setup_types(module) < 0 || gio_pg_watch_setup_types(module) < 0 ||
         gio_pg_batch_setup_types(module) < 0 || gio_pg_source_setup_types(module) < 0 ||
-        gio_pg_op_setup_types(module) < 0 || gio_pg_conn_setup_types(module) < 0)
+        gio_pg_row_reader_setup_types(module) < 0 || gio_pg_op_setup_types(module) < 0 ||
+        gio_pg_conn_setup_types(module) < 0)
         return -1;
 #ifdef LIBPQ_HAS_CHUNK_MODE
     bool chunks = true;

@@ -426,7 +426,8 @@ bool gio_pg_batch_is_full(PyObject *batch);
 /* A capsule of Arrow's for a tuple of batches. */
 PyObject *gio_pg_batch_stream(PyObject *module, PyObject *batches);
 int gio_pg_batch_setup_types(PyObject *module);
-int gio_pg_source_setup_types(PyObject *module); /* source.c */
+int gio_pg_source_setup_types(PyObject *module);     /* source.c */
+int gio_pg_row_reader_setup_types(PyObject *module); /* rowreader.c */
 /* many.c: begin, send some more, take an answer. Run Python. */
 bool gio_pg_many_begin(GioPgOp *op);
 void gio_pg_many_send(GioPgOp *op);

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import gc
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from fix_replication import AT_ONCE, make
 
-from greenletio import async_, pg
+from greenletio import _pg, async_, pg
 from greenletio.pg import LSN, UNCHANGED, aio, errors
 
 LIMIT_S = 30  # against a hang, not a measure
@@ -816,3 +817,36 @@ def test_the_example_runs(replicated_here):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("prices, the same in the table and in the dict\n")
+
+
+def test_a_row_that_is_cut_short_is_refused():
+    codecs = tuple(_pg.BUILTIN[oid] for oid in (23, 25, 23, 1009))
+    names = ("a", "b", "c", "d")
+    reader = _pg.RowReader(names, codecs, lambda codec, data: (codec.oid, data), UNCHANGED)
+    tags = codecs[3].encode(["x", None])
+    parts = [b"b\0\0\0\4\0\0\0\7", b"t\0\0\0\2hi", b"u", b"b" + struct.pack(">I", len(tags)) + tags]
+    row = b"??\0\4" + b"".join(parts)
+    record, end = reader.read(row + b"rest", 2)
+    assert end == len(row)
+    assert tuple(record) == (7, (25, b"hi"), UNCHANGED, ["x", None])
+    assert tuple(reader.read(b"\0\4nnnn", 0)[0]) == (None,) * 4
+    wrong = [row[:size] for size in range(len(row))] + [b"\0\3nnn", b"\0\4nnnx", b"\0\4nnnb"]
+    wrong += [b"\0\4nnnb\xff\xff\xff\xff", b"\0\4b\0\0\0\3abc"]
+    for data in wrong:
+        with pytest.raises(errors.InternalError):
+            reader.read(data, 2 if data[:1] == b"?" else 0)
+    for offset in (-1, 7, 2**62):
+        with pytest.raises(errors.InternalError):
+            reader.read(b"\0\4nnnn", offset)
+    for args in (
+        (names, codecs[:3], repr, None),
+        (names, (1, 2, 3, 4), repr, None),
+        ((1, 2, 3, 4), codecs, repr, None),
+        (names, codecs, None, None),
+    ):
+        with pytest.raises(TypeError):
+            _pg.RowReader(*args)
+    with pytest.raises(TypeError):
+        reader.read(memoryview(row), 0)
+    with pytest.raises(ZeroDivisionError):
+        _pg.RowReader(names, codecs, lambda codec, data: 1 / 0, None).read(row, 2)
