@@ -129,6 +129,7 @@ struct GioState {
     PyObject *str_popleft;
     PyObject *str_release;
     PyObject *heappush, *heappop; /* heapq's */
+    PyObject *queue_empty;        /* queue.Empty */
     PyTypeObject *real_lock_type; /* _thread's, */
     PyTypeObject *deque_type;     /* and collections.deque, with methods of theirs */
     PyMethodDef *real_lock_locked, *deque_append, *deque_popleft;

@@ -458,6 +458,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->main_call);
     Py_VISIT(st->heappush);
     Py_VISIT(st->heappop);
+    Py_VISIT(st->queue_empty);
     Py_VISIT(st->real_lock_type);
     Py_VISIT(st->deque_type);
     Py_VISIT(st->loop_type);

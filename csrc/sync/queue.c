@@ -446,7 +446,8 @@ do_get(Queue *q, PyObject *block, PyObject *timeout)
     }
     in_vain = r == 0 && !wait;
     if (r == 0 && wait) {
-        r = raise_from_queue("Empty");
+        PyErr_SetNone(gio_api_state()->queue_empty);
+        r = -1;
     }
     if (r > 0 && (item = take_item(q)) != NULL) {
         gio_line_wake(&not_full->line, NULL);
@@ -455,7 +456,7 @@ done:
     end_waiting(&x, item == NULL);
     Py_XDECREF(not_full);
     if (in_vain && gio_sync_in_vain(gio_api_state()) == 0) {
-        raise_from_queue("Empty");
+        PyErr_SetNone(gio_api_state()->queue_empty);
     }
     return item;
 }

@@ -63,15 +63,9 @@ push(SimpleQueue *q, PyObject *item, bool at_head)
 }
 
 static PyObject *
-set_empty(void)
+set_empty(GioState *st)
 {
-    PyObject *module = PyImport_ImportModule("_queue");
-    PyObject *empty = module == NULL ? NULL : PyObject_GetAttrString(module, "Empty");
-    if (empty != NULL) {
-        PyErr_SetNone(empty);
-    }
-    Py_XDECREF(empty);
-    Py_XDECREF(module);
+    PyErr_SetNone(st->queue_empty);
     return NULL;
 }
 
@@ -104,7 +98,7 @@ await_item(SimpleQueue *q, int64_t deadline)
         gio_err_give(exc);
     }
     else if (turn == GIO_LINE_LATE) {
-        return set_empty();
+        return set_empty(st);
     }
     return item;
 }
@@ -145,7 +139,8 @@ queue_get_nowait(SimpleQueue *q, PyObject *Py_UNUSED(ignored))
     if (q->count > 0) {
         return pop(q);
     }
-    return gio_sync_in_vain(gio_api_state()) < 0 ? NULL : set_empty();
+    GioState *st = gio_api_state();
+    return gio_sync_in_vain(st) < 0 ? NULL : set_empty(st);
 }
 
 static PyObject *
@@ -255,6 +250,12 @@ static PyType_Spec queue_spec = {
 int
 gio_simple_queue_setup_types(PyObject *module, GioState *st)
 {
+    PyObject *queue = PyImport_ImportModule("_queue");
+    st->queue_empty = queue == NULL ? NULL : PyObject_GetAttrString(queue, "Empty");
+    Py_XDECREF(queue);
+    if (st->queue_empty == NULL) {
+        return -1;
+    }
     st->simple_queue_type = gio_add_type(module, &queue_spec, NULL, true);
     return st->simple_queue_type == NULL ? -1 : 0;
 }
