@@ -16,7 +16,8 @@ import greenlet
 from greenletio import _pg
 from greenletio._lock import FairLock
 from greenletio.pg import _errors, _json, rows
-from greenletio.pg._connect import check_command_timeout, connect_sync, forget_types
+from greenletio.pg._codecs import reset_codec, set_codec
+from greenletio.pg._connect import check_command_timeout, connect_sync, connected, forget_types
 from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
@@ -24,6 +25,7 @@ from greenletio.pg._lobject_sync import LargeObjectMethods
 from greenletio.pg._notify import Notifying
 from greenletio.pg._pipeline import Pipeline
 from greenletio.pg._query import is_script, prepare
+from greenletio.pg._steps import Steps, run
 from greenletio.pg._tls import TLS, demand, tls_of
 from greenletio.pg._tpc import TwoPhase
 from greenletio.pg._transaction import Transaction, begin
@@ -78,6 +80,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
     ) -> None:
         super().__init__()
         self._raw = raw
+        self._own_codecs: dict[int, _pg.Codec] = getattr(raw, "_own_codecs", {})
         self._lock = FairLock()
         self._streamer: greenlet.greenlet | None = None
         self._autocommit = autocommit
@@ -321,6 +324,44 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         options = (isolation, readonly, deferrable)
         return Transaction(self, options, savepoint_name, force_rollback)
 
+    # -- types
+
+    def set_type_codec(
+        self,
+        typename: str,
+        *,
+        schema: str = "public",
+        encoder: Callable[[Any], Any],
+        decoder: Callable[[Any], Any],
+        format: str = "text",
+    ) -> None:
+        """Have values of a type be read and written by functions of yours.
+
+        As ``aio.Connection.set_type_codec()``: `format` is "text", "binary" or "tuple". For the
+        connections of a pool do it in its ``configure``.
+        """
+        self._change_codecs(set_codec(self, self._raw, typename, schema, encoder, decoder, format))
+
+    def reset_type_codec(self, typename: str, *, schema: str = "public") -> None:
+        """Undo set_type_codec()."""
+        self._change_codecs(reset_codec(self, self._raw, typename, schema))
+
+    def _change_codecs(self, steps: Steps[None]) -> None:
+        if self.closed:
+            raise ConnectionClosed("the connection is closed")
+        if self._pipeline is not None:
+            raise NotSupportedError("codecs cannot be changed in a pipeline: do it outside")
+        self._check_turn()
+        with self._lock:
+            run(steps)
+
+    def _use_codecs(self) -> None:
+        raw = self._raw
+        connected(raw, self._own_codecs)
+        if type(raw) is _pg.Connection:  # a pool's is the other face's, too, and dressed later
+            raw._codecs.update({**_json.codecs(), **self._own_codecs})
+        raw._forget_codecs()
+
     # -- what happens by itself
 
     def add_notice_handler(self, callback: Callable[[_errors.Diagnostic], Any]) -> None:
@@ -340,8 +381,8 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
                 level = logging.WARNING if diagnostic.severity == "WARNING" else logging.INFO
                 logger.log(level, "%s: %s", diagnostic.severity, diagnostic.message_primary)
         elif kind == "outdated":
-            forget_types(self._raw)
-            self._raw._codecs.update(_json.codecs())
+            forget_types(self._raw, self._own_codecs)
+            self._raw._codecs.update({**_json.codecs(), **self._own_codecs})
         elif kind in ("notification", "closed"):
             self._hear(kind, value)
 

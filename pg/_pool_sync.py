@@ -15,7 +15,7 @@ from greenletio import _core
 from greenletio.pg import _json, rows
 from greenletio.pg._connection import Connection
 from greenletio.pg._cursor import Cursor
-from greenletio.pg._errors import InterfaceError, OperationalError
+from greenletio.pg._errors import InterfaceError, NotSupportedError, OperationalError
 from greenletio.pg._pool import Core
 from greenletio.pg._pool_connect import Connect, Run, leave
 from greenletio.pg._pool_parts import Limits, PoolClosed, PoolTimeout, may_wait, run
@@ -67,6 +67,9 @@ class PooledConnection(Connection[Any]):
         if self._slot is not None and may_prepare(query):
             self._slot.prepared = True
         return super()._run(query, params, timeout, cursor)
+
+    def _change_codecs(self, steps: Any) -> None:
+        raise NotSupportedError("the codecs of a pool's connections are set by its configure=")
 
     def __del__(self) -> None:
         slot, self._slot, self._raw = self._slot, None, _RETURNED

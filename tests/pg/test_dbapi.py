@@ -303,3 +303,52 @@ def test_the_description_of_types_that_are_restricted(sync):
         (None, None, 3, -2),
         (None, 4, None, None),
     ]
+
+
+def test_codecs_of_ones_own(dsn, sync):
+    sync.autocommit = True
+    sync.execute("CREATE TYPE pg_temp.pair AS (a int, b text)")
+    (schema,) = sync.execute(
+        "SELECT nspname::text FROM pg_namespace WHERE oid = pg_my_temp_schema()"
+    ).fetchone()
+    sync.set_type_codec(
+        "interval",
+        schema="pg_catalog",
+        format="tuple",
+        decoder=lambda parts: parts,
+        encoder=lambda parts: parts,
+    )
+    sync.set_type_codec("text", schema="pg_catalog", decoder=str.upper, encoder=str.lower)
+    sync.set_type_codec(
+        "pair", schema=schema, format="tuple", decoder=list, encoder=lambda pair: tuple(pair)
+    )
+    query = "SELECT '1 mon 2 days'::interval, ARRAY['x', NULL]::text[], (1, 'y')::pair, '[1]'::json"
+    row = ((1, 2, 0), ["X", None], [1, "Y"], [1])
+    assert sync.execute(query).fetchone() == row
+    assert sync.execute("SELECT $1::interval = '3 days', $2::text", ((0, 3, 0), "AB")).fetchone()[0]
+    sync.reset_type_codec("text", schema="pg_catalog")
+    assert sync.execute(query).fetchone()[1] == ["x", None]
+    with pytest.raises(ValueError, match="unknown type"):
+        sync.set_type_codec("no such type", decoder=str, encoder=str)
+    with pytest.raises(pg.InterfaceError, match="format is"):
+        sync.set_type_codec("text", decoder=str, encoder=str, format="xml")
+    with sync.pipeline(), pytest.raises(pg.NotSupportedError, match="pipeline"):
+        sync.reset_type_codec("text", schema="pg_catalog")
+    sync.execute("DROP TYPE pg_temp.pair")
+    closed = pg.connect(dsn)
+    closed.close()
+    with pytest.raises(errors.ConnectionClosed):
+        closed.reset_type_codec("text", schema="pg_catalog")
+
+
+def test_codecs_of_a_pool(dsn):
+    def configure(connection):
+        connection.set_type_codec("text", schema="pg_catalog", decoder=str.upper, encoder=str)
+
+    with pg.Pool(dsn, min_size=1, max_size=1, configure=configure) as pool:
+        for _ in range(2):
+            with pool.connection() as connection:
+                query = "SELECT 'x'::text, '{}'::jsonb"
+                assert connection.execute(query).fetchone() == ("X", {})
+                with pytest.raises(pg.NotSupportedError, match="configure"):
+                    connection.reset_type_codec("text", schema="pg_catalog")
