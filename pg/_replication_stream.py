@@ -323,7 +323,7 @@ class StreamCore:
             failure: BaseException
             try:
                 if self._copy is None:
-                    yield from self._begin(deadline)
+                    yield from self._begin(self._limit_of_begin(deadline))
                 if self._closed:  # meanwhile
                     raise ConnectionClosed("this stream is closed")
                 messages = yield from self._read(deadline)
@@ -348,6 +348,13 @@ class StreamCore:
                 raise TimeoutError
             yield Pause(pause)
             pause = min(pause * 2, PAUSE_MOST)
+
+    def _limit_of_begin(self, deadline: float | None) -> float | None:
+        """When a new connection is given up for the next one: it may be to a frozen server."""
+        limits = [] if deadline is None else [deadline]
+        if self._known is not None and self._receive_timeout is not None:
+            limits.append(monotonic() + self._receive_timeout)
+        return min(limits, default=None)
 
     def _read(self, deadline: float | None) -> Steps[Any]:
         if self._confirmed != self._reported:

@@ -582,7 +582,7 @@ def test_a_server_that_is_frozen_is_left_and_found_again(own_server):
     replicated.sql("CREATE TABLE numbers (n int)")
     slot = replicated.slot()
     replicated.sql("INSERT INTO numbers VALUES (1)")
-    with pg.connect_replication(replicated.url, timeout=0.3) as replication:
+    with pg.connect_replication(replicated.url) as replication:
         with replication.stream(slot, "everything", receive_timeout=0.3, resume=0.5) as stream:
             assert numbers_of(stream.get(LIMIT_S)) == [1]
             own_server.freeze()
