@@ -46,15 +46,15 @@ class Listener:
         row_factory: Any = None,
         **options: Any,
     ) -> None:
-        from greenletio.pg.aio._listen import Leased, Own
+        from greenletio.pg.aio import _listen
 
         self._autocommit = autocommit
         self._row_factory = row_factory or rows.tuple_row
         codecs = _json.codecs()
         self._core = Core(
-            Leased(source.aio, options, codecs)
+            _listen.Leased(source.aio, options, codecs)
             if isinstance(source, Pool)
-            else Own(source, options, codecs),
+            else _listen.Own(source, options, codecs),
             channels,
             buffer=buffer,
             heartbeat=heartbeat,

@@ -53,6 +53,8 @@ logger = logging.getLogger("greenletio.pg.pool")
 JITTER = 0.1
 #: Seconds before a connect that failed is tried again; it doubles up to the second number.
 RETRY_AFTER, RETRY_AFTER_MOST = 0.1, 30.0
+#: Seconds after which those who wait look whether the loop of a reset has ended.
+LOOK = 1.0
 #: Seconds by which a loop's timer may come before its time.
 ROUNDING = 0.002
 
@@ -283,8 +285,17 @@ class Core:
 
     def _granted(self, waiter: _core.Waiter[Any], seconds: float) -> Steps:
         """Wait for what comes: a connection, or None when it is time to look again."""
+        end = monotonic() + seconds
         try:
-            in_time = yield Wait(waiter, seconds)
+            while not (in_time := (yield Wait(waiter, min(end - monotonic(), LOOK)))):
+                if monotonic() >= end:
+                    break
+                self._hand_on_stranded()
+                fresh: _core.Waiter[Any] = _core.Waiter()
+                with self._mutex:
+                    if waiter not in self._queue:
+                        break  # it was granted something at the last moment
+                    self._queue[self._queue.index(waiter)] = waiter = fresh
         except BaseException:
             self._withdraw(waiter)
             if waiter.done() and not waiter.cancelled():
@@ -455,6 +466,17 @@ class Core:
                     slot.home = slot.loop = None
                     return slot
         return None
+
+    def _hand_on_stranded(self) -> None:
+        """To the one who has waited longest, who will reset it."""
+        while (slot := self._stranded()) is not None:
+            with self._mutex:
+                while self._queue:
+                    if self._queue.popleft().set(slot):
+                        slot = None
+                        break
+            if slot is not None:
+                self.discard(slot)
 
     def end_resets(self) -> None:
         """Give up resets whose time is over."""

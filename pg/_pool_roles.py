@@ -50,9 +50,9 @@ SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN 0
 
 def _dsn(given: Mapping[str, Any]) -> str | None:
     """The connection string, without a URL's parameters that are the server's settings."""
-    from greenletio.pg.aio._connect import settings_of
+    from greenletio.pg.aio import _connect
 
-    return settings_of(given.get("dsn"))[0]
+    return _connect.settings_of(given.get("dsn"))[0]
 
 
 class Role:

@@ -175,7 +175,8 @@ class Pool:
     def aio(self) -> AsyncPool:
         """The same pool for tasks, by asyncpg's names; it closes with this one."""
         if self._aio is None:
-            from greenletio.pg.aio._pool import Pool as AsyncPool
+            # Not from its module: two threads that import a package at its ends meet in the middle.
+            from greenletio.pg.aio import Pool as AsyncPool
 
             self._aio = AsyncPool._of(self._core, self._check, self._shared_size)
         return self._aio

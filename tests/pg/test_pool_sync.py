@@ -338,3 +338,38 @@ def test_the_log_says_what_a_reset_failed_with(dsn, caplog):
             connection.execute("SELECT 1")
     said = [record.getMessage() for record in caplog.records]
     assert "a connection could not be reset and is closed: it took too long" in said
+
+
+@pytest.mark.parametrize("face", ["sync", "aio"])
+def test_whoever_waits_gets_the_connection_whose_loop_ended_in_its_reset(dsn, face):
+    pool = pg.Pool(dsn, min_size=1, max_size=1)
+    leased, answers = threading.Event(), []
+
+    def wait_for_it():
+        leased.wait()
+        if face == "sync":
+            with pool.connection(timeout=30) as c:
+                answers.append(c.execute("SHOW work_mem").fetchone()[0])
+        else:
+
+            async def ask():
+                async with pool.aio.acquire(timeout=30) as c:
+                    answers.append(await c.fetchval("SHOW work_mem"))
+
+            asyncio.run(ask())
+
+    async def lease():
+        async with pool.aio.acquire() as c:
+            await c.execute("SET work_mem = '1234kB'")
+            leased.set()
+            while pool.get_stats()["requests_waiting"] < 1:
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(lease())  # the reset has just been sent
+    loop.close()
+    thread.join()
+    assert len(answers) == 1 and answers != ["1234kB"]
+    pool.close()

@@ -28,6 +28,14 @@ def test_a_cache_that_follows_notifications(pg_dsn):
     assert "has lost its connection" in done.stderr
 
 
+def test_one_pool_for_everybody(pg_dsn):
+    done = run("pg_one_pool.py", pg_dsn)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first == "100 of asyncio tasks, 100 of greenlets, 100 of threads, 100 of trio tasks"
+    assert second.endswith("leases of at most 3 connections")
+
+
 def test_what_is_asked_is_seen(pg_dsn):
     done = run("pg_observe.py", pg_dsn, "0.5")
     assert done.returncode == 0, done.stderr
