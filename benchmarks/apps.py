@@ -34,8 +34,16 @@ SAME = ("fastapi", "flask", "gunicorn", "jinja2", "sqlalchemy", "starlette", "uv
 HEADINGS = ("requests/s", "quartiles", "p50 ms", "p99 ms", "PSS MB", "CPU ms/request")
 FIGURES = ("requests_s", "p50_ms", "p99_ms", "memory_mb", "cpu_ms")
 
-UVICORN = ("uvicorn", "--fd", "{fd}", "--http", "httptools", "--no-access-log")
-GUNICORN = ("gunicorn", "--bind", "fd://{fd}", "--workers", "1", "--worker-connections", "1100")
+UVICORN = ("uvicorn", "--port", "{port}", "--http", "httptools", "--no-access-log")
+GUNICORN = (
+    "gunicorn",
+    "--bind",
+    "127.0.0.1:{port}",
+    "--workers",
+    "1",
+    "--worker-connections",
+    "1100",
+)
 UVLOOP = (*UVICORN, "--log-level", "warning", "--timeout-keep-alive", "60", "--loop", "uvloop")
 OURS = (*UVLOOP[:-1], "greenletio:new_event_loop")
 WORKER = (*GUNICORN, "--log-level", "warning", "--keep-alive", "60")

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,25 +53,34 @@ class Server:
     ) -> None:
         self._name = name
         self._log = tempfile.TemporaryFile("w+")
-        # The server inherits the listener: no race for a port.
-        with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
-            self._port: int = listener.getsockname()[1]
-            fd = listener.fileno()
-            self._process = subprocess.Popen(
-                [python, SERVE, *(part.format(fd=fd) for part in command)],
-                env={**os.environ, **environ},
-                cwd=tempfile.gettempdir(),
-                pass_fds=[fd],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us, who end it
-            )
+        # Bound by the server itself: uvicorn takes one that it inherits for a Unix socket, whose
+        # answers then wait for the client's delayed acknowledgements in some loops.
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port: int = probe.getsockname()[1]
+        self._process = subprocess.Popen(
+            [python, SERVE, *(part.format(port=self._port) for part in command)],
+            env={**os.environ, **environ},
+            cwd=tempfile.gettempdir(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us, who end it
+        )
         try:
+            self._until_it_listens()
             self.page = self._page()
         except BaseException:
             self.close()
             raise
+
+    def _until_it_listens(self) -> None:
+        give_up = time.monotonic() + LIMIT_S
+        while self._process.poll() is None and time.monotonic() < give_up:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self._port), LIMIT_S).close()
+                return
+            time.sleep(0.02)
+        raise self._failed("does not listen")
 
     def _page(self) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=LIMIT_S)

@@ -3,6 +3,8 @@
 import json
 import os
 
+import django
+
 from greenletio.integrations.django.sync import patch_asgiref
 
 _told = json.loads(os.environ["GREENLETIO_DJANGO_TESTS"])
@@ -23,5 +25,6 @@ DATABASES = {
 }
 SECRET_KEY = "of the tests"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+if django.VERSION < (6,):  # as in the settings of Django's own
+    DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = False
