@@ -11,6 +11,17 @@ errors_module(void)
     return PyImport_ImportModule("greenletio.pg.errors");
 }
 
+/* Of the module, by a name that the module has itself: Python's cache of attributes would keep each
+ * new str that is asked for. */
+static PyObject *
+class_of(PyObject *module, const char *name)
+{
+    PyObject *text = PyUnicode_InternFromString(name);
+    PyObject *type = text == NULL ? NULL : PyObject_GetAttr(module, text);
+    Py_XDECREF(text);
+    return type;
+}
+
 static const struct {
     int code;
     const char *name;
@@ -71,7 +82,7 @@ static PyObject *
 make(const char *name, PyObject *message)
 {
     PyObject *module = message == NULL ? NULL : errors_module();
-    PyObject *type = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    PyObject *type = module == NULL ? NULL : class_of(module, name);
     PyObject *error = type == NULL ? NULL : PyObject_CallOneArg(type, message);
     Py_XDECREF(type);
     Py_XDECREF(module);
@@ -83,7 +94,7 @@ bool
 gio_pg_error_is(const char *name)
 {
     PyObject *exc = gio_err_take(), *module = errors_module();
-    PyObject *type = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    PyObject *type = module == NULL ? NULL : class_of(module, name);
     bool is = type != NULL && exc != NULL && PyErr_GivenExceptionMatches(exc, type);
     if (type == NULL)
         PyErr_Clear();

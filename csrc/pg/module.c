@@ -191,6 +191,7 @@ intern_names(GioPgState *st)
         {&st->str_adjusted, "adjusted"},
         {&st->str_utcoffset, "utcoffset"},
         {&st->str_astimezone, "astimezone"},
+        {&st->str_sqlstate, "sqlstate"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if ((*names[i].field = PyUnicode_InternFromString(names[i].text)) == NULL)
@@ -262,7 +263,8 @@ module_exec(PyObject *module)
     X(str_look)                                                                                    \
     X(str_adjusted)                                                                                \
     X(str_utcoffset)                                                                               \
-    X(str_astimezone)
+    X(str_astimezone)                                                                              \
+    X(str_sqlstate)
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)

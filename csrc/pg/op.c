@@ -96,7 +96,7 @@ unlink_op(GioPgConn *c, GioPgOp *op)
 static void
 note_refusal(GioPgConn *c, PyObject *error)
 {
-    PyObject *state = PyObject_GetAttrString(error, "sqlstate");
+    PyObject *state = PyObject_GetAttr(error, c->st->str_sqlstate);
     if (state == NULL)
         PyErr_Clear();
     else if (PyUnicode_Check(state) && PyUnicode_CompareWithASCIIString(state, "25006") == 0)

@@ -58,7 +58,7 @@ struct GioPgState {
     PyObject *str_call_soon, *str_call_soon_threadsafe, *str_cancel;
     PyObject *str_is_closed, *str_is_running, *str_int, *str_is_safe, *str_bytes;
     PyObject *str_call_later, *str_expire, *str_look, *str_adjusted, *str_utcoffset;
-    PyObject *str_astimezone;
+    PyObject *str_astimezone, *str_sqlstate;
 };
 
 static inline GioPgState *

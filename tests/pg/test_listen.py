@@ -351,10 +351,12 @@ def test_listeners_leave_nothing_behind(run, make, aflat):
             async with make(channels=["x"]) as listener:
                 with pytest.raises(TIMED_OUT):
                     await listener.get(timeout=0.0)
-            waits = asyncio.ensure_future(make().open())
+            listener = make()
+            waits = asyncio.ensure_future(listener.open())
             await asyncio.sleep(0.001)
             waits.cancel()
             await asyncio.wait([waits])
+            await listener.close()
 
         await aflat(one, 40)
 
