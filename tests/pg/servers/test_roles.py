@@ -29,8 +29,13 @@ def until(true, what):
 
 
 def make_table(cluster, columns):
-    ask(cluster.primary.url, f"DROP TABLE IF EXISTS {columns.split()[0]}")
+    """It is on the standby, too, when this returns: a commit does not wait for that by itself."""
+    name = columns.split()[0]
+    ask(cluster.primary.url, f"DROP TABLE IF EXISTS {name}")
     ask(cluster.primary.url, f"CREATE TABLE {columns}")
+    ((oid,),) = ask(cluster.primary.url, f"SELECT '{name}'::regclass::oid::int8")
+    there = f"to_regclass('{name}')::oid::int8 IS NOT DISTINCT FROM {oid}"
+    cluster.wait(cluster.standby.url, f"SELECT {there}")
 
 
 def pool_of(cluster, **options):
