@@ -152,8 +152,10 @@ fill(GioPgOp *session, PyObject *batch)
             PGresult *res = PQgetResult(c->pg);
             if (res == NULL)
                 session->all_sent = true;
-            else if (gio_pg_stream_is_part(res))
+            else if (gio_pg_stream_is_part(res)) {
                 rc = gio_pg_batch_take(batch, session->stmt, res);
+                rc = rc < 0 ? rc : take_tag(session, res);
+            }
             else
                 take_end(session, res);
             PQclear(res);

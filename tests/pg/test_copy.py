@@ -243,6 +243,7 @@ def test_a_session_that_ends_between_two_writes(run, connect, end_session, seen)
     run(main())
 
 
+@pytest.mark.leaks(False)  # there is one session
 def test_sync_code_whose_session_ends_between_two_writes(sync, end_session):
     sync.execute("CREATE TEMP TABLE t (a int)")
     with pytest.raises(errors.AdminShutdown, match="terminating connection"):

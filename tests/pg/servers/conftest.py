@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import trustme
+from fix_missing import missing
 from fix_system_postgres import SystemServer
 
 from greenletio import async_, pg
-from greenletio.pg import aio
+from greenletio.pg import aio, errors
 
 Ask = Callable[..., Any]
 
@@ -42,6 +43,15 @@ def ask(request: pytest.FixtureRequest) -> Ask:
         return by_sync(sql, **options)
 
     return run
+
+
+@pytest.fixture
+def libpq_with_tls() -> None:
+    """For tests of which nothing is left without TLS."""
+    with pytest.raises(errors.Error) as caught:
+        pg.connect("host=127.0.0.1 port=1 sslmode=require")
+    if "not compiled in" in str(caught.value):
+        missing("this libpq is built without TLS")
 
 
 class Files:

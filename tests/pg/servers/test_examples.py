@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import trustme
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -43,6 +44,7 @@ def test_what_is_asked_is_seen(pg_dsn):
     assert "SELECT pg_sleep(0.02)" in done.stderr and "in visitor" in done.stderr
 
 
+@pytest.mark.usefixtures("libpq_with_tls")
 def test_trust_on_first_use(system_server, tmp_path):
     url = (
         f"postgresql://by_scram:scram@localhost:{system_server.port}/postgres"

@@ -5,9 +5,7 @@ import datetime
 
 import pytest
 import trustme
-from fix_missing import missing
 
-from greenletio import pg
 from greenletio.pg import errors
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
@@ -15,12 +13,7 @@ DAY = datetime.timedelta(days=1)
 TLS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 
 
-@pytest.fixture(autouse=True)
-def libpq_with_tls():
-    with pytest.raises(errors.Error) as caught:
-        pg.connect("host=127.0.0.1 port=1 sslmode=require")
-    if "not compiled in" in str(caught.value):
-        missing("this libpq is built without TLS")
+pytestmark = pytest.mark.usefixtures("libpq_with_tls")
 
 
 @pytest.fixture

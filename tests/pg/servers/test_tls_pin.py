@@ -16,7 +16,6 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fix_missing import missing
 
 from greenletio import async_, pg
 from greenletio.pg import aio, errors
@@ -27,12 +26,7 @@ ENCRYPTED = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 OTHER = "sha256/" + "A" * 43 + "="
 
 
-@pytest.fixture(autouse=True)
-def libpq_with_tls():
-    with pytest.raises(errors.Error) as caught:
-        pg.connect("host=127.0.0.1 port=1 sslmode=require")
-    if "not compiled in" in str(caught.value):
-        missing("this libpq is built without TLS")
+pytestmark = pytest.mark.usefixtures("libpq_with_tls")
 
 
 @pytest.fixture
