@@ -1,13 +1,18 @@
 """The site of greenletio's documentation: ``make docs``. Warnings are errors there."""
 
+import sys
 from pathlib import Path
 
-import tomllib
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 import greenletio
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -64,7 +64,8 @@ class Finding:
 def examine(database: str | None = None) -> list[Finding]:
     """What is there in this process. Takes milliseconds, but for the database.
 
-    `database` is a connection string or URL of a server to ask, too (five seconds at most); not
+    `database` is a connection string or URL of a server to ask, too (which has five seconds to let
+    one in, and as many for each answer); not
     from a task of a running loop, which that would hold.
     """
     found = [*_versions(), *_loop(), *_libpq(), *_patches()]
@@ -251,7 +252,8 @@ def _server(database: str) -> list[Finding]:
 
     try:
         started = time.perf_counter()
-        with pg.connect(database, timeout=_CONNECT_S, autocommit=True) as connection:
+        limits: dict[str, Any] = {"timeout": _CONNECT_S, "command_timeout": _CONNECT_S}
+        with pg.connect(database, autocommit=True, **limits) as connection:
             took = time.perf_counter() - started
             row = connection.execute(
                 "SELECT current_setting('server_version'), pg_is_in_recovery(),"
@@ -335,7 +337,7 @@ def run(args: argparse.Namespace) -> int:
     for name in args.modules:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = traceback.format_exception_only(type(error), error)[-1].strip()
             advice = "the application does not start like this, either"
             broken.append(Finding("patches", name, problem, BAD, advice))

@@ -14,9 +14,10 @@ import contextlib
 import json
 import os
 import resource
+import select
 import socket
-import socketserver
 import stat
+import struct
 import sys
 import tempfile
 import threading
@@ -31,7 +32,7 @@ from greenletio.errors import GreenletioError
 if TYPE_CHECKING:
     from greenletio.pg.observe import Query
 
-__all__ = ("Monitor", "folder", "start")
+__all__ = ("Monitor", "folder", "folders", "start")
 
 INTERVAL_S = 1.0
 #: Different texts of queries that are counted apart in an interval.
@@ -41,18 +42,35 @@ _TEXT_LENGTH = 300
 
 def folder() -> Path:
     """Where the sockets are: a folder of this user's, in XDG_RUNTIME_DIR or the temporary one."""
+    return _folders()[0]
+
+
+def folders() -> list[Path]:
+    """Where sockets of this user's processes may be: not every process has XDG_RUNTIME_DIR."""
+    return [path for path in _folders() if _is_private(path)]
+
+
+def _folders() -> list[Path]:
+    found = [Path(tempfile.gettempdir(), f"greenletio-{os.getuid()}")]
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base):
-        return Path(base, "greenletio")
-    return Path(tempfile.gettempdir(), f"greenletio-{os.getuid()}")
+        found.insert(0, Path(base, "greenletio"))
+    return found
+
+
+def _is_private(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def _private(path: Path) -> Path:
     """Make the folder; it must be nobody else's."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not _is_private(path):
         raise GreenletioError(
             f"{path} must be a folder that only this user can enter: remove it, or name another "
             "path for the monitor's socket"
@@ -72,9 +90,11 @@ class _Lag:
     def ask(self) -> None:
         loop = self._loop()
         if self._asked is None and loop is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed
+            self._asked = time.monotonic()  # before: it may be answered at once
+            try:
                 loop.call_soon_threadsafe(self._answer)
-                self._asked = time.monotonic()
+            except RuntimeError:  # it is closed
+                self._asked = None
 
     def _answer(self) -> None:
         asked, self._asked = self._asked, None
@@ -100,7 +120,8 @@ class _Queries:
     """What greenletio.pg has been asked in an interval, by text."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Re-entrant: the garbage collector may end a query, and call the hook, in the middle.
+        self._lock = threading.RLock()
         self._found: dict[str, list[Any]] = {}
 
     def add(self, query: Query) -> None:
@@ -141,14 +162,22 @@ class Monitor:
         self._pid = os.getpid()
         self._lags: list[_Lag] = []
         self._stopped = threading.Event()
-        self._server = _Server(str(path), _Handler)
-        self._server.monitor = self
-        path.chmod(0o600)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._end, end = socket.socketpair()  # closing the first ends the thread
+        try:
+            self._listener.bind(str(path))
+            path.chmod(0o600)
+            self._inode = path.lstat().st_ino
+            self._listener.listen()
+        except BaseException:
+            self._listener.close()
+            raise
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="greenletio monitor", daemon=True
+            target=self._serve, args=(end,), name="greenletio monitor", daemon=True
         )
         self._thread.start()
         atexit.register(self.stop)
+        _open.add(self)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell of this loop, too."""
@@ -160,16 +189,56 @@ class Monitor:
             return
         self._stopped.set()
         atexit.unregister(self.stop)
-        self._server.shutdown()
-        self._server.server_close()
+        self._end.close()
         self._thread.join()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.lstat().st_ino == self._inode:  # and nobody else's by now
+                self.path.unlink()
 
     def __enter__(self) -> Monitor:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    def _serve(self, end: socket.socket) -> None:
+        with end, self._listener:
+            while not self._stopped.is_set():
+                if end in select.select([self._listener, end], [], [])[0]:
+                    return
+                with contextlib.suppress(OSError):
+                    connection = self._listener.accept()[0]
+                    name = "greenletio monitor's guest"
+                    threading.Thread(
+                        target=self._tell, args=(connection,), name=name, daemon=True
+                    ).start()
+
+    def _tell(self, connection: socket.socket) -> None:
+        """One who is connected."""
+        queries = _Queries()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(connection)
+            if not _is_own(connection):
+                return
+            if "greenletio.pg" in sys.modules:
+                from greenletio.pg import observe
+
+                stack.enter_context(observe.hook(queries.add))
+            stack.enter_context(contextlib.suppress(OSError))
+            connection.settimeout(10)
+            while not self._stopped.is_set():
+                for lag in self._lags:
+                    lag.ask()
+                if self._stopped.wait(INTERVAL_S):
+                    break
+                line = json.dumps(self._snapshot(queries.take())) + "\n"
+                connection.sendall(line.encode())
+
+    def _after_fork(self) -> None:
+        """The socket is the parent's; so is whoever was connected."""
+        self._stopped.set()
+        self._listener.close()
+        self._end.close()
 
     def _snapshot(self, queries: list[dict[str, Any]]) -> dict[str, Any]:
         loops = [lag.as_dict() for lag in self._lags]
@@ -192,34 +261,24 @@ class Monitor:
         }
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
-    monitor: Monitor
+def _is_own(connection: socket.socket) -> bool:
+    """Whether it is this user, or root, who has connected."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    size = struct.calcsize("3i")
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    return struct.unpack("3i", found)[1] in (0, os.getuid())
 
 
-class _Handler(socketserver.BaseRequestHandler):
-    """One who is connected."""
+_open: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
-    def handle(self) -> None:
-        server: Any = self.server
-        monitor: Monitor = server.monitor
-        connection: socket.socket = self.request
-        queries = _Queries()
-        with contextlib.ExitStack() as stack:
-            if "greenletio.pg" in sys.modules:
-                from greenletio.pg import observe
 
-                stack.enter_context(observe.hook(queries.add))
-            stack.enter_context(contextlib.suppress(OSError))
-            while not monitor._stopped.is_set():
-                for lag in monitor._lags:
-                    lag.ask()
-                if monitor._stopped.wait(INTERVAL_S):
-                    break
-                line = json.dumps(monitor._snapshot(queries.take())) + "\n"
-                connection.settimeout(10)
-                connection.sendall(line.encode())
+def _after_fork() -> None:
+    for monitor in list(_open):
+        monitor._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _rss() -> int:
@@ -240,7 +299,14 @@ def start(path: str | os.PathLike[str] | None = None) -> Monitor:
     where = _private(folder()) / f"{os.getpid()}.sock" if path is None else Path(path)
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(where.lstat().st_mode):
-            where.unlink()  # of a process that had our number
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(1)
+                try:
+                    probe.connect(str(where))
+                except ConnectionRefusedError:
+                    where.unlink()  # left by a process that has died
+                else:
+                    raise GreenletioError(f"a monitor listens at {where}: name another path")
     monitor = Monitor(where)
     with contextlib.suppress(RuntimeError):
         monitor.watch(asyncio.get_running_loop())

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greenletio.monitor import folder
+from greenletio.monitor import folders
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -26,6 +26,8 @@ how many greenlets and tasks it has, its pools of connections, and what it asks 
 Ctrl-C ends the view; the process goes on."""
 HOW = "have the process call greenletio.monitor.start() when it starts"
 _LINES = 15
+#: Seconds within which a process has to say something.
+_PATIENCE_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="a line of JSON for each second")
 
 
-def _alive() -> dict[str, socket.socket]:
+def _socket() -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.settimeout(_PATIENCE_S)
+    return made
+
+
+def _alive(process: str | None) -> dict[str, socket.socket]:
     """The processes that can be looked at, connected; what is left of others is removed."""
     found = {}
-    for path in sorted(folder().glob("*.sock")):
-        connection = socket.socket(socket.AF_UNIX)
+    for path in sorted(path for folder in folders() for path in folder.glob("*.sock")):
+        if process is not None and path.stem != process:
+            continue
+        connection = _socket()
         try:
             connection.connect(str(path))
         except ConnectionRefusedError:
@@ -60,14 +70,14 @@ def _alive() -> dict[str, socket.socket]:
 def _connect(process: str | None) -> socket.socket | str:
     """The connection, or why there is none."""
     if process is not None and not process.isdigit():
-        connection = socket.socket(socket.AF_UNIX)
+        connection = _socket()
         try:
             connection.connect(process)
         except OSError as error:
             connection.close()
             return f"nobody listens at {process}: {error.strerror or error}"
         return connection
-    found = _alive()
+    found = _alive(process)
     if process is None and len(found) == 1:
         return found.popitem()[1]
     chosen = None if process is None else found.pop(process, None)
@@ -91,20 +101,36 @@ def run(args: argparse.Namespace) -> int:
     if not has_rich and not args.json:
         print("greenletio top: the view needs rich (pip install rich), or --json", file=sys.stderr)
         return 1
-    with connection, connection.makefile() as lines, contextlib.suppress(KeyboardInterrupt):
+    with connection, contextlib.suppress(KeyboardInterrupt):
         try:
-            return _show(lines, args)
-        except (ConnectionError, ValueError):  # in the middle of a line
-            pass
-        except BrokenPipeError:
+            return _show(_looks(connection), args)
+        except BrokenPipeError:  # whoever reads our output has enough
             return 0
     return 0
+
+
+def _looks(connection: socket.socket) -> Iterator[str]:
+    """The lines that come, whole; ends when the process does, or says nothing any more."""
+    rest = b""
+    while True:
+        try:
+            data = connection.recv(1 << 16)
+        except TimeoutError:
+            print("greenletio top: the process does not answer", file=sys.stderr)
+            return
+        except ConnectionError:
+            return
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line.decode()
 
 
 def _show(lines: Iterator[str], args: argparse.Namespace) -> int:
     if args.json:
         for line in lines:
-            print(line, end="", flush=True)
+            print(line, flush=True)
             if args.once:
                 return 0
     else:
@@ -114,15 +140,17 @@ def _show(lines: Iterator[str], args: argparse.Namespace) -> int:
         console = Console()
         before: dict[str, Any] | None = None
         if args.once:
-            console.print(view(json.loads(next(lines)), None))
-            return 0
+            for line in lines:
+                console.print(view(json.loads(line), None))
+                return 0
+            return 1
         with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
             for line in lines:
                 now = json.loads(line)
                 live.update(view(now, before), refresh=True)
                 before = now
     print("greenletio top: the process has ended", file=sys.stderr)
-    return 0
+    return 1 if args.once else 0
 
 
 def view(now: dict[str, Any], before: dict[str, Any] | None) -> Group:
@@ -160,7 +188,7 @@ def view(now: dict[str, Any], before: dict[str, Any] | None) -> Group:
         lag = loop["lag_ms"]
         style = "red" if lag >= 100 else "yellow" if lag >= 10 else ""
         tasks = "?" if loop["tasks"] < 0 else str(loop["tasks"])
-        loops.add_row(loop["loop"], Text(f"{lag:.2f}", style=style), tasks)
+        loops.add_row(Text(loop["loop"]), Text(f"{lag:.2f}", style=style), tasks)
     if now["pools"]:
         columns = ("pool", "in use", "idle", "max", "waiting", "requests/s", "wait ms", "errors")
         pools = table("Pools", *columns)
@@ -174,7 +202,7 @@ def view(now: dict[str, Any], before: dict[str, Any] | None) -> Group:
             waits = more("requests_wait_ms") / asked if asked else 0.0
             waiting = pool["requests_waiting"]
             pools.add_row(
-                name,
+                Text(name),
                 str(pool["pool_size"] - pool["pool_available"]),
                 str(pool["pool_available"]),
                 str(pool["pool_max"]),
@@ -187,11 +215,11 @@ def view(now: dict[str, Any], before: dict[str, Any] | None) -> Group:
         queries = table("Queries", "query", "a second", "mean ms", "max ms", "errors", "from")
         for query in now["queries"][:_LINES]:
             queries.add_row(
-                query["text"],
+                Text(query["text"]),
                 f"{query['count'] / passed:.0f}",
                 f"{query['total_ms'] / query['count']:.2f}",
                 f"{query['max_ms']:.2f}",
                 str(query["errors"]),
-                query["caller"].rpartition("/")[2],
+                Text(query["caller"].rpartition("/")[2]),
             )
     return Group(*parts)

@@ -437,6 +437,10 @@ class Core:
             for function in functions:
                 try:
                     await Run(function, event).wait()
+                except asyncio.CancelledError:
+                    if self.closed:
+                        raise
+                    logger.exception("%r, called for %r, was cancelled", function, event)
                 except Exception:
                     logger.exception("%r, called for %r, failed", function, event)
 
@@ -521,6 +525,9 @@ class Core:
                 yield Ask(con._op("script", "status", "ROLLBACK", timeout=self._answer_within))
         except LOST:
             con.terminate()
+        except BaseException:  # with a transaction open, nothing would be heard
+            con.terminate()
+            raise
         finally:
             self._give_turn()
 
@@ -539,16 +546,17 @@ class Core:
         with self._mutex:
             is_new = _checked(channel) not in self.channels
             functions = self.channels.setdefault(channel, [])
-            if function is not None and function not in functions:
-                functions.append(function)
+            known = function is None or function in functions
+            if not known:
+                functions.append(function)  # type: ignore[arg-type]
         try:
             yield from self._bring(channel, "LISTEN", end)
         except BaseException:
             with self._mutex:
-                if is_new:
-                    self.channels.pop(channel, None)
-                elif function is not None and function in functions:
+                if not known and function in functions:
                     functions.remove(function)
+                if is_new and not functions and self.channels.get(channel) is functions:
+                    del self.channels[channel]  # unless somebody else wants it by now
             raise
 
     def remove(self, channel: str, function: Callable[[Any], Any] | None, timeout: float) -> Steps:

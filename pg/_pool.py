@@ -300,7 +300,9 @@ class Core:
             self._withdraw(waiter)
             if waiter.done() and not waiter.cancelled():
                 granted = waiter.result()
-                if isinstance(granted, Slot):
+                if isinstance(granted, Slot) and granted.dirty:  # it was handed on as it was
+                    self.discard(granted)
+                elif isinstance(granted, Slot):
                     self.ready(granted)
                 else:
                     self._invite()

@@ -453,4 +453,6 @@ class Pool:
         """The same, and begin to count anew."""
         stats = self.get_stats()
         self._core.stats.clear()
+        if self._core.readers is not None:
+            self._core.readers.stats.clear()
         return stats

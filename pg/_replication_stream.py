@@ -171,7 +171,7 @@ class StreamCore:
                     if not self._decode():
                         self._batch.extend((yield from self._receive(deadline)))
                 except UnknownTypes as unknown:
-                    yield from self._learn(unknown.args[0])
+                    yield from self._learn(unknown.args[0], deadline)
                 except TextOnly:
                     self._disconnect()
                     self._binary = False
@@ -502,13 +502,18 @@ class StreamCore:
             found = self._catalog._codecs.get(type_)
         return found or self._codecs.get(type_) or _pg.BUILTIN.get(type_)
 
-    def _learn(self, types: list[Any]) -> Steps[None]:
-        """Look types up, by their oids or names, on an ordinary connection."""
+    def _learn(self, types: list[Any], deadline: float | None) -> Steps[None]:
+        """Look types up, by their oids or names, on an ordinary connection.
+
+        What has come stays: whoever asks again after a failure loses nothing.
+        """
+        limits = [self._session.timeout, self._receive_timeout, _left(deadline)]
+        limit = min((one for one in limits if one is not None), default=None)
         own = _pg.Connection() if self._catalog is None else None
         raw = cast(_pg.Connection, own or self._catalog)
         try:
             if own is not None:
-                yield Connecting(own, self._session.ordinary, self._session.timeout)
+                yield Connecting(own, self._session.ordinary, limit)
                 own._codecs.update(self._own_codecs)
             if isinstance(types[0], int):
                 sql = "SELECT t.oid::int8, pg_catalog.format_type(t.oid, NULL), t.oid::int8 FROM "
@@ -517,11 +522,11 @@ class StreamCore:
                 sql = "SELECT name, name, pg_catalog.to_regtype(name)::pg_catalog.oid::int8 FROM "
                 sql += "pg_catalog.unnest($1::text[]) AS name"
             types = list(dict.fromkeys(types))
-            found, _, _ = yield raw._op("query", "tuples", sql, (types,))
+            found, _, _ = yield raw._op("query", "tuples", sql, (types,), timeout=limit)
             known = [row for row in found if row[2] is not None]
             if known:
                 nulls = ", ".join(f"NULL::{name}" for _, name, _ in known)
-                statement = yield raw._op("prepare", "statement", f"SELECT {nulls}")
+                statement = yield raw._op("prepare", "statement", f"SELECT {nulls}", timeout=limit)
                 for (type_, _, _), codec in zip(known, statement.columns, strict=True):
                     self._codecs[type_] = codec
             for type_ in types:  # what was dropped since

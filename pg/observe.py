@@ -27,7 +27,10 @@ logger = logging.getLogger("greenletio.pg")
 #: Code of these packages is nobody's own: who asks is looked for above it.
 LIBRARIES = ("asyncio", "contextlib", "django", "greenletio", "sqlalchemy")
 # What starts a query by itself: resets, checks.
-_POOLS = frozenset(("greenletio.pg._pool", "greenletio.pg._pool_slot", "greenletio.pg._pool_sync"))
+_POOLS = frozenset(
+    f"greenletio.pg.{name}"
+    for name in ("_listen", "_pool", "_pool_parts", "_pool_roles", "_pool_slot", "_pool_sync")
+)
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def add_hook(hook: Hook, *, at_start: Callable[[], Any] | None = None) -> None:
     """Have ``hook(query)`` called, with a `Query`, for each query that has ended.
 
     It is called where the query was asked for, in the caller's thread, greenlet or task, before the
-    caller goes on; so it should be quick, and must not wait. What it raises is reported as
-    unraisable. ``at_start()`` is called there as the query begins; what it returns is the `Query`'s
+    caller goes on; so it should be quick, and must not wait. What it raises is logged.
+    ``at_start()`` is called there as the query begins; what it returns is the `Query`'s
     ``at_start``. Queries that are under way are not told of.
     """
     with _lock:

@@ -121,6 +121,21 @@ def reset(sock):
     sock.close()
 
 
+def tcp_pair():
+    """Connected TCP sockets whose buffers take less than MUCH, whatever the kernel has learnt."""
+    kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    with socket.socket(*kind) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        a = socket.socket(*kind)
+        a.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+        a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+        a.connect(listener.getsockname())
+        return a, listener.accept()[0]
+
+
 @pytest.fixture(params=["tcp", "unix"])
 def sockets(request):
     """Makes connected pairs of sockets; what is left open is closed."""
@@ -130,9 +145,7 @@ def sockets(request):
             if request.param == "unix":
                 a, b = socket.socketpair()
             else:
-                with socket.create_server(("127.0.0.1", 0)) as listener:
-                    a = socket.create_connection(listener.getsockname())
-                    b, _ = listener.accept()
+                a, b = tcp_pair()
             stack.enter_context(a)
             stack.enter_context(b)
             return a, b

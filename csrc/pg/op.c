@@ -158,8 +158,12 @@ gio_pg_op_give_up(GioPgOp *op)
         op->stage = GIO_PG_DONE;
     else if (op->kind == GIO_PG_CONNECT || op->kind == GIO_PG_FINISH)
         gio_pg_conn_drop(c, NULL);
-    else if (op->session != NULL)
+    else if (op->session != NULL) {
+        if (exc != NULL) /* why the session is given up, too */
+            gio_err_give(Py_NewRef(exc));
         gio_pg_copy_abandon(op);
+        PyErr_Clear();
+    }
     else if (op->stage == GIO_PG_QUEUED && op->kind != GIO_PG_PIPELINE_END) /* which must come */
         gio_pg_op_finish(op, NULL, NULL);
     else if (c->mode != GIO_PG_SERIAL) {
@@ -176,7 +180,8 @@ gio_pg_op_give_up(GioPgOp *op)
     gio_pg_rearm(c);
     if (exc != NULL)
         gio_err_give(exc);
-    gio_pg_trace_end(op);
+    if (!c->advancing) /* else when its caller hears of it */
+        gio_pg_trace_end(op);
 }
 
 /* The same, for a reason (borrowed). */
@@ -186,6 +191,32 @@ give_up_with(GioPgOp *op, PyObject *error)
     gio_err_give(Py_NewRef(error));
     gio_pg_op_give_up(op);
     PyErr_Clear();
+}
+
+/* Somebody waits no more for what is there, because of the exception that is set: rows of a COPY or
+ * a stream are lost, or nobody knows that they were sent. It cannot go on. */
+static void
+lose_answer(GioPgOp *op)
+{
+    GioPgOp *session = op->session;
+    if (op->given_up || op->told || session == NULL || session->kind == GIO_PG_REPLICATION)
+        return;
+    gio_pg_op_give_up(session);
+}
+
+/* A COPY or a stream has ended: it is told of with its own error. */
+static void
+end_session_trace(GioPgOp *session)
+{
+    if (session->trace == NULL || session->stage != GIO_PG_DONE)
+        return;
+    PyObject *pending = gio_err_take();
+    if (session->error != NULL)
+        gio_err_give(Py_NewRef(session->error));
+    gio_pg_trace_end(session);
+    PyErr_Clear();
+    if (pending != NULL)
+        gio_err_give(pending);
 }
 
 /* What came of it: a new reference, or NULL with the exception. */
@@ -203,6 +234,8 @@ outcome(GioPgOp *op)
         result = Py_NewRef(op->result);
     if (op->stage == GIO_PG_DONE) /* of a COPY or a stream it is the beginning */
         gio_pg_trace_end(op);
+    if (op->session != NULL)
+        end_session_trace(op->session);
     return result;
 }
 
@@ -276,8 +309,9 @@ begin(GioPgOp *op, int role)
 static PyObject *
 op_start(GioPgOp *op, PyObject *Py_UNUSED(ignored))
 {
-    if (op->stage == GIO_PG_IDLE && !op->answered) {
+    if (op->stage == GIO_PG_IDLE && !op->answered)
         gio_pg_trace_begin(op);
+    if (op->stage == GIO_PG_IDLE && !op->answered) { /* still */
         int role = gio_pg_engage(op);
         if (role < 0 || begin(op, role) < 0) {
             gio_pg_trace_end(op);
@@ -298,8 +332,11 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
     *result = NULL;
     if (is_awaited(op))
         return PYGEN_ERROR;
-    if (op->stage == GIO_PG_IDLE && !op->answered)
+    if (op->stage == GIO_PG_IDLE && !op->answered) {
         gio_pg_trace_begin(op);
+        if (is_awaited(op)) /* by now */
+            return PYGEN_ERROR;
+    }
     if (!op->answered) {
         int role = gio_pg_engage(op);
         if (role == GIO_PG_PUMP)
@@ -317,6 +354,10 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
         PyObject *waiter = api->waiter_new_in(loop);
         if (waiter == NULL)
             return PYGEN_ERROR;
+        if (op->answered) { /* by another thread: the loop's first waiter takes Python code */
+            Py_DECREF(waiter);
+            break;
+        }
         Py_XSETREF(op->waiter, Py_NewRef(waiter));
         if (!gio_pg_is_mine(op) && op->look == NULL && !op->answered &&
             call_later(op, &op->look, GIO_PG_LOOK_NS / 1e9, c->st->str_look) < 0) {
@@ -388,10 +429,13 @@ op_throw(GioPgOp *op, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "exceptions must be classes or instances");
     if (exc == NULL)
         return NULL;
-    if (!op->answered) {
-        give_up_with(op, exc);
-        gio_pg_wake(op->conn);
-    }
+    gio_err_give(Py_NewRef(exc));
+    if (op->answered)
+        lose_answer(op);
+    else
+        gio_pg_op_give_up(op);
+    PyErr_Clear();
+    gio_pg_wake(op->conn);
     gio_err_give(exc);
     return NULL;
 }
@@ -401,6 +445,7 @@ op_close(GioPgOp *op, PyObject *Py_UNUSED(ignored))
 {
     GioPgConn *c = op->conn;
     PyObject *waiter = op->answered ? NULL : Py_XNewRef(op->waiter);
+    end_session_trace(op);
     /* A COPY has its answer when it begins. */
     bool session = gio_pg_op_is_session(op);
     if (!op->answered || (session && op->stage != GIO_PG_DONE && !op->given_up)) {
@@ -499,6 +544,10 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     if (op->stage == GIO_PG_IDLE && !op->answered) {
         gio_pg_trace_begin(op);
+        if (is_awaited(op)) /* by now */
+            return NULL;
+    }
+    if (op->stage == GIO_PG_IDLE && !op->answered) {
         int role = gio_pg_engage(op); /* a loop's reader is there before anything is sent */
         if (role < 0 || gio_pg_start(op) < 0) {
             gio_pg_trace_end(op);
@@ -508,6 +557,8 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
     int rc = wait_for(op, deadline_of(op));
     if (rc == 0 && is_others_turn(op))
         rc = api->sleep_until(api->now());
+    if (rc < 0)
+        lose_answer(op);
     PyObject *exc = rc < 0 ? gio_err_take() : NULL;
     gio_pg_wake(c);
     if (exc != NULL) {
@@ -552,20 +603,28 @@ op_clear(GioPgOp *op)
     return 0;
 }
 
+/* Nobody has asked what came of it. */
+static void
+op_finalize(GioPgOp *op)
+{
+    if (op->trace == NULL)
+        return;
+    PyObject *pending = gio_err_take();
+    if (op->error != NULL)
+        gio_err_give(Py_NewRef(op->error));
+    gio_pg_trace_end(op);
+    PyErr_Clear();
+    if (pending != NULL)
+        gio_err_give(pending);
+}
+
 static void
 op_dealloc(GioPgOp *op)
 {
     PyTypeObject *type = Py_TYPE(op);
+    if (op->trace != NULL && PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0)
+        return;
     PyObject_GC_UnTrack(op);
-    if (op->trace != NULL) {
-        PyObject *pending = gio_err_take();
-        if (op->error != NULL)
-            gio_err_give(Py_NewRef(op->error));
-        gio_pg_trace_end(op);
-        PyErr_Clear();
-        if (pending != NULL)
-            gio_err_give(pending);
-    }
     op_clear(op);
     Py_CLEAR(op->sql);
     Py_CLEAR(op->args);
@@ -634,6 +693,7 @@ static PyGetSetDef op_getset[] = {
 
 static PyType_Slot op_slots[] = {
     {Py_tp_doc, "An operation of a connection: await it, or run() it."},
+    {Py_tp_finalize, op_finalize},
     {Py_tp_dealloc, op_dealloc},
     {Py_tp_traverse, op_traverse},
     {Py_tp_clear, op_clear},

@@ -104,6 +104,9 @@ gio_pg_pipeline_admit(GioPgOp *op)
     case GIO_PG_STREAM:
         what = "stream()";
         break;
+    case GIO_PG_REPLICATION:
+        what = "replication";
+        break;
     default:
         if (op->stmt->command == GIO_PG_OF_COPY)
             what = "COPY";

@@ -524,11 +524,18 @@ gio_pg_query_feed(GioPgOp *op, PGresult *res)
     else if (status == PGRES_PIPELINE_ABORTED) {
         feed_aborted(op);
     }
-    else if (op->stage == GIO_PG_PARSING) {
-        feed_parsing(op, res);
-    }
     else if (op->stage == GIO_PG_EXECUTING) {
         feed_executing(op, res);
+    }
+    else if (status == PGRES_COPY_OUT || status == PGRES_COPY_IN || status == PGRES_COPY_BOTH) {
+        /* Nothing that was sent could begin one: no server of PostgreSQL's, and libpq would say the
+         * same for ever. */
+        gio_pg_error_set("InternalError", "the server began a COPY that nobody asked for");
+        fail(op);
+        op->conn->lost = true;
+    }
+    else if (op->stage == GIO_PG_PARSING) {
+        feed_parsing(op, res);
     }
     else if (op->stage == GIO_PG_LEARNING) {
         if (status == PGRES_TUPLES_OK)
@@ -536,8 +543,11 @@ gio_pg_query_feed(GioPgOp *op, PGresult *res)
         else
             fail_with(op, res);
     }
-    if (status == PGRES_FATAL_ERROR && is_last_word(res))
+    if (status == PGRES_FATAL_ERROR && is_last_word(res)) {
+        if (op->stage == GIO_PG_WIDENING)
+            fail_with(op, res);
         op->conn->lost = true;
+    }
     PQclear(res);
     Py_DECREF(op);
 }

@@ -84,6 +84,8 @@ next_array(Source *s)
         if (s->array.release == NULL)
             return 0;
         if (s->array.n_children != s->schema.n_children) {
+            s->array.release(&s->array);
+            s->array.release = NULL;
             gio_pg_error_set("DataError", "the source gives other columns than it said it would");
             return -1;
         }

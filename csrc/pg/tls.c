@@ -128,8 +128,10 @@ name_of(const OpenSSL *lib, const void *name)
     PyObject *text = NULL, *bytes = NULL;
     BIO *bio = lib->BIO_new(lib->BIO_s_mem());
     int size = bio == NULL ? -1 : lib->X509_NAME_print_ex(bio, name, 0, NAME_FLAGS);
-    if (size < 0)
+    if (bio == NULL)
         PyErr_NoMemory();
+    else if (size < 0)
+        gio_pg_error_set("OperationalError", "the server's certificate has a malformed name");
     else
         bytes = PyBytes_FromStringAndSize(NULL, size);
     if (bytes != NULL) {

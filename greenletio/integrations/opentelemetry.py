@@ -82,7 +82,8 @@ def instrument(
             span.set_attribute("code.line.number", query.caller.lineno)
             span.set_attribute("code.function.name", query.caller.function)
             if query.error is not None:
-                span.set_status(Status(StatusCode.ERROR, str(query.error)))
+                # Not what the server said: that may have values in it.
+                span.set_status(Status(StatusCode.ERROR, str(attributes["error.type"])))
         span.end(begin + int(query.seconds * 1e9))
 
     found = Instrumentation(tell)
@@ -110,7 +111,7 @@ def _attributes(query: observe.Query) -> dict[str, str | int]:
         attributes["db.namespace"] = database
     if host := options.get("host"):
         attributes["server.address"] = host
-    port = options.get("port", "5432")
+    port = options.get("port", "5432") if options else ""
     if port.isdigit():
         attributes["server.port"] = int(port)
     if query.error is not None:

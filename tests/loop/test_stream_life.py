@@ -17,6 +17,7 @@ from fix_transports import (
     Recorder,
     attach,
     reset,
+    tcp_pair,
     turns,
     until,
 )
@@ -27,9 +28,7 @@ from fix_transports import (
 @pytest.mark.parametrize("direction", ["reading", "writing", "both"])
 def test_a_reset_in_the_middle_reaches_the_protocol_and_nobody_else(run, direction):
     async def main():
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            a = socket.create_connection(listener.getsockname())
-            b, _ = listener.accept()
+        a, b = tcp_pair()
         transport, protocol = await attach(a, Recorder)
         if direction != "reading":
             transport.write(MUCH)

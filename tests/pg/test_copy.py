@@ -439,3 +439,36 @@ def test_rows_and_records_of_a_cursor(sync):
             list(copy.rows())
     sync.rollback()
     assert cursor.execute("SELECT 1").fetchone() == (1,)
+
+
+class CutShort:
+    """Steps a read until its rows are there and only others are to have their turn; cancels it."""
+
+    def __init__(self, op):
+        self._op = op
+
+    def __await__(self):
+        try:
+            while (step := self._op.send(None)) is not None:
+                yield step
+        except StopIteration:
+            return False  # nobody else had a turn
+        with pytest.raises(asyncio.CancelledError):
+            self._op.throw(asyncio.CancelledError())
+        return True
+
+
+def test_a_read_that_is_cancelled_when_its_rows_are_there_ends_the_copy(run, connect):
+    """They are lost: whoever caught that and went on reading would have a gap."""
+
+    async def main():
+        async with connect() as c:
+            session = c._op("copy", "status", "COPY (SELECT generate_series(1, 5000000)) TO STDOUT")
+            await session
+            while not await CutShort(c._op("copy_read", "nothing", "", session=session)):
+                time.sleep(0.003)  # more comes meanwhile than a read takes
+            with pytest.raises(errors.Error):
+                await c._op("copy_read", "nothing", "", session=session)
+            session.close()
+
+    run(main())
