@@ -198,7 +198,8 @@ give_up_with(GioPgOp *op, PyObject *error)
 static void
 lose_answer(GioPgOp *op)
 {
-    GioPgOp *session = op->session;
+    /* The COPY itself, which has just begun, or what it is of. */
+    GioPgOp *session = op->session == NULL && gio_pg_op_is_session(op) ? op : op->session;
     if (op->given_up || op->told || session == NULL || session->kind == GIO_PG_REPLICATION)
         return;
     gio_pg_op_give_up(session);
