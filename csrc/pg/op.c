@@ -205,21 +205,6 @@ lose_answer(GioPgOp *op)
     gio_pg_op_give_up(session);
 }
 
-/* A COPY or a stream has ended: it is told of with its own error. */
-static void
-end_session_trace(GioPgOp *session)
-{
-    if (session->trace == NULL || session->stage != GIO_PG_DONE)
-        return;
-    PyObject *pending = gio_err_take();
-    if (session->error != NULL)
-        gio_err_give(Py_NewRef(session->error));
-    gio_pg_trace_end(session);
-    PyErr_Clear();
-    if (pending != NULL)
-        gio_err_give(pending);
-}
-
 /* What came of it: a new reference, or NULL with the exception. */
 static PyObject *
 outcome(GioPgOp *op)
@@ -235,8 +220,8 @@ outcome(GioPgOp *op)
         result = Py_NewRef(op->result);
     if (op->stage == GIO_PG_DONE) /* of a COPY or a stream it is the beginning */
         gio_pg_trace_end(op);
-    if (op->session != NULL)
-        end_session_trace(op->session);
+    if (op->session != NULL && op->session->stage == GIO_PG_DONE)
+        gio_pg_trace_end_late(op->session);
     return result;
 }
 
@@ -446,7 +431,8 @@ op_close(GioPgOp *op, PyObject *Py_UNUSED(ignored))
 {
     GioPgConn *c = op->conn;
     PyObject *waiter = op->answered ? NULL : Py_XNewRef(op->waiter);
-    end_session_trace(op);
+    if (op->stage == GIO_PG_DONE)
+        gio_pg_trace_end_late(op);
     /* A COPY has its answer when it begins. */
     bool session = gio_pg_op_is_session(op);
     if (!op->answered || (session && op->stage != GIO_PG_DONE && !op->given_up)) {
@@ -604,21 +590,6 @@ op_clear(GioPgOp *op)
     return 0;
 }
 
-/* Nobody has asked what came of it. */
-static void
-op_finalize(GioPgOp *op)
-{
-    if (op->trace == NULL)
-        return;
-    PyObject *pending = gio_err_take();
-    if (op->error != NULL)
-        gio_err_give(Py_NewRef(op->error));
-    gio_pg_trace_end(op);
-    PyErr_Clear();
-    if (pending != NULL)
-        gio_err_give(pending);
-}
-
 static void
 op_dealloc(GioPgOp *op)
 {
@@ -694,7 +665,7 @@ static PyGetSetDef op_getset[] = {
 
 static PyType_Slot op_slots[] = {
     {Py_tp_doc, "An operation of a connection: await it, or run() it."},
-    {Py_tp_finalize, op_finalize},
+    {Py_tp_finalize, gio_pg_trace_end_late},
     {Py_tp_dealloc, op_dealloc},
     {Py_tp_traverse, op_traverse},
     {Py_tp_clear, op_clear},

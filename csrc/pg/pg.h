@@ -277,6 +277,8 @@ void gio_pg_trace_begin(GioPgOp *op);
 /* The caller has what came of it, which is the exception that is set and stays set, or none. Runs
  * Python. */
 void gio_pg_trace_end(GioPgOp *op);
+/* It has ended, with its own error or none, and nobody has asked: a COPY, or one that goes away. */
+void gio_pg_trace_end_late(GioPgOp *op);
 PyObject *gio_pg_set_observer(PyObject *module, PyObject *observer);
 
 /* ---- a loop's part (watch.c) ------------------------------------------------ */

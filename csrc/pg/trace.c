@@ -61,6 +61,20 @@ gio_pg_trace_end(GioPgOp *op)
         gio_err_give(pending);
 }
 
+void
+gio_pg_trace_end_late(GioPgOp *op)
+{
+    if (op->trace == NULL)
+        return;
+    PyObject *pending = gio_err_take();
+    if (op->error != NULL)
+        gio_err_give(Py_NewRef(op->error));
+    gio_pg_trace_end(op);
+    PyErr_Clear();
+    if (pending != NULL)
+        gio_err_give(pending);
+}
+
 PyObject *
 gio_pg_set_observer(PyObject *module, PyObject *observer)
 {
