@@ -21,6 +21,7 @@ import sysconfig
 import time
 import traceback
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from greenletio import _core
@@ -64,9 +65,8 @@ class Finding:
 def examine(database: str | None = None) -> list[Finding]:
     """What is there in this process. Takes milliseconds, but for the database.
 
-    `database` is a connection string or URL of a server to ask, too (which has five seconds to let
-    one in, and as many for each answer); not
-    from a task of a running loop, which that would hold.
+    `database` is a connection string or URL of a server to ask, too, which has five seconds to let
+    one in, and as many for each answer; not from a task of a running loop, which that would hold.
     """
     found = [*_versions(), *_loop(), *_libpq(), *_patches()]
     if database is not None:
@@ -88,8 +88,7 @@ def _has_patched(module: str, name: str) -> bool:
 
 
 def _versions() -> list[Finding]:
-    def found(name: str, value: str, status: str = OK, advice: str = "") -> Finding:
-        return Finding("versions", name, value, status, advice)
+    found = partial(Finding, "versions")
 
     import greenlet
 
@@ -130,8 +129,7 @@ def _versions() -> list[Finding]:
 def _loop() -> list[Finding]:
     from greenletio._event_loop import EventLoop
 
-    def found(name: str, value: str, status: str = OK, advice: str = "") -> Finding:
-        return Finding("loop", name, value, status, advice)
+    found = partial(Finding, "loop")
 
     lines = []
     try:
@@ -247,8 +245,7 @@ def _libpq() -> list[Finding]:
 def _server(database: str) -> list[Finding]:
     from greenletio import pg
 
-    def found(name: str, value: str, status: str = OK, advice: str = "") -> Finding:
-        return Finding("postgresql", name, value, status, advice)
+    found = partial(Finding, "postgresql")
 
     try:
         started = time.perf_counter()
@@ -282,8 +279,7 @@ def _patches() -> list[Finding]:
     from greenletio._patch import green_packages
     from greenletio._patch_all import is_patched, left_behind
 
-    def found(name: str, value: str, status: str = OK, advice: str = "") -> Finding:
-        return Finding("patches", name, value, status, advice)
+    found = partial(Finding, "patches")
 
     everything = is_patched()
     lines = [found("patch_all", "called" if everything else "not called")]

@@ -17,6 +17,7 @@ from greenletio import _core
 from greenletio._threads import run_in_thread
 from greenletio.pg._connect import connect_async, connect_sync
 from greenletio.pg._errors import InterfaceWarning
+from greenletio.pg._pool_parts import Step
 from greenletio.pg.errors import InterfaceError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ("Connect", "Run", "leave", "report_transaction")
 
 
-class Run:
+class Run(Step):
     """Call ``function(argument)`` and wait for it."""
 
     def __init__(self, function: Callable[[Any], Any], argument: Any) -> None:
@@ -60,7 +61,7 @@ async def _open_sync(c: _pg.Connection, options: dict[str, str], timeout: float 
     connect_sync(c, options, timeout)
 
 
-class Connect:
+class Connect(Step):
     """Make the connection of a slot: ``make(open)`` does, then `init` gets it."""
 
     def __init__(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from typing import Any, Protocol
+from typing import Any
 
 from greenletio import _core, _pg
 from greenletio.pg._errors import InterfaceError, OperationalError
+from greenletio.pg._steps import Steps as GeneratorSteps
+from greenletio.pg._steps import run, wait
 
 __all__ = (
     "Ask",
@@ -96,17 +98,22 @@ class Stats:
         }
 
 
-class Step(Protocol):
+class Step:
     """What a generator of the pool waits for."""
 
     def run(self) -> Any:
         """Wait for it in sync code."""
+        raise NotImplementedError
 
-    def wait(self) -> Any:
-        """A coroutine that waits for it."""
+    async def wait(self) -> Any:
+        """Wait for it in a task."""
+        raise NotImplementedError
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.wait().__await__()
 
 
-class Wait:
+class Wait(Step):
     """A Waiter, for so many seconds: whether it was set."""
 
     def __init__(self, waiter: _core.Waiter[Any], seconds: float) -> None:
@@ -137,7 +144,7 @@ def reason(exc: BaseException) -> str:
     )
 
 
-class Ask:
+class Ask(Step):
     """An operation of a connection: what comes of it."""
 
     def __init__(self, op: _pg.Op[Any]) -> None:
@@ -156,34 +163,4 @@ def may_wait() -> None:
         _core.Waiter().wait()
 
 
-Steps = Generator[Step, Any, Any]
-
-
-def run(steps: Steps) -> Any:
-    """Wait for the steps in sync code; what the generator returns."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = step.run()
-            except BaseException as exc:
-                step = steps.throw(exc)
-            else:
-                step = steps.send(answer)
-    except StopIteration as stop:
-        return stop.value
-
-
-async def wait(steps: Steps) -> Any:
-    """Wait for the steps in a task; what the generator returns."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = await step.wait()
-            except BaseException as exc:
-                step = steps.throw(exc)
-            else:
-                step = steps.send(answer)
-    except StopIteration as stop:
-        return stop.value
+Steps = GeneratorSteps[Any]

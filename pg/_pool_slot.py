@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from greenletio import _core
+from greenletio.pg._pool_parts import Step
 from greenletio.pg._reset import RESET_TIMEOUT, may_prepare, reset_script
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class Slot:
         con.terminate()
 
 
-class Reset:
+class Reset(Step):
     """The reset of a lease, for whoever waits for it; raises what goes wrong."""
 
     def __init__(self, slot: Slot, timeout: float = RESET_TIMEOUT) -> None:

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenletio.pg._pool_parts import wait
-from greenletio.pg._pool_shared import AGAIN, ALONE, Lanes
+from greenletio.pg._pool_shared import AGAIN, ALONE, Lane, Lanes
 from greenletio.pg.aio._pool_queries import Single
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Shared(Single):
         lanes = self._lanes
         self._pool._check_usable()
         while True:
-            lane = lanes.pick() or await wait(lanes.ready(INF))
+            lane: Lane = lanes.pick() or await wait(lanes.ready(INF))
             answers, since = lane.answers, monotonic()
             op = None
             try:
