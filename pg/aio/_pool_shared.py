@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from greenletio.pg._pool_parts import wait
 from greenletio.pg._pool_shared import AGAIN, ALONE, Lane, Lanes
@@ -42,7 +42,7 @@ class Shared(Single):
         lanes = self._lanes
         self._pool._check_usable()
         while True:
-            lane: Lane = lanes.pick() or await wait(lanes.ready(INF))
+            lane = lanes.pick() or cast(Lane, await wait(lanes.ready(INF)))
             answers, since = lane.answers, monotonic()
             op = None
             try:
