@@ -5,7 +5,7 @@
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,11 @@ from greenletio import pg
 
 # The server tells of what was written to its log, which others than the waiting may delay.
 AT_ONCE = "-c synchronous_commit=on"
+
+
+def numbers_of(transaction: Iterable[Any]) -> list[int]:
+    """The column `n` of each row that a transaction has inserted."""
+    return [change.new["n"] for change in transaction]
 
 
 class Replicated:

@@ -1,0 +1,327 @@
+"""Logical replication: a stream that waits, whose consumer is slow, whose connection is lost."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+from fix_replication import AT_ONCE, make, numbers_of
+
+from greenletio import async_, pg, sleep
+from greenletio.pg import aio, errors
+
+LIMIT_S = 30  # against a hang, not a measure
+
+
+def test_waiting_in_vain_loses_nothing(run, replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    many = 60
+
+    def write():
+        for n in range(many):
+            replicated_here.sql(f"INSERT INTO numbers VALUES ({n}), ({n})")
+
+    async def main():
+        found = []
+        timeouts = 0
+        async with await aio.connect_replication(replicated_here.url) as replication:
+            async with replication.stream(slot, "everything") as stream:
+                with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+                    await stream.get(0.5)  # it is connected now
+                writer = asyncio.get_running_loop().run_in_executor(None, write)
+                transaction = None
+                while len(found) < 2 * many:
+                    try:
+                        if timeouts % 2:
+                            async with asyncio.timeout(0.0005 * (timeouts % 7)):
+                                transaction = await stream.get()
+                        else:
+                            transaction = await stream.get(0.0005 * (timeouts % 7))
+                        timeouts += 1
+                    except (TimeoutError, asyncio.TimeoutError):
+                        timeouts += 1
+                        continue
+                    found += [change.new["n"] async for change in transaction]
+                await writer
+        return found, timeouts
+
+    if not hasattr(asyncio, "timeout"):
+        pytest.skip("asyncio.timeout() is of Python 3.11")
+    found, timeouts = run(main())
+    assert found == [n for n in range(many) for _ in range(2)]
+    assert timeouts > many
+
+
+@pytest.mark.parametrize("face", ["aio", "green", "plain"])
+def test_a_slow_consumer_keeps_its_connection(replicated_here, face):
+    replicated_here.sql("CREATE TABLE numbers (n int, t text)")
+    slot = replicated_here.slot()
+    # More than the sockets hold: the server waits for us, and still has to hear from us.
+    replicated_here.sql(
+        "INSERT INTO numbers SELECT i, repeat('x', 10000) FROM generate_series(1, 3000) i",
+        "INSERT INTO numbers VALUES (0)",
+    )
+    options = {"options": "-c wal_sender_timeout=300"}
+
+    async def by_task():
+        async with await aio.connect_replication(replicated_here.url, **options) as replication:
+            async with replication.stream(slot, "everything") as stream:
+                transaction = await stream.get(LIMIT_S)
+                pid = (await async_(replicated_here.status)(slot)).active_pid
+                await asyncio.sleep(1)
+                numbers = [change.new["n"] async for change in transaction]
+                await asyncio.sleep(1)
+                numbers += [change.new["n"] async for change in await stream.get(LIMIT_S)]
+                assert (await async_(replicated_here.status)(slot)).active_pid == pid
+                return numbers
+
+    def by_sync(sleep):
+        with pg.connect_replication(replicated_here.url, **options) as replication:
+            with replication.stream(slot, "everything") as stream:
+                transaction = stream.get(LIMIT_S)
+                pid = replicated_here.status(slot).active_pid
+                sleep(1)
+                numbers = numbers_of(transaction)
+                sleep(1)
+                numbers += numbers_of(stream.get(LIMIT_S))
+                assert replicated_here.status(slot).active_pid == pid
+                return numbers
+
+    if face == "plain":
+        found = by_sync(time.sleep)
+    else:
+        found = asyncio.run(by_task() if face == "aio" else async_(by_sync)(sleep))
+    assert found == [*range(1, 3001), 0]
+
+
+def test_a_server_that_is_frozen_is_left_and_found_again(own_server):
+    made = make(own_server.url)
+    replicated = next(made)
+    replicated.sql("CREATE TABLE numbers (n int)")
+    slot = replicated.slot()
+    replicated.sql("INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot, "everything", receive_timeout=0.3, resume=0.5) as stream:
+            assert numbers_of(stream.get(LIMIT_S)) == [1]
+            own_server.freeze()
+            try:
+                with pytest.raises(errors.OperationalError):
+                    stream.get(LIMIT_S)
+            finally:
+                own_server.thaw()
+            replicated.sql("INSERT INTO numbers VALUES (2)")
+            stream._core._resume = LIMIT_S
+            assert numbers_of(stream.get(LIMIT_S)) == [2]
+    next(made, None)
+
+
+def test_one_reads_at_a_time_and_closing_ends_the_wait(run, replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+
+    async def main():
+        async with await aio.connect_replication(replicated_here.url) as replication:
+            stream = replication.stream(slot, "everything")
+            waiting = asyncio.create_task(stream.get())
+            while not stream._core.is_open:
+                await asyncio.sleep(0.001)
+            with pytest.raises(errors.InterfaceError, match="another task"):
+                await stream.get()
+            await stream.close()
+            with pytest.raises(errors.InterfaceError, match="this stream is closed"):
+                await waiting
+            assert (await replication.slot(slot)).active_pid is None
+
+    run(main())
+
+
+def test_a_stream_that_nobody_has_ends(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO numbers VALUES (1)")
+    replication = pg.connect_replication(replicated_here.url)
+    stream = replication.stream(slot, "everything", status_interval=0.01)
+    assert numbers_of(stream.get(LIMIT_S)) == [1]
+    core = weakref.ref(stream._core)
+    raw = replication._session.raw
+    del stream
+    gc.collect()
+    assert raw.is_closed()
+    replication.close()
+    del replication
+    gc.collect()
+    assert core() is None
+
+
+# ---- lost connections ---------------------------------------------------------------------------
+
+KILLS = 50
+
+
+class Consumer(threading.Thread):
+    """Takes what a stream tells, as (writer, number), until it has so many."""
+
+    def __init__(self, face, url, slot):
+        super().__init__(daemon=True)
+        self.face, self.url, self.slot = face, url, slot
+        self.rows = []
+        self.wanted = None
+        self.failure = None
+        self.start()
+
+    @property
+    def is_done(self):
+        return self.wanted is not None and len(self.rows) >= self.wanted
+
+    def run(self):
+        try:
+            if self.face == "plain":
+                self.consume()
+            else:
+                asyncio.run(self.main() if self.face == "aio" else async_(self.consume)())
+        except BaseException as exc:
+            self.failure = exc
+
+    async def main(self):
+        async with await aio.connect_replication(self.url) as replication:
+            async with replication.stream(self.slot, "everything") as stream:
+                while not self.is_done:
+                    try:
+                        transaction = await stream.get(0.2)
+                    except (TimeoutError, asyncio.TimeoutError):
+                        continue
+                    async for change in transaction:
+                        self.rows.append((change.new["writer"], change.new["n"]))
+
+    def consume(self):
+        with pg.connect_replication(self.url) as replication:
+            with replication.stream(self.slot, "everything") as stream:
+                while not self.is_done:
+                    try:
+                        transaction = stream.get(0.2)
+                    except TimeoutError:
+                        continue
+                    for change in transaction:
+                        self.rows.append((change.new["writer"], change.new["n"]))
+
+
+class Writer(threading.Thread):
+    """Commits numbers in their order, one to four at a time and now and then 3000."""
+
+    def __init__(self, number, url):
+        super().__init__(daemon=True)
+        self.number, self.url = number, url
+        self.acknowledged = 0
+        self.stopped = False
+        self.start()
+
+    def run(self):
+        insert = "INSERT INTO written SELECT %s, i, repeat('x', 200) FROM generate_series(%s, %s) i"
+        with pg.connect(self.url, autocommit=True, options=AT_ONCE) as connection:
+            turn = 0
+            while not self.stopped:
+                turn += 1
+                size = 3000 if turn % 40 == 0 else 1 + turn % 4
+                end = self.acknowledged + size
+                connection.execute(insert, [self.number, self.acknowledged + 1, end])
+                self.acknowledged = end
+                time.sleep(0.002)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "face", ["aio", pytest.param("green", marks=SLOW), pytest.param("plain", marks=SLOW)]
+)
+def test_fifty_lost_connections_lose_and_repeat_nothing(replicated_here, face):
+    replicated_here.sql("CREATE TABLE written (writer int, n int, t text)")
+    slot = replicated_here.slot()
+    consumer = Consumer(face, replicated_here.url, slot)
+    writers = [Writer(number, replicated_here.url) for number in range(2)]
+    killed = set()
+    end = time.monotonic() + 4 * LIMIT_S
+    kill = (
+        "SELECT active_pid, pg_terminate_backend(active_pid) FROM pg_replication_slots "
+        f"WHERE slot_name = '{slot}' AND active_pid IS NOT NULL"
+    )
+    while len(killed) < KILLS and time.monotonic() < end and consumer.failure is None:
+        before = len(consumer.rows)
+        for pid, done in replicated_here.sql(kill):
+            if done:
+                killed.add(pid)
+        while len(consumer.rows) == before and consumer.is_alive() and time.monotonic() < end:
+            time.sleep(0.002)
+    for writer in writers:
+        writer.stopped = True
+        writer.join(LIMIT_S)
+    consumer.wanted = sum(writer.acknowledged for writer in writers)
+    consumer.join(LIMIT_S)
+    assert consumer.failure is None
+    assert len(killed) >= KILLS
+    for writer in writers:
+        numbers = [n for number, n in consumer.rows if number == writer.number]
+        assert numbers == list(range(1, writer.acknowledged + 1))
+
+
+@pytest.mark.parametrize("plugin", ["pgoutput", "test_decoding"])
+def test_a_connection_lost_in_the_middle_of_a_transaction(replicated, plugin):
+    replicated.sql("CREATE TABLE numbers (n int, t text)")
+    slot = replicated.slot(plugin)
+    replicated.sql(
+        "INSERT INTO numbers SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i",
+        "INSERT INTO numbers VALUES (0)",
+    )
+    publications = ("everything",) if plugin == "pgoutput" else ()
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot, *publications) as stream:
+            large = stream.get(LIMIT_S)
+            numbers = [next(large).new["n"] for _ in range(10)]
+            for _ in range(3):
+                # It may wait for us to take what it has sent: it ends as we go on.
+                pids = replicated.sql(
+                    "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
+                    f"WHERE slot_name = '{slot}' AND active_pid IS NOT NULL"
+                )
+                assert pids == [(True,)]
+                numbers += [next(large).new["n"] for _ in range(6000)]
+            numbers += numbers_of(large)
+            assert numbers == list(range(1, 20001))
+            assert numbers_of(stream.get(LIMIT_S)) == [0]
+
+
+def test_a_slot_that_another_has_moved_on_is_told_of(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything") as stream:
+            assert numbers_of(stream.get(LIMIT_S)) == [1]
+            replicated_here.sql(
+                "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots "
+                f"WHERE slot_name = '{slot}'",
+                "INSERT INTO numbers VALUES (2)",
+                f"SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())",
+            )
+            with pytest.raises(errors.InternalError, match="somebody else has moved"):
+                stream.get(LIMIT_S)
+
+
+def test_without_resume_the_loss_is_told(replicated_here):
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything", resume=0) as stream:
+            assert numbers_of(stream.get(LIMIT_S)) == [1]
+            replicated_here.sql(
+                "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots "
+                f"WHERE slot_name = '{slot}'",
+                "INSERT INTO numbers VALUES (2)",
+            )
+            with pytest.raises(errors.OperationalError):
+                stream.get(LIMIT_S)
+            assert numbers_of(stream.get(LIMIT_S)) == [2]  # asked again it goes on
