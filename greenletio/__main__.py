@@ -6,8 +6,10 @@ Each other command is a module of its own.
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 __all__ = ("main",)
 
@@ -48,6 +50,18 @@ def _refuse(problem: str) -> int:
     return 2
 
 
+def _piped(write: Callable[[], int | None]) -> int:
+    """The exit status of `write`, whose output may go to somebody who does not read all of it."""
+    try:
+        status = write() or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is buffered would be written at exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return status
+
+
 def _command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="greenletio")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
@@ -72,16 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif option.startswith("--loop="):
             loop = option.removeprefix("--loop=")
         elif option in ("-h", "--help"):
-            print(USAGE.format(commands=" | ".join(COMMANDS)), end="")
-            return 0
+            return _piped(lambda: print(USAGE.format(commands=" | ".join(COMMANDS)), end=""))
         elif option == "--version":
-            print(f"greenletio {_version()}")
-            return 0
+            return _piped(lambda: print(f"greenletio {_version()}"))
         elif option[:2] in ("-m", "-c") and (len(option) > 2 or args):
             return _run(option[:2], option[2:] or args.pop(0), args, patch_all, loop)
         elif option == "-" or option[:1] != "-":
             if option in COMMANDS and not os.path.exists(option):
-                return _command([option, *args])
+                return _piped(partial(_command, [option, *args]))
             return _run("", option, args, patch_all, loop)
         else:
             return _refuse(f"unknown or incomplete option {option}")

@@ -372,4 +372,7 @@ def _show(found: list[Finding]) -> None:
         if line.advice:
             value.append(f"\n→ {line.advice}", style=style if line.status != OK else "dim")
         table.add_row(Text(mark, style=style), Text(line.name), value)
-    Console().print(table)
+    console = Console()
+    with console.capture() as report:
+        console.print(table)
+    print(report.get(), end="")  # whose errors are the caller's, rich would end the program

@@ -102,10 +102,7 @@ def run(args: argparse.Namespace) -> int:
         print("greenletio top: the view needs rich (pip install rich), or --json", file=sys.stderr)
         return 1
     with connection, contextlib.suppress(KeyboardInterrupt):
-        try:
-            return _show(_looks(connection), args)
-        except BrokenPipeError:  # whoever reads our output has enough
-            return 0
+        return _show(_looks(connection), args)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +122,23 @@ def test_what_people_read(tmp_path, has_rich):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "✓" in done.stdout and "libevent" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["doctor"], ["doctor", "--json"], ["--help"], ["--version"]], ids=" ".join
+)
+def test_who_reads_no_further_gets_no_traceback(tmp_path, monkeypatch, arguments):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does when it has enough
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "greenletio", *arguments],
+            cwd=tmp_path,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

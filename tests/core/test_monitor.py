@@ -1,6 +1,7 @@
 """What a running process tells: the monitor's socket, and `python -m greenletio top`."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -90,6 +91,20 @@ def test_the_end_of_the_process_is_the_end_of_the_view(process):
     process.kill()
     _, errors = view.communicate(timeout=60)
     assert (view.returncode, "has ended" in errors) == (0, True)
+
+
+def test_a_view_that_is_read_no_further_ends_without_a_traceback(process):
+    view = subprocess.Popen(
+        [sys.executable, "-m", "greenletio", "top", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert view.stdout is not None and view.stderr is not None
+    assert view.stdout.readline()
+    view.stdout.close()
+    assert view.wait(60) == 128 + signal.SIGPIPE
+    assert view.stderr.read() == b""
+    view.stderr.close()
 
 
 def test_nobody_to_look_at(tmp_path, monkeypatch):
