@@ -53,6 +53,7 @@ class Thing(models.Model):
     data = models.JSONField(null=True)
     address = models.GenericIPAddressField(null=True)
     tags = ArrayField(models.TextField(), null=True)
+    sizes = ArrayField(models.BigIntegerField(), null=True)
     during = DateTimeRangeField(null=True)
     words = SearchVectorField(null=True)
 
@@ -340,6 +341,23 @@ def test_values_are_as_django_has_them() -> None:
         assert (thing.address, thing.tags) == ("::ffff:1.2.3.4", ["x", ""])
         assert thing.during == Range(at, None)
         assert isinstance(thing.during, Range)
+
+
+def test_an_integer_is_of_its_field_s_type() -> None:
+    Thing.objects.create(name="one", sizes=[1, 2])
+    Thing.objects.create(name="two", sizes=[2**40])
+    things = Thing.objects.order_by("pk").values_list("name", flat=True)
+    assert [*things.filter(sizes__gt=[1, 2])] == ["two"]
+    assert [*things.filter(sizes__in=[[1, 2], [3]])] == ["one"]
+    adapt = connection.ops.adapt_integerfield_value
+    fields: list[Any] = [adapt(1, f"{kind}IntegerField") for kind in ("Small", "", "Big")]
+    params = [*fields, *([one] for one in fields), [[None], [fields[0]]], 1, [1]]
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {', '.join(['pg_typeof(%s)::text'] * len(params))}", params)
+        found = [*cursor.fetchone()]
+    names = ["smallint", "integer", "bigint"]
+    assert found[:3] == names
+    assert found[3:] == [f"{name}[]" for name in names] + ["smallint[]", "integer", "integer[]"]
 
 
 @pytest.mark.parametrize("use_tz", [True, False])

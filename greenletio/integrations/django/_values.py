@@ -15,6 +15,7 @@ from psycopg import sql as psycopg_sql
 from psycopg.adapt import AdaptersMap
 from psycopg.types.json import Json as PsycopgJson
 from psycopg.types.json import Jsonb as PsycopgJsonb
+from psycopg.types.numeric import Int2, Int4, Int8
 from psycopg.types.range import Range
 
 from greenletio import pg
@@ -26,6 +27,9 @@ from greenletio.pg.errors import ProgrammingError
 __all__ = ("INET", "RANGE_CLASS", "Adapters", "as_text", "codecs", "compose", "to_driver")
 
 CHAR, CIDR, FLOAT4, INET, TIMESTAMPTZ, JSONB = 18, 650, 700, 869, 1184, 3802
+
+#: By these Django says which type an integer field has: the server's, and an array of it.
+INTEGERS: dict[type, tuple[int, int]] = {Int2: (21, 1005), Int4: (23, 1007), Int8: (20, 1016)}
 
 
 class Adapters:
@@ -57,6 +61,13 @@ def _list(value: list[Any]) -> list[Any]:
     return [_in_list(item) for item in value]
 
 
+def _first(value: Any) -> Any:
+    """Of lists in lists the first value that is there."""
+    if not isinstance(value, list):
+        return value
+    return next((one for one in map(_first, value) if one is not None), None)
+
+
 def _in_list(item: Any) -> Any:
     if isinstance(item, (PsycopgJson, PsycopgJsonb)):
         return _json.dumps(_driver_json(item))
@@ -81,6 +92,9 @@ def to_driver(params: Any, hstore: Callable[[], int]) -> Any:
         kind = type(value)
         if kind is dict:
             return Typed(value, hstore())
+        integer = INTEGERS.get(type(_first(value)))
+        if integer is not None:
+            return Typed(value, integer[kind is list])
         convert = _CONVERTED.get(kind)
         return value if convert is None else convert(value)
 
