@@ -18,13 +18,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
-from greenletio import _core, async_, await_
+from greenletio import async_, await_
 from greenletio.integrations._disconnect import READ_AHEAD, Watch
+from greenletio.integrations._places import Places
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -35,7 +35,6 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
-Places: TypeAlias = AbstractContextManager[Any]
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType]
 
 #: Said between two machines, so of no meaning here: the server has its own (RFC 9110, 7.6.1).
@@ -65,9 +64,7 @@ def as_asgi(
     """
     if not callable(app):
         raise TypeError(f"as_asgi() needs a WSGI application, not {app!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is a number of requests, at least 1, not {limit!r}")
-    places: Places = nullcontext() if limit is None else _core.Semaphore(limit)
+    places = None if limit is None else Places(limit)
     hooks = {"lifespan.startup": on_startup, "lifespan.shutdown": on_shutdown}
 
     async def asgi(scope: Message, receive: Receive, send: Send) -> None:
@@ -113,12 +110,13 @@ class _Request:
         self._started = False  # the status and the headers are sent
         self._ended = False  # the last of the body, too
 
-    async def answer(self, app: WSGIApplication, places: Places) -> None:
+    async def answer(self, app: WSGIApplication, places: Places | None) -> None:
         await self._body.take()
         if self._body.gone:
             return
+        run = async_(self._run)
         try:
-            await self._watch.over(async_(self._run)(app, places))
+            await self._watch.over(run(app) if places is None else places.hold(run, app))
         finally:
             self._answered()
 
@@ -126,9 +124,8 @@ class _Request:
         self._watch.stop()
         self._body.end(OSError("the request is answered: what is left of its body is not read"))
 
-    def _run(self, app: WSGIApplication, places: Places) -> None:
-        with places:
-            self._write_all(app(_environ(self._scope, self._body.file()), self._start_response))
+    def _run(self, app: WSGIApplication) -> None:
+        self._write_all(app(_environ(self._scope, self._body.file()), self._start_response))
 
     def _write_all(self, chunks: Iterable[bytes]) -> None:
         try:

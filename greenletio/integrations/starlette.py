@@ -9,6 +9,7 @@ what was imported under ``patch_blocking``) lets the other requests go on, witho
 limit of 40 threads. Code that blocks the thread now holds all requests up: ``greenletio.debug``
 finds it, and ``await asyncio.to_thread(...)`` runs it in a thread. Files stay with the threads.
 
+    app.add_middleware(LimitRequests, limit=40)    # if the others are to wait outside
     app.add_middleware(CancelOnDisconnect)    # if a client that goes away is to end its request
 """
 
@@ -29,11 +30,12 @@ import starlette.concurrency
 
 from greenletio import async_
 from greenletio.integrations._disconnect import READ_AHEAD, Watch
+from greenletio.integrations._places import Places
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ("CancelOnDisconnect", "patch_starlette", "unpatch_starlette")
+__all__ = ("CancelOnDisconnect", "LimitRequests", "patch_starlette", "unpatch_starlette")
 
 T = TypeVar("T")
 
@@ -117,11 +119,34 @@ class CancelOnDisconnect:
         watch = Watch(ahead.listen)
 
         async def tell(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
+            kind = message["type"]
+            if kind == "http.response.pathsend" or (
+                kind == "http.response.body" and not message.get("more_body", False)
+            ):
                 watch.stop()
             await send(message)
 
         await watch.over(self._app(scope, ahead.receive, tell))
+
+
+class LimitRequests:
+    """Middleware that has at most `limit` requests in the application at once.
+
+    The others wait in a line outside, for some KiB each instead of what a request that has begun
+    takes; those that came first come first. A request has its place until all of it is over, the
+    background tasks included. Websockets are not counted. For any ASGI application;
+    CancelOnDisconnect, if both are used, is added after it: then who waits may leave the line.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._places = Places(limit)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._places.hold(self._app, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Ahead:

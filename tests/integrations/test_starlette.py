@@ -24,6 +24,7 @@ from greenletio import async_, sleep
 from greenletio.green import threading as green
 from greenletio.integrations.starlette import (
     CancelOnDisconnect,
+    LimitRequests,
     patch_starlette,
     unpatch_starlette,
 )
@@ -328,5 +329,122 @@ def test_who_else_wants_the_request_to_end_is_heard(run: Any) -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await task
         assert asked == ["asked"] * 2
+
+    run(main())
+
+
+def test_a_file_that_the_server_sends_ends_an_answer(run: Any) -> None:
+    """That the client goes after it is not too early, and what follows is not cancelled."""
+    went_on: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.pathsend", "path": "/file"})
+        await asyncio.sleep(0.01)  # a background task
+        went_on.append("to the end")
+
+    async def main() -> None:
+        answered = asyncio.Event()
+
+        async def receive() -> Any:
+            await answered.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.pathsend":
+                answered.set()
+
+        await CancelOnDisconnect(app)({"type": "http"}, receive, send)
+        assert went_on == ["to the end"]
+
+    run(main())
+
+
+@uvicorn
+def test_so_many_at_once_and_no_more(run: Any, serving: Any) -> None:
+    app = FastAPI()
+    app.add_middleware(LimitRequests, limit=2)
+    app.add_middleware(CancelOnDisconnect)
+    inside: set[str] = set()
+    order: list[str] = []
+    go_on = green.Event()
+
+    @app.get("/{name}")
+    def get(name: str) -> str:
+        inside.add(name)
+        order.append(name)
+        try:
+            assert len(inside) <= 2
+            if name == "held":
+                go_on.wait(LIMIT_S)
+            sleep(0)
+            if name == "fails":
+                raise HTTPException(404, "not here")
+            return name
+        finally:
+            inside.discard(name)
+
+    async def main() -> None:
+        async with serving(app) as (client, url):
+
+            async def ask(name: str) -> int:
+                async with client.get(f"{url}/{name}") as answer:
+                    await answer.read()
+                    status: int = answer.status
+                    return status
+
+            held = [asyncio.ensure_future(ask("held")) for _ in range(2)]
+            while len(order) < 2:
+                await asyncio.sleep(0.01)
+            left = [asyncio.ensure_future(ask("left")) for _ in range(5)]
+            waiting = [asyncio.ensure_future(ask(str(n))) for n in range(50)]
+            fails = asyncio.ensure_future(ask("fails"))
+            await asyncio.sleep(0.2)
+            assert order == ["held"] * 2
+            for one in left:
+                one.cancel()
+            await asyncio.sleep(0.1)
+            go_on.set()
+            assert await asyncio.gather(*held, *waiting) == [200] * 52
+            assert await fails == 404
+            assert "left" not in order
+            assert await asyncio.gather(*(ask(f"again {n}") for n in range(20))) == [200] * 20
+
+    run(main())
+
+
+def test_a_place_is_lost_by_nobody(run: Any) -> None:
+    """Whoever is cancelled as its turn comes hands it on; websockets need none."""
+    entered: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        entered.append(scope["type"])
+        await receive()
+
+    async def main() -> None:
+        limited = LimitRequests(app, limit=1)
+        go_on = asyncio.Event()
+
+        def ask(kind: str = "http") -> asyncio.Task[None]:
+            return asyncio.ensure_future(limited({"type": kind}, go_on.wait, go_on.wait))
+
+        first = ask()
+        await asyncio.sleep(0)
+        waiting = [ask() for _ in range(3)]
+        await asyncio.sleep(0)
+        socket = ask("websocket")
+        await asyncio.sleep(0)
+        assert entered == ["http", "websocket"]
+        socket.cancel()
+        first.cancel()
+        # It leaves in its next step, and in the same turn the one after it is cancelled.
+        asyncio.get_running_loop().call_soon(waiting[0].cancel)
+        go_on.set()
+        await asyncio.wait([socket, first, *waiting])
+        assert [task.cancelled() for task in waiting] == [True, False, False]
+        await asyncio.wait_for(ask(), LIMIT_S)
+        assert entered == ["http", "websocket", "http", "http", "http"]
+        with pytest.raises(ValueError, match="limit is a number of requests, at least 1, not 0"):
+            LimitRequests(app, limit=0)
 
     run(main())
