@@ -153,6 +153,13 @@ def test_exactly_one_file_includes_greenlet() -> None:
     assert len(including) == 1
 
 
+def test_the_map_of_the_code_names_every_file_in_c() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`([\w*]+\.c)`", text))
+    files = {re.sub("^codec_.*", "codec_*.c", path.name) for path in C_FILES}
+    assert sorted(files - named) == []
+
+
 @pytest.mark.parametrize("path", C_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_c_file_says_its_job_and_has_one(path: Path) -> None:
     text = path.read_text()

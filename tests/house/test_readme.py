@@ -1,5 +1,6 @@
 """What README.md and the pages under docs/ show works as it stands there."""
 
+import importlib
 import os
 import pkgutil
 import re
@@ -14,18 +15,18 @@ import greenletio
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGES.md", *PAGES)
+BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {
     f"{document}-{number}": block
     for document in ("README.md", *PAGES)
-    for number, block in enumerate(
-        re.findall(
-            r"^```python\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
-        )
-    )
+    for number, (language, block) in enumerate(BLOCK.findall((ROOT / document).read_text()))
+    if language == "python" and not block.startswith("# env.py\n")  # Alembic's tests run that one
 }
+TESTS = [name for name in BLOCKS if "\ndef test_" in BLOCKS[name]]
+PROGRAMS = [name for name in BLOCKS if name not in TESTS]
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_a_block_runs_as_a_program(name: str, pg_dsn: str, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(BLOCKS[name])
@@ -39,8 +40,40 @@ def test_a_block_runs_as_a_program(name: str, pg_dsn: str, tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("name", TESTS)
+def test_a_block_of_tests_passes(name: str, tmp_path: Path) -> None:
+    (tmp_path / "test_example.py").write_text(BLOCKS[name])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(tmp_path),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
 def test_there_are_blocks_to_run() -> None:
-    assert len(BLOCKS) >= 5
+    assert len(PROGRAMS) > 50 and TESTS
+
+
+@pytest.mark.parametrize("document", ["README.md", *PAGES])
+def test_what_is_python_says_so(document: str) -> None:
+    text = (ROOT / document).read_text()
+    others = [block for language, block in BLOCK.findall(text) if language == ""]
+    others += re.findall(r"^    (\S.*)$", BLOCK.sub("", text), re.MULTILINE)
+    python = re.compile(r"^(import |from |def |async |class |with |@|\w+ = )", re.MULTILINE)
+    assert [other for other in others if python.search(other)] == []
 
 
 def test_the_names_that_the_migration_page_gives_exist() -> None:
@@ -65,6 +98,13 @@ def test_the_names_that_the_migration_page_gives_exist() -> None:
         pkgutil.resolve_name(name)
         checked += 1
     assert checked > 40
+
+
+@pytest.mark.parametrize("module", ["greenletio", "greenletio.pg", "greenletio.pg.aio"])
+def test_the_reference_has_every_public_name(module: str) -> None:
+    pages = "".join(page.read_text() for page in ROOT.glob("docs/api/*.md"))
+    named = set(re.findall(r"\w+", pages)) | set(greenletio.errors.__all__)
+    assert sorted(set(importlib.import_module(module).__all__) - named) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

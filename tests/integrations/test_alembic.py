@@ -17,17 +17,8 @@ from greenletio import async_
 
 LIMIT_S = 100  # against a hang, not a measure
 
-# As docs/sqlalchemy.md has it.
-ENV = """
-import os
-from alembic import context
-from sqlalchemy import create_engine
-
-with create_engine(os.environ["URL"]).connect() as connection:
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-"""
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "sqlalchemy.md"
+ENV = DOCUMENT.read_text().partition("```python\n# env.py\n")[2].partition("```")[0]
 FIRST = """
 import sqlalchemy as sa
 from alembic import op
@@ -82,7 +73,7 @@ COLUMNS = "SELECT column_name FROM information_schema.columns WHERE table_name =
 def url(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
     made = sa.make_url(pg_dsn).set(drivername="postgresql+greenletio")
     url = made.render_as_string(hide_password=False)
-    monkeypatch.setenv("URL", url)
+    monkeypatch.setenv("DATABASE_URL", url)
     return url
 
 
