@@ -3,7 +3,8 @@
 What is declared, not computed, stands in pyproject.toml. The environment decides three things:
 GREENLETIO_WERROR=1 makes warnings errors; GREENLETIO_SANITIZE=1 builds under AddressSanitizer and
 UndefinedBehaviorSanitizer (`make asan` knows how such a build must be run); PG_CONFIG names the
-pg_config of the libpq to build with, which is then found there when it runs, too.
+pg_config of the libpq to build with, which is then found there when it runs, too. What has to be
+on the machine is looked for when the extensions are built: an sdist is made without.
 """
 
 import importlib.util
@@ -70,26 +71,14 @@ def pkg_config_libraries(library):
 
 def find_header(header, folders):
     """The first of the folders, or of the usual ones, that holds a header; None if none does."""
-    for folder in [*folders, "/usr/include", "/usr/local/include", "/opt/homebrew/include"]:
+    for folder in [*folders, "/usr/include", "/usr/local/include"]:
         if folder and Path(folder, header).is_file():
             return folder
     return None
 
 
-def libevent_include():
-    """The folder that holds event2/event.h, as a list; empty if the compiler looks there anyway."""
-    folder = find_header("event2/event.h", pkg_config_includes("libevent_core"))
-    if folder is None:
-        fail(
-            "event2/event.h, libevent's header, was not found",
-            "Debian/Ubuntu: apt-get install libevent-dev; Fedora: dnf install libevent-devel; "
-            "macOS: brew install libevent",
-        )
-    return [] if folder == "/usr/include" else [folder]
-
-
 def libpq_include():
-    """The folder that holds libpq-fe.h."""
+    """The folder that holds libpq-fe.h; None if there is none."""
     if PG_CONFIG is not None:
         folder = ask(PG_CONFIG, "--includedir")
         if not Path(folder, "libpq-fe.h").is_file():
@@ -100,11 +89,7 @@ def libpq_include():
         *pkg_config_includes("libpq"),
         "/usr/include/postgresql",
     ]
-    return find_header("libpq-fe.h", folders) or fail(
-        "libpq-fe.h, libpq's header, was not found",
-        "Debian/Ubuntu: apt-get install libpq-dev; Fedora: dnf install libpq-devel; "
-        "macOS: brew install libpq, and put its bin folder on PATH",
-    )
+    return find_header("libpq-fe.h", folders)
 
 
 def libpq_library():
@@ -116,66 +101,68 @@ def libpq_library():
     return [folder for folder in folders if folder and glob(f"{folder}/libpq.*")]
 
 
-def extension(name, folders, include_dirs, more=(), **options):
-    sources = sorted(file for folder in folders for file in glob(f"csrc/{folder}/*.c"))
-    sources += more
+def look_around(compiler):
+    """Where libevent's and libpq's headers are. All that is missing is told of at once."""
+    if not sys.platform.startswith("linux"):
+        fail("its waits are built on Linux's epoll and timerfd", "Use it on Linux, so far")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        fail("greenlets need the GIL", "Use a build of Python that has it")
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    headers = sysconfig.get_path("include")
+    libevent = find_header("event2/event.h", pkg_config_includes("libevent_core"))
+    libpq = libpq_include()
+    needs = [  # what it is, whether it is there, and what has it on Debian and on Fedora
+        (f"a C compiler ({compiler})", shutil.which(compiler), "gcc libc6-dev", "gcc"),
+        (
+            f"Python.h in {headers}",
+            Path(headers, "Python.h").is_file(),
+            f"{python}-dev",
+            f"{python}-devel",
+        ),
+        ("event2/event.h of libevent", libevent, "libevent-dev", "libevent-devel"),
+        ("libpq-fe.h of libpq", libpq, "libpq-dev", "libpq-devel"),
+    ]
+    missing = [need for need in needs if not need[1]]
+    if missing:
+        whats, _, debian, fedora = zip(*missing, strict=True)
+        fail(
+            f"missing: {', '.join(whats)}",
+            f"Debian/Ubuntu: apt-get install {' '.join(debian)}; "
+            f"Fedora: dnf install {' '.join(fedora)}",
+        )
+    return libevent, libpq
+
+
+def extension(name, *folders, sources=(), libraries=()):
     return Extension(
         name,
-        sources,
-        include_dirs=["csrc", *include_dirs],
+        sorted(file for folder in folders for file in glob(f"csrc/{folder}/*.c")) + [*sources],
+        include_dirs=["csrc"],
         depends=[*glob("csrc/*/*.h"), "setup.py"],
         extra_compile_args=CFLAGS,
         extra_link_args=LDFLAGS,
-        **options,
+        libraries=[*libraries],
     )
 
 
-def extensions():
-    return [
-        extension(
-            "greenletio._core",
-            ["core", "loop", "sync"],
-            [greenlet_include(), *libevent_include()],
-            libraries=["event_core"],
-            library_dirs=pkg_config_libraries("libevent_core"),
-        ),
-        # The psycopg2 patch uses the libpq that psycopg2 has loaded: it is not linked.
-        extension("greenletio._pq", ["pq"], [libpq_include()]),
-        extension(
-            "greenletio._pg",
-            ["pg"],
-            [libpq_include()],
-            more=["csrc/pq/request.c"],
-            libraries=["pq"],
-            library_dirs=libpq_library(),
-            runtime_library_dirs=libpq_library() if PG_CONFIG is not None else None,
-        ),
-    ]
+# The psycopg2 patch uses the libpq that psycopg2 has loaded: it is not linked.
+CORE = extension("greenletio._core", "core", "loop", "sync", libraries=["event_core"])
+PQ = extension("greenletio._pq", "pq")
+PG = extension("greenletio._pg", "pg", sources=["csrc/pq/request.c"], libraries=["pq"])
 
 
 class BuildExt(build_ext):
     """Compiles the files of an extension side by side, and makes a checkout importable in place."""
 
     def build_extensions(self):
-        if not sys.platform.startswith("linux"):
-            fail("its waits are built on Linux's epoll and timerfd", "Use it on Linux, so far")
-        if sysconfig.get_config_var("Py_GIL_DISABLED"):
-            fail("greenlets need the GIL", "Use a build of Python that has it")
-        compiler = self.compiler.compiler_so[0]
-        if shutil.which(compiler) is None:
-            fail(
-                f"there is no C compiler ({compiler})",
-                "Debian/Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc; "
-                "macOS: xcode-select --install",
-            )
-        include = sysconfig.get_path("include")
-        if not Path(include, "Python.h").is_file():
-            version = f"{sys.version_info.major}.{sys.version_info.minor}"
-            fail(
-                f"Python.h is missing from {include}",
-                f"Debian/Ubuntu: apt-get install python{version}-dev; "
-                f"Fedora: dnf install python{version}-devel",
-            )
+        libevent, libpq = look_around(self.compiler.compiler_so[0])
+        CORE.include_dirs += [greenlet_include(), libevent]
+        CORE.library_dirs += pkg_config_libraries("libevent_core")
+        PQ.include_dirs.append(libpq)
+        PG.include_dirs.append(libpq)
+        PG.library_dirs += libpq_library()
+        if PG_CONFIG is not None:
+            PG.runtime_library_dirs += libpq_library()
         compile_in_turn = self.compiler.compile
 
         def compile_at_once(sources, *args, **kwargs):
@@ -226,6 +213,6 @@ setup(
     packages=packages(),
     package_dir={"greenletio": "greenletio", **SUBPACKAGES},
     package_data={"": ["*.pyi", "py.typed"]},
-    ext_modules=extensions(),
+    ext_modules=[CORE, PQ, PG],
     cmdclass={"build_ext": BuildExt},
 )

@@ -15,9 +15,8 @@ VENV=${VENV:-.venv}
 STAMPS=$VENV/greenletio-stamps
 OLDEST=10 # of Python 3
 
-# What the system must have, beside Python: Debian's package for each, and Fedora's and Homebrew's.
+# What the system must have, beside Python: Debian's package for each is below, Fedora's here.
 DNF_PACKAGES="gcc python3-devel libpq-devel libevent-devel openssl-devel"
-BREW_PACKAGES="python libpq libevent openssl@3"
 
 say() { echo "greenletio: $*" >&2; }
 fail() {
@@ -46,7 +45,7 @@ ask_python() { "$PYTHON" -c "import sys, sysconfig; print($1)"; }
 # --- what the system lacks ---------------------------------------------------------------------
 
 has_header() {
-    for folder in $2 /usr/include /usr/local/include /opt/homebrew/include; do
+    for folder in $2 /usr/include /usr/local/include; do
         if [ -f "$folder/$1" ]; then return 0; fi
     done
     return 1
@@ -77,7 +76,7 @@ find_missing() {
 
 install_missing() {
     if ! command -v apt-get >/dev/null; then
-        fail "missing (names of Debian): $MISSING. Fedora: dnf install $DNF_PACKAGES; macOS: brew install $BREW_PACKAGES."
+        fail "missing (names of Debian): $MISSING. Fedora: dnf install $DNF_PACKAGES."
     fi
     install="apt-get install -y --no-install-recommends $MISSING"
     if [ "$(id -u)" = 0 ]; then
@@ -109,6 +108,7 @@ venv_fits() {
 }
 
 make_venv() {
+    [ "$(uname)" = Linux ] || fail "greenletio runs on Linux alone, so far: docs/install.md says why."
     find_python
     find_missing
     if [ -n "$MISSING" ]; then

@@ -10,21 +10,9 @@ from typing import Any
 
 import pytest
 
-MODULES = (
-    "_thread",
-    "fcntl",
-    "os",
-    "queue",
-    "select",
-    "selectors",
-    "signal",
-    "socket",
-    "sqlite3",
-    "ssl",
-    "subprocess",
-    "threading",
-    "time",
-)
+from greenletio import _twins
+
+MODULES = sorted(_twins.MODULES - {"_multiprocessing", "concurrent.futures"})
 
 # What a green module deliberately does not have, or takes otherwise.
 ABSENT = {

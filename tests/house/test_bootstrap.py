@@ -73,8 +73,18 @@ def test_without_a_package_manager_one_line_names_what_is_missing(system: System
     code, lines = system.bootstrap()
     assert code == 1
     assert len(lines) == 1
-    for word in ("gcc", "dnf install", "brew install"):
+    for word in ("gcc", "dnf install"):
         assert word in lines[0]
+
+
+def test_another_system_than_linux_is_refused_before_anything_else(system: System) -> None:
+    system.add("uname", "echo Darwin")
+    (system.programs / "python3").unlink()
+    code, lines = system.bootstrap()
+    assert code == 1
+    assert len(lines) == 1
+    assert "Linux" in lines[0]
+    assert (ROOT / "docs" / "install.md").is_file()
 
 
 def test_without_python_it_is_what_is_missing(system: System) -> None:
