@@ -161,8 +161,9 @@ class Turn:
         finally:
             if not in_time:
                 with self._mutex:
-                    given = waiter not in self._waiting
-                    if not given:
+                    # give() passes over one that was cancelled, or that the timer was first to set.
+                    given = waiter.done() and not waiter.cancelled() and waiter.result() is None
+                    if waiter in self._waiting:
                         self._waiting.remove(waiter)
                 if given:
                     self.give()

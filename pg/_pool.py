@@ -196,15 +196,22 @@ class Core:
                     left = start + timeout - monotonic()
                     slot = yield from self._granted(waiter, min(delay or left, left))
                     if slot is None and start + timeout <= monotonic():
+                        self._invite()  # if it was this one's turn to connect, it is the next one's
                         raise self._timed_out(timeout, failure)
                     delay = 0.0
                 if slot is None:
                     continue
                 if slot.is_connected():
                     if slot.dirty:
+                        left = max(0.0, start + timeout - monotonic())
                         try:
-                            yield Reset(slot)
-                        except (OperationalError, ConnectionClosed) as exc:
+                            yield Reset(slot, min(left, RESET_TIMEOUT))
+                        except (
+                            OperationalError,
+                            ConnectionClosed,
+                            TimeoutError,
+                            asyncio.TimeoutError,
+                        ) as exc:
                             self.spoilt(slot, exc)
                             continue
                         except Exception as exc:
@@ -298,7 +305,7 @@ class Core:
                     self._queue[self._queue.index(waiter)] = waiter = fresh
         except BaseException:
             self._withdraw(waiter)
-            if waiter.done() and not waiter.cancelled():
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 granted = waiter.result()
                 if isinstance(granted, Slot) and granted.dirty:  # it was handed on as it was
                     self.discard(granted)

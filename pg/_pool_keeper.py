@@ -104,7 +104,7 @@ class Keeper:
     def _turn(self, core: Core) -> bool:
         """Sweep; whether connections are missing."""
         self._due = INF
-        self._arm(core.sweep())
+        self.look_after(core.sweep())  # others may have asked for an earlier turn meanwhile
         return core.is_missing() and not self._stopped and not self._is_filling()
 
     def _failed(self, exc: Exception) -> None:

@@ -123,7 +123,7 @@ class Lanes:
         with self._mutex:
             lane.users -= 1
             over = not lane.users and not lane.used
-        self.requests += 1
+            self.requests += 1
         if over:
             self._end(lane)
 

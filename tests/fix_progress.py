@@ -1,9 +1,14 @@
 """Turns of a loop: a task that counts them proves that the loop goes on; others let some pass."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import TypeVar
 
 import greenletio
+from greenletio.pg import errors
+
+T = TypeVar("T")
 
 
 async def settle(turns: int = 5) -> None:
@@ -18,14 +23,25 @@ def let_others_run(times: int = 5) -> None:
         greenletio.sleep(0)
 
 
+async def connected_in_time(connect: Callable[[float], Awaitable[T]]) -> T:
+    """What connect(seconds) gives, in as few seconds as it can: on a busy machine it takes more."""
+    for seconds in (0.2, 1.0, 5.0):
+        try:
+            return await connect(seconds)
+        except errors.CannotConnect:
+            pass
+    return await connect(25.0)
+
+
 class Ticker:
     """`async with Ticker() as ticker`: `ticker.steps` grows while the loop turns.
 
     `enough` steps are what a loop makes in a small part of a second, even on a machine with ten
-    times the work it can do; one that is held through the block makes none or one.
+    times the work it can do; one that is held through the block makes none or one. A block has to
+    take a fifth of a second at least: a busy machine may not let us run for half of that.
     """
 
-    enough = 5
+    enough = 3
 
     def __init__(self) -> None:
         self.steps = 0

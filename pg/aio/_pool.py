@@ -403,8 +403,12 @@ class Pool(Queries):
         timeout = connection._patience if timeout is None else timeout
         if not slot.core.has(slot):
             return  # it was terminated, or its setup() failed
-        report_transaction(slot.con)
-        leave(slot)
+        try:
+            report_transaction(slot.con)
+            leave(slot)
+        except BaseException:  # a warning that is an error
+            slot.core.discard(slot)
+            raise
         if self._reset is None and (timeout is None or slot.needs_no_reset()):
             slot.core.give(slot)
         else:

@@ -13,6 +13,8 @@ from fix_progress import Ticker
 
 from greenletio import async_, pg
 from greenletio.pg import aio, errors
+from greenletio.pg._listen import Turn
+from greenletio.pg._steps import wait
 
 TIMED_OUT = (TimeoutError, asyncio.TimeoutError)
 LIMIT = 30  # against a hang, not a measure
@@ -119,7 +121,7 @@ def test_waits_have_an_end(run, dsn, make):
         async with make(channels=["x"]) as listener:
             async with Ticker():
                 with pytest.raises(TIMED_OUT):
-                    await listener.get(timeout=0.05)
+                    await listener.get(timeout=0.3)
                 waits = asyncio.ensure_future(listener.get())
                 await asyncio.sleep(0)
                 waits.cancel()
@@ -153,6 +155,30 @@ def test_waits_have_an_end(run, dsn, make):
                 with pytest.raises(errors.ConnectionClosed, match="the listener is closed"):
                     await use()
             await listener.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["cancelled", "too late"])
+def test_the_turn_of_one_that_was_passed_over_is_not_given_twice(run, how):
+    async def main():
+        loop, turn = asyncio.get_running_loop(), Turn()
+        assert turn.take_now()
+        first = asyncio.ensure_future(wait(turn.take(0.01 if how == "too late" else LIMIT)))
+        second = asyncio.ensure_future(wait(turn.take(LIMIT)))
+        await asyncio.sleep(0)
+        if how == "cancelled":
+            first.cancel()
+            turn.give()
+        else:
+            loop.call_later(0.02, turn.give)
+            time.sleep(0.05)  # both are due: the first one's time is over, then the turn is given
+        with pytest.raises((asyncio.CancelledError, *TIMED_OUT)):
+            await first
+        await second
+        assert not turn.take_now()
+        turn.give()
+        assert turn.take_now()
 
     run(main())
 

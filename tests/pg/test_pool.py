@@ -3,13 +3,16 @@
 import asyncio
 import gc
 import threading
+import time
 import warnings
 
 import pytest
+from fix_loops import Run
 from fix_progress import Ticker
 
 from greenletio import async_, pg
 from greenletio.pg import aio
+from greenletio.pg._pool_keeper import Keeper
 
 
 def sizes(pool):
@@ -134,7 +137,7 @@ def test_first_come_first_served(run, dsn):
             async def work(i):
                 async with pool.acquire() as c:
                     order.append(i)
-                    await c.fetchval("SELECT pg_sleep(0.001)")
+                    await c.fetchval("SELECT pg_sleep(0.01)")
 
             async with Ticker():
                 await asyncio.gather(*(work(i) for i in range(50)))
@@ -196,6 +199,57 @@ def test_a_cancelled_acquire_loses_no_connection(run, dsn):
             assert sizes(pool) == (2, 2)
             assert not pool._core._queue
 
+    run(main())
+
+
+def test_who_is_told_to_connect_too_late_leaves_it_to_the_next(run, dsn):
+    async def main():
+        async with aio.create_pool(dsn, min_size=0, max_size=1) as pool:
+            c = await pool.acquire()
+            late = asyncio.ensure_future(pool._acquire(0.05))
+            behind = asyncio.ensure_future(pool._acquire(20))
+            await asyncio.sleep(0)
+            c.terminate()  # there is room: the first one is told
+            time.sleep(0.1)
+            with pytest.raises(pg.PoolTimeout):
+                await late
+            await pool.release(await behind)
+            await pool.release(c)
+
+    run(main())
+
+
+def test_a_cancelled_acquire_of_a_pool_that_is_closed_is_cancelled(run, dsn):
+    async def main():
+        pool = await aio.create_pool(dsn, min_size=1, max_size=1)
+        c = await pool.acquire()
+        waiting = asyncio.ensure_future(pool._acquire(None))
+        await asyncio.sleep(0)
+        pool.terminate()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await pool.release(c)
+
+    run(main())
+
+
+def test_a_turn_of_the_keeper_that_is_asked_for_during_another_one_is_not_forgotten(run):
+    class Core:
+        def sweep(self):
+            keeper.look_after(soon)  # as another thread may
+            return soon + 1000
+
+        def is_missing(self):
+            return False
+
+    async def main():
+        keeper._turn(core)
+        assert keeper._due == soon
+        keeper.stop()
+
+    core, soon = Core(), time.monotonic() + 10
+    keeper = Keeper(core)
     run(main())
 
 
@@ -263,6 +317,7 @@ def test_the_pool_does_not_outlive_its_limits(run, dsn):
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
             assert pool.get_size() == 0
+        async with aio.create_pool(dsn, min_size=1, max_size=1) as pool:
             async with pool.acquire() as c:
                 c.terminate()
             while pool.get_size() < 1:  # one that was lost is replaced
@@ -395,15 +450,17 @@ def test_a_server_that_does_not_answer_a_reset_costs_a_connection_only(
 ):
     async def main():
         pool = await aio.create_pool(own_server.url, min_size=1, max_size=1)
-        monkeypatch.setattr("greenletio.pg._pool.RESET_TIMEOUT", 0.2)
+        limit = "greenletio.pg._pool.RESET_TIMEOUT"
+        monkeypatch.setattr(limit, 0.2)
         async with pool.acquire() as c:
             await c.fetchval("SELECT 1")
             own_server.freeze()
         assert sizes(pool) == (1, 1)
         async with Ticker():  # waits for the reset, then for a new one
             with pytest.raises(pg.PoolTimeout, match="connect failed: it took too long"):
-                await pool.acquire(timeout=0.5)
+                await pool.acquire(timeout=1.5)
         own_server.thaw()
+        monkeypatch.setattr(limit, 60.0)
         assert await pool.fetchval("SELECT 1") == 1
         assert pool.get_stats()["returns_bad"] == 1
         c = await pool.acquire()
@@ -416,10 +473,30 @@ def test_a_server_that_does_not_answer_a_reset_costs_a_connection_only(
         async with pool.acquire() as c:
             await c.fetchval("SELECT 1")
             own_server.freeze()
+            monkeypatch.setattr(limit, 0.2)
         await pool.close()  # does not wait for longer than the reset may
         own_server.thaw()
 
     run(main())
+
+
+def test_a_reset_that_another_loop_has_begun_costs_nobody_more_than_his_time(loop_kind, own_server):
+    async def lease():
+        pool = await aio.create_pool(own_server.url, min_size=1, max_size=1)
+        async with pool.acquire() as c:
+            await c.execute("SET work_mem = '1234kB'")
+            own_server.freeze()
+        return pool  # the loop ends in the middle of the reset
+
+    async def acquire(pool):
+        with pytest.raises(pg.PoolTimeout):
+            await pool.acquire(timeout=0.3)
+        own_server.thaw()
+        assert await pool.fetchval("SHOW work_mem") != "1234kB"
+        await pool.close()
+
+    pool = Run(loop_kind)(lease())
+    Run(loop_kind)(acquire(pool))
 
 
 def test_a_lease_that_closes_its_connection_frees_its_place(run, dsn):
@@ -469,8 +546,6 @@ def test_one_that_is_forgotten_is_closed_and_reported(run, dsn):
 
 
 def test_from_loop_to_loop_and_to_plain_code(loop_kind, dsn):
-    from fix_loops import Run
-
     async def first():
         pool = await aio.create_pool(dsn, min_size=2, max_size=2)
         assert await pool.fetchval("SELECT 1") == 1  # the loop ends in the middle of the reset
@@ -487,9 +562,11 @@ def test_from_loop_to_loop_and_to_plain_code(loop_kind, dsn):
         assert c.execute("SELECT 3").fetchone() == (3,)
     Run(loop_kind)(second(pool))
 
+    slowly = "FROM pg_sleep(0.01)"
+
     def work(i):
         with pool.sync.connection() as c:
-            return c.execute("SELECT %s::int", (i,)).fetchone()[0]
+            return c.execute(f"SELECT %s::int {slowly}", (i,)).fetchone()[0]
 
     threads = [threading.Thread(target=lambda i=i: found.append(work(i))) for i in range(4)]
     found = []
@@ -502,7 +579,7 @@ def test_from_loop_to_loop_and_to_plain_code(loop_kind, dsn):
     async def third():
         jobs = []
         for i in range(0, 60, 2):  # tasks and greenlets, all at once
-            jobs.append(pool.fetchval("SELECT $1::int", i))
+            jobs.append(pool.fetchval(f"SELECT $1::int {slowly}", i))
             jobs.append(async_(work)(i + 1))
         async with Ticker():
             assert await asyncio.gather(*jobs) == list(range(60))

@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
-import asyncpg
 import pytest
 from fix_postgres import ask
 
@@ -43,24 +44,25 @@ MESS = {
 FAILED = f"BEGIN; SET ROLE {OTHER}; SELECT pg_advisory_lock(4); SELECT 1/0"
 
 
+@contextmanager
+def with_what_messes_need(url):
+    ask(url, "CREATE SEQUENCE gio_numbers")
+    ask(url, f"CREATE ROLE {OTHER}")
+    yield url
+    ask(url, f"DROP ROLE {OTHER}")
+    ask(url, "DROP SEQUENCE gio_numbers")
+
+
 @pytest.fixture(scope="module")
 def url(dsn):
-    """Of the database, with what the messes need; without pgTAP in it, why not."""
-    ask(dsn, "CREATE SEQUENCE IF NOT EXISTS gio_numbers")
-    ask(dsn, f"CREATE ROLE {OTHER}")
-    yield dsn
-    ask(dsn, f"DROP ROLE {OTHER}")
+    with with_what_messes_need(dsn) as url:
+        yield url
 
 
-@pytest.fixture(scope="module")
-def pgtap(url):
-    try:
-        ask(url, "CREATE EXTENSION IF NOT EXISTS pgtap")
-    except (
-        asyncpg.exceptions.UndefinedFileError,
-        asyncpg.exceptions.FeatureNotSupportedError,
-    ) as exc:
-        pytest.skip(f"the server has no pgTAP (Debian's package postgresql-15-pgtap): {exc}")
+@pytest.fixture
+def url_with_pgtap(pgtap_url):
+    with with_what_messes_need(pgtap_url) as url:
+        yield url
 
 
 async def check(pool, mess):
@@ -84,9 +86,9 @@ async def check(pool, mess):
     return [line for line in lines[1:] if not line.startswith("ok ")]
 
 
-def test_pgtap_says_that_the_reset_is_complete(run, url, pgtap):
+def test_pgtap_says_that_the_reset_is_complete(run, url_with_pgtap):
     async def main():
-        async with aio.create_pool(url, min_size=1, max_size=1) as pool:
+        async with aio.create_pool(url_with_pgtap, min_size=1, max_size=1) as pool:
             assert await check(pool, "SELECT 'a fresh session'") == []
             for name, mess in MESS.items():
                 assert await check(pool, mess) == [], name
@@ -101,7 +103,7 @@ def test_pgtap_says_that_the_reset_is_complete(run, url, pgtap):
     run.reported.clear()
 
 
-def test_pgtap_would_say_if_it_were_not(run, url, pgtap):
+def test_pgtap_would_say_if_it_were_not(run, url_with_pgtap):
     """The script fails after each mess that is left: what proves nothing is no proof."""
 
     async def keep(c):
@@ -109,7 +111,7 @@ def test_pgtap_would_say_if_it_were_not(run, url, pgtap):
 
     async def main():
         for name, mess in MESS.items():
-            async with aio.create_pool(url, min_size=1, max_size=1, reset=keep) as pool:
+            async with aio.create_pool(url_with_pgtap, min_size=1, max_size=1, reset=keep) as pool:
                 try:
                     assert await check(pool, mess) != [], name
                 except aio.PostgresError:
@@ -191,6 +193,20 @@ def test_listeners_of_a_lease_get_the_lease(run, url):
                     heard.clear()
                     await c.remove_listener("one", listener)
                     c.remove_log_listener(listener)
+
+    run(main())
+
+
+def test_a_warning_that_is_an_error_costs_no_place_of_the_pool(run, url):
+    async def main():
+        async with aio.create_pool(url, min_size=1, max_size=1) as pool:
+            c = await pool.acquire()
+            await c.add_listener("one", print)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                with pytest.raises(aio.InterfaceWarning):
+                    await pool.release(c)
+            assert await asyncio.wait_for(pool.fetchval("SELECT 1"), 30) == 1
 
     run(main())
 

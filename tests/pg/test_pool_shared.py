@@ -250,14 +250,19 @@ def test_one_that_does_not_answer_is_left(run, dsn, monkeypatch):
         async with aio.create_pool(dsn, shared=1, **named("stuck")) as pool:
             pid = await pool.fetchval("SELECT pg_backend_pid()")
             sleep = "SELECT $2::int FROM pg_sleep($1)"
+            locked = "SELECT $2::int FROM pg_advisory_xact_lock($1)"
             await pool.fetchval(sleep, 0, 0)
-            slow = asyncio.create_task(pool.fetchval(sleep, 1, 1))
+            await pool.fetchval(locked, 0, 0)
+            other = await aio.connect(dsn)
+            await other.execute("SELECT pg_advisory_lock(1)")
+            slow = asyncio.create_task(pool.fetchval(locked, 1, 1))
             behind = asyncio.create_task(pool.fetchval("SELECT pg_backend_pid()"))
             given_up = asyncio.create_task(pool.fetchval(sleep, 0, 2, timeout=0.05))
             with pytest.raises(asyncio.TimeoutError):
                 await given_up
             assert await pool.fetchval("SELECT pg_backend_pid()") != pid
             assert not slow.done()
+            await other.close()
             assert (await slow, await behind) == (1, pid)
             # The one that nobody waits on is closed, and what it does is ended.
             pid = await pool.fetchval("SELECT pg_backend_pid()")
@@ -287,7 +292,7 @@ def test_closing(run, dsn):
 
         pool = await aio.create_pool(dsn, shared=1, **named("closing"))
         await pool.fetchval("SELECT 1")
-        sleep = "SELECT $1::int FROM pg_sleep(1)"
+        sleep = "SELECT $1::int FROM pg_sleep(60)"
         tasks = [asyncio.create_task(pool.fetchval(sleep, i)) for i in range(5)]
         await asyncio.sleep(0.01)
         pool.terminate()
@@ -458,8 +463,9 @@ def test_the_server_freezes_under_it(run, own_server, monkeypatch):
     timeouts = (TimeoutError, asyncio.TimeoutError)
 
     async def main():
-        pool = await aio.create_pool(own_server.url, shared=1, timeout=soon, **named("frozen"))
+        pool = await aio.create_pool(own_server.url, shared=1, **named("frozen"))
         assert await pool.fetchval("SELECT $1::int", 1) == 1
+        pool.set_connect_args(own_server.url, timeout=soon)
         own_server.freeze()
         try:
             async with Ticker():
@@ -471,12 +477,14 @@ def test_the_server_freezes_under_it(run, own_server, monkeypatch):
                     assert all(isinstance(one, timeouts) for one in found), found
         finally:
             own_server.thaw()
+        pool.set_connect_args(own_server.url)
         assert await pool.fetchval("SELECT $1::int", 2) == 2
         await asyncio.wait_for(pool.close(), 30)
 
     run(main())
-    with pg.Pool(own_server.url, min_size=0, max_size=1, timeout=soon) as pool:
+    with pg.Pool(own_server.url, min_size=0, max_size=1) as pool:
         assert pool.shared.execute("SELECT 1").fetchone() == (1,)
+        pool.timeout = soon
         own_server.freeze()
         try:
             for _ in range(2):
