@@ -36,15 +36,23 @@ CONNECT_TIMEOUT = "5"
 LAGS = 5.0
 #: Seconds that the question for the lag may take.
 LAG_TIMEOUT = 5.0
+#: Seconds to wait, one after the other, until a standby has replayed what it has just been sent.
+SOON = 0.01, 0.04, 0.2
 
 # A standby that has replayed all that it was sent does not lag, however long nobody has written.
 LAG = """
 SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN 0
-            WHEN pg_catalog.pg_last_wal_receive_lsn() = pg_catalog.pg_last_wal_replay_lsn()
-                 AND EXISTS (SELECT FROM pg_catalog.pg_stat_get_wal_receiver() WHERE pid > 0) THEN 0
+            WHEN received = pg_catalog.pg_last_wal_replay_lsn() THEN 0
             ELSE coalesce(extract(epoch FROM pg_catalog.clock_timestamp()
                                   - pg_catalog.pg_last_xact_replay_timestamp()), 'Infinity')
-       END::float8
+       END::float8,
+       received::text
+FROM (SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_stat_get_wal_receiver() WHERE pid > 0)
+                  THEN pg_catalog.pg_last_wal_receive_lsn() END AS received) AS receiver
+"""
+REPLAYED = """
+SELECT pg_catalog.pg_last_wal_replay_lsn() >= $1::text::pg_catalog.pg_lsn
+FROM pg_catalog.pg_sleep($2)
 """
 
 
@@ -207,9 +215,19 @@ class Readers(Role):
         return limit is not None and monotonic() >= slot.looked + min(limit / 2, LAGS)
 
     def look(self, slot: Slot) -> Steps:
-        lag = yield Ask(slot.con.fetchval(LAG, timeout=LAG_TIMEOUT))
+        limit = float("inf") if self._max_lag is None else self._max_lag
+        lag, received = yield Ask(slot.con.fetchrow(LAG, timeout=LAG_TIMEOUT))
+        if lag > limit and received is not None:
+            # What it was sent just now, after a time without writes, it does not lag by.
+            lag = 0.0
+            for seconds in SOON:
+                lag += seconds
+                if (yield Ask(slot.con.fetchval(REPLAYED, received, seconds, timeout=LAG_TIMEOUT))):
+                    break
+            else:
+                lag = float("inf")
         slot.looked = monotonic()
-        if self._max_lag is None or lag <= self._max_lag:
+        if lag <= limit:
             return True
         if slot.host is not None:
             self._lagging[slot.host] = monotonic() + LAGS

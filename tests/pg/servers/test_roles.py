@@ -140,6 +140,23 @@ def test_a_standby_that_lags_is_not_read(cluster, monkeypatch):
         until(reads, "reads go back to it")
 
 
+def test_what_was_written_just_now_is_no_lag(cluster, monkeypatch):
+    """The last transaction that it has replayed is old then."""
+    monkeypatch.setattr(_pool_roles, "SOON", (0.01,) * 400)
+    make_table(cluster, "t (a int)")
+    time.sleep(0.5)  # so long nobody writes
+    resume = threading.Timer(0.2, ask, (cluster.standby.url, "SELECT pg_wal_replay_resume()"))
+    with pool_of(cluster, max_lag=0.4) as pool:
+        ask(cluster.standby.url, "SELECT pg_wal_replay_pause()")
+        ask(cluster.primary.url, "INSERT INTO t VALUES (1)")
+        resume.start()
+        try:
+            with pool.connection(readonly=True, timeout=LIMIT) as c:
+                assert c.execute(STANDBY).fetchone()[0] is True
+        finally:
+            resume.join()
+
+
 def test_a_standby_that_freezes(cluster, monkeypatch):
     monkeypatch.setattr(_pool_roles, "LOOK_AGAIN", 0.2)
     monkeypatch.setattr(_pool_roles, "AVOID_MOST", 0.5)
