@@ -2,7 +2,9 @@
 
 A million rows into a pyarrow.Table, by greenletio, by Arrow's own driver (ADBC), and by way of
 rows. What is compared is the client's CPU time; wall time, which the server has its part of, stands
-beside it. The tables stay in the database: BENCH_COLUMNS_ROWS makes them smaller.
+beside it. greenletio is measured with a libpq that hands on rows in chunks, as its wheels have, and
+ADBC's wheel has a new one, too; beside that, with the libpq that it was built with here. The tables
+stay in the database: BENCH_COLUMNS_ROWS makes them smaller.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from benchmarks.plan import Bench, Contender, Goal, Plan
 
 ARROW = "pyarrow>=18.1"
 CONTENDERS = {
-    "ours": Contender("greenletio", module="columns_ours", loop="uvloop"),
+    "ours": Contender("greenletio", module="columns_ours", loop="uvloop", newer_libpq=True),
+    "ours-here": Contender("greenletio, libpq as here", module="columns_ours", loop="uvloop"),
     "adbc": Contender(
         "ADBC",
         "adbc",

@@ -84,6 +84,16 @@ def compiled(source: str, target: str, *flags: str) -> Path:
     return made
 
 
+def newer_libpq() -> Path:
+    """A folder with greenletio, built with the libpq of the embedded PostgreSQL."""
+    done = subprocess.run(
+        ["sh", ROOT / "scripts" / "build-libpq.sh", sys.executable], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise EnvError(f"the build with a newer libpq failed: {done.stderr.strip()}")
+    return Path(done.stdout.splitlines()[-1])
+
+
 def shim() -> Path:
     """The preload library of shim.c."""
     return compiled("shim.c", "shim.so", "-fPIC", "-shared", "-fvisibility=hidden")

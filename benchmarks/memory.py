@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     console.print(table)
     if args.json is not None:
         document = {"machine": report.machine(), "loop": args.loop, "cases": results}
-        args.json.write_text(json.dumps(document, indent=1) + "\n")
+        report.write_json(args.json, document)
     return 0
 
 

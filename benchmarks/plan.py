@@ -14,6 +14,7 @@ class Contender:
     packages: tuple[str, ...] = ()
     module: str | None = None  # of benchmarks.contenders; None: it has the contender's name
     loop: str | None = None  # it always runs on; None: the bench's
+    newer_libpq: bool = False  # greenletio as its wheels are, whatever libpq the system has
 
 
 Unit = Literal["ns", "us", "bytes"]

@@ -188,7 +188,8 @@ def print_left_out(console: Console, left_out: dict[str, str]) -> None:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write all of it, or leave what is there."""
+    """Write all of it, or leave what is there; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     partial.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(partial, path)

@@ -46,6 +46,7 @@ class Run:
         self._env = env
         self._settings = settings
         self._pythons: dict[str, Path] = {}
+        self._paths: dict[str, str] = {}  # PYTHONPATH
         self._workers: dict[tuple[str, bool], workers.Worker] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.left_out: dict[str, str] = {}
@@ -63,6 +64,8 @@ class Run:
                     self._pythons[name] = Path(sys.executable)
                 else:
                     self._pythons[name] = envs.ensure(contender.env, contender.packages)
+                if contender.newer_libpq:
+                    self._paths[name] = str(envs.newer_libpq())
                 worker = self._worker(name, shim=False)
             except (envs.EnvError, workers.WorkerError) as exc:
                 self.left_out[name] = str(exc)
@@ -75,7 +78,10 @@ class Run:
     def _start(self, name: str, shim: bool) -> workers.Worker:
         preload = envs.shim() if shim else None
         module = self._plan.contenders[name].module or name
-        return workers.Worker(module, self._pythons[name], self._env, preload)
+        env = self._env
+        if name in self._paths:
+            env = {**env, "PYTHONPATH": self._paths[name]}
+        return workers.Worker(module, self._pythons[name], env, preload)
 
     def _worker(self, name: str, shim: bool) -> workers.Worker:
         key = (name, shim)

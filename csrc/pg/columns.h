@@ -50,7 +50,8 @@ typedef struct {
 int gio_pg_column_init(GioPgColumn *col, const GioPgLayout *layout, GioPgCodec *codec,
                        const char *name, int modifier);
 void gio_pg_column_free(GioPgColumn *col);
-/* Append column `i` of a result: 0, or -1 with an exception, after which it is of no use. */
-int gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i);
+/* Append column `i` of a result of `n` rows, which is binary: 0, or -1 with an exception, after
+ * which it is of no use. */
+int gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i, int n);
 
 #endif

@@ -421,8 +421,11 @@ int gio_pg_stream_check(GioPgOp *op);
 bool gio_pg_stream_is_part(const PGresult *res);
 /* Move a stream on; true when there is more to do at once. Runs Python. */
 bool gio_pg_stream_advance(GioPgOp *session);
-/* batch.c: append the rows of a result of the statement: 0, or -1 with an exception. */
-int gio_pg_batch_take(PyObject *batch, GioPgStatement *s, const PGresult *res);
+/* batch.c: whether results like this one of the statement can be taken: 0, or -1 with an exception.
+ */
+int gio_pg_batch_expect(PyObject *batch, GioPgStatement *s, const PGresult *res);
+/* Append the rows of such a result: 0, or -1 with an exception. */
+int gio_pg_batch_take(PyObject *batch, const PGresult *res);
 Py_ssize_t gio_pg_batch_rows(PyObject *batch);
 bool gio_pg_batch_is_full(PyObject *batch);
 /* A capsule of Arrow's for a tuple of batches. */

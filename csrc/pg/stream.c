@@ -145,6 +145,7 @@ static int
 fill(GioPgOp *session, PyObject *batch)
 {
     GioPgConn *c = session->conn;
+    bool expected = false; /* of one query all results are alike */
     int rc = 0;
     for (int i = 0; rc == 0; i++) {
         Py_ssize_t before = gio_pg_batch_rows(batch);
@@ -153,7 +154,10 @@ fill(GioPgOp *session, PyObject *batch)
             if (res == NULL)
                 session->all_sent = true;
             else if (gio_pg_stream_is_part(res)) {
-                rc = gio_pg_batch_take(batch, session->stmt, res);
+                if (!expected)
+                    rc = gio_pg_batch_expect(batch, session->stmt, res);
+                expected = true;
+                rc = rc < 0 ? rc : gio_pg_batch_take(batch, res);
                 rc = rc < 0 ? rc : take_tag(session, res);
             }
             else

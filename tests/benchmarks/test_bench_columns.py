@@ -8,8 +8,8 @@ from fix_postgres import TemporaryDatabase
 
 
 def test_quick_run_writes_json(tmp_path: Path, pg_url: str) -> None:
-    out = tmp_path / "columns.json"
-    options = ("--contender", "ours", "--quick", "--rounds", "1", "--json", str(out))
+    out = tmp_path / "made" / "columns.json"
+    options = ("--contender", "ours-here", "--quick", "--rounds", "1", "--json", str(out))
     with TemporaryDatabase(pg_url) as database:
         done = bench(
             "benchmarks.columns", *options, DATABASE_URL=database.url, BENCH_COLUMNS_ROWS="5000"
@@ -19,4 +19,4 @@ def test_quick_run_writes_json(tmp_path: Path, pg_url: str) -> None:
     assert document["left_out"] == {}
     assert {"mixed", "integers", "text"} <= set(document["benches"])
     for name, row in document["benches"].items():
-        assert name == "memory" or row["contenders"]["ours"]["median"] > 0
+        assert name == "memory" or row["contenders"]["ours-here"]["median"] > 0
