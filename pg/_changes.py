@@ -13,10 +13,13 @@ __all__ = (
     "UNCHANGED",
     "Change",
     "ColumnOf",
+    "CommitPrepared",
     "Delete",
     "Insert",
     "Message",
     "Relation",
+    "RollbackPrepared",
+    "Single",
     "Slot",
     "SystemIdentity",
     "TransactionBase",
@@ -86,6 +89,8 @@ class Slot:
 
     ``confirmed_flush_lsn`` is the position up to which its consumer has confirmed everything (of
     a new slot: where it begins), ``snapshot_name`` that of the snapshot that was exported with it.
+    With ``two_phase`` prepared transactions come when they are prepared; with ``failover`` standbys
+    have it, too.
     """
 
     name: str
@@ -95,6 +100,8 @@ class Slot:
     temporary: bool = False
     active_pid: int | None = None
     snapshot_name: str | None = None
+    two_phase: bool = False
+    failover: bool = False
 
 
 class ColumnOf(NamedTuple):
@@ -195,6 +202,28 @@ Change = Insert | Update | Delete | Truncate | Message
 
 
 @dataclass(slots=True)
+class CommitPrepared:
+    """The transaction that came when it was prepared, with that ``gid``, was committed."""
+
+    gid: str
+    xid: int
+    lsn: LSN
+    end_lsn: LSN
+    time: datetime.datetime
+
+
+@dataclass(slots=True)
+class RollbackPrepared:
+    """The transaction that came when it was prepared, with that ``gid``, was rolled back: nothing
+    of it is so."""
+
+    gid: str
+    xid: int
+    end_lsn: LSN
+    time: datetime.datetime
+
+
+@dataclass(slots=True)
 class WalData:
     """What an output plugin wrote, as it is: the ``data``, its position, the server's position and
     clock when that was sent."""
@@ -209,6 +238,10 @@ class WalData:
         return self.lsn
 
 
+#: What comes between transactions.
+Single = Message | CommitPrepared | RollbackPrepared | WalData
+
+
 class TransactionBase:
     """A transaction that was committed: iterate over it for its changes, once.
 
@@ -217,10 +250,18 @@ class TransactionBase:
     confirmed, and what a program that remembers it starts a stream from; it is known when the last
     change was taken, until then it is None. ``commit_time`` is by the server's clock (of
     test_decoding known at the end), ``origin`` the name of the replication origin, if it has one.
+
+    Of a slot with ``two_phase``, one that was prepared has a ``gid``, and these are of its
+    PREPARE TRANSACTION; a CommitPrepared or RollbackPrepared with that gid says what became of it.
     """
 
     def __init__(
-        self, core: Any, xid: int, lsn: LSN | None, commit_time: datetime.datetime | None
+        self,
+        core: Any,
+        xid: int,
+        lsn: LSN | None,
+        commit_time: datetime.datetime | None,
+        gid: str | None = None,
     ) -> None:
         self._core = core
         self.xid = xid
@@ -228,6 +269,7 @@ class TransactionBase:
         self.end_lsn: LSN | None = None
         self.commit_time = commit_time
         self.origin: str | None = None
+        self.gid = gid
 
     def __repr__(self) -> str:
         where = self.end_lsn if self.lsn is None else self.lsn

@@ -1,4 +1,4 @@
-"""pgoutput: the messages of the server's own output plugin, versions 1 and 2, as events."""
+"""pgoutput: the messages of the server's own output plugin, versions 1 to 3, as events."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from greenletio.pg._changes import (
     LSN,
     UNCHANGED,
     ColumnOf,
+    CommitPrepared,
     Delete,
     Insert,
     Message,
     Relation,
+    RollbackPrepared,
     Truncate,
     Update,
     moment,
@@ -30,6 +32,9 @@ _IDENTITIES = {"d": "default", "n": "nothing", "f": "full", "i": "index"}
 
 _BEGIN = struct.Struct(">QqI")
 _COMMIT = struct.Struct(">BQQq")
+_PREPARE = struct.Struct(">QQqI")
+_PREPARED = struct.Struct(">BQQqI")  # and committed, or to be
+_UNDONE = struct.Struct(">BQQqqI")
 _ATTRIBUTE = struct.Struct(">Ii")
 _U16, _U32, _U64 = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
 
@@ -50,11 +55,11 @@ class TextOnly(Exception):
 class Sink(Protocol):
     """What is told of transactions, in their order."""
 
-    def begin(self, xid: int, lsn: LSN | None, time: Any) -> bool: ...
+    def begin(self, xid: int, lsn: LSN | None, time: Any, gid: str | None = None) -> bool: ...
     def change(self, event: Any) -> None: ...
     def origin(self, name: str) -> None: ...
     def commit(self, end_lsn: LSN, time: Any) -> None: ...
-    def message(self, message: Message) -> None: ...
+    def single(self, event: Message | CommitPrepared | RollbackPrepared) -> None: ...
 
 
 class PgOutput:
@@ -100,7 +105,7 @@ class PgOutput:
             raise InternalError(f"the output plugin sent a message of no known kind: {data[:20]!r}")
         try:
             handler(self, data, 1)
-        except (IndexError, struct.error, ValueError) as exc:
+        except (IndexError, OverflowError, struct.error, ValueError) as exc:
             raise InternalError(f"the output plugin sent a malformed message: {exc!r}") from exc
 
     def feed_kept(self) -> bool:
@@ -137,6 +142,32 @@ class PgOutput:
     def _origin(self, data: bytes, at: int) -> None:
         self._sink.origin(_string(data, at + 8)[0])
 
+    # -- transactions that are committed in two phases
+
+    def _begin_prepare(self, data: bytes, at: int) -> None:
+        lsn, _, time, xid = _PREPARE.unpack_from(data, at)
+        gid, _ = _string(data, at + _PREPARE.size)
+        self._sink.begin(xid, LSN(lsn), moment(time), gid)
+
+    def _prepare(self, data: bytes, at: int) -> None:
+        _, _, end_lsn, time, _ = _PREPARED.unpack_from(data, at)
+        self._sink.commit(LSN(end_lsn), moment(time))
+
+    def _commit_prepared(self, data: bytes, at: int) -> None:
+        _, lsn, end_lsn, time, xid = _PREPARED.unpack_from(data, at)
+        gid, _ = _string(data, at + _PREPARED.size)
+        self._sink.single(CommitPrepared(gid, xid, LSN(lsn), LSN(end_lsn), moment(time)))
+
+    def _rollback_prepared(self, data: bytes, at: int) -> None:
+        _, _, end_lsn, _, time, xid = _UNDONE.unpack_from(data, at)
+        gid, _ = _string(data, at + _UNDONE.size)
+        self._sink.single(RollbackPrepared(gid, xid, LSN(end_lsn), moment(time)))
+
+    def _stream_prepare(self, data: bytes, at: int) -> None:
+        _, lsn, end_lsn, time, xid = _PREPARED.unpack_from(data, at)
+        gid, _ = _string(data, at + _PREPARED.size)
+        self._tell_kept(xid, lsn, end_lsn, time, gid)
+
     # -- transactions that come before they are committed
 
     def _stream_start(self, data: bytes, at: int) -> None:
@@ -159,9 +190,14 @@ class PgOutput:
     def _stream_commit(self, data: bytes, at: int) -> None:
         (xid,) = _U32.unpack_from(data, at)
         _, lsn, end_lsn, time = _COMMIT.unpack_from(data, at + 4)
-        spool = self._spools.pop(xid, None) or _Spool()
-        self._sink.begin(xid, LSN(lsn), moment(time))
+        self._tell_kept(xid, lsn, end_lsn, time)
+
+    def _tell_kept(
+        self, xid: int, lsn: int, end_lsn: int, time: int, gid: str | None = None
+    ) -> None:
         self._ending = (LSN(end_lsn), moment(time))
+        self._sink.begin(xid, LSN(lsn), moment(time), gid)
+        spool = self._spools.pop(xid, None) or _Spool()
         self._replayed = spool
         self._replay = spool.messages()
 
@@ -255,7 +291,7 @@ class PgOutput:
         if message.transactional:
             self._sink.change(message)
         else:
-            self._sink.message(message)
+            self._sink.single(message)
 
 
 _HANDLERS: dict[int, Callable[[PgOutput, bytes, int], None]] = {
@@ -265,14 +301,19 @@ _HANDLERS: dict[int, Callable[[PgOutput, bytes, int], None]] = {
     ord("D"): PgOutput._delete,
     ord("E"): PgOutput._stream_stop,
     ord("I"): PgOutput._insert,
+    ord("K"): PgOutput._commit_prepared,
     ord("M"): PgOutput._message,
     ord("O"): PgOutput._origin,
+    ord("P"): PgOutput._prepare,
     ord("R"): PgOutput._relation,
     ord("S"): PgOutput._stream_start,
     ord("T"): PgOutput._truncate,
     ord("U"): PgOutput._update,
     ord("Y"): PgOutput._type,
+    ord("b"): PgOutput._begin_prepare,
     ord("c"): PgOutput._stream_commit,
+    ord("p"): PgOutput._stream_prepare,
+    ord("r"): PgOutput._rollback_prepared,
 }
 
 

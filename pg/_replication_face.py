@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar, cast
 
 from greenletio import _pg
-from greenletio.pg._changes import LSN, Message, TransactionBase, WalData
+from greenletio.pg._changes import LSN, Single, TransactionBase
 from greenletio.pg._replication import Session
 from greenletio.pg._replication_stream import StreamCore
 from greenletio.pg.errors import ProgrammingError
@@ -37,7 +37,7 @@ class StreamBase:
         """The server's position as it was told last: how far behind the consumer is."""
         return LSN(self._core._received)
 
-    def confirm(self, position: int | TransactionBase | Message | WalData) -> None:
+    def confirm(self, position: int | TransactionBase | Single) -> None:
         """Say that everything up to that position, or up to the end of that transaction, is done:
         the server forgets it. Does not wait: the server is told with the next report.
 
@@ -81,6 +81,7 @@ class ReplicationBase(Generic[_S, _C]):
         binary: bool | None = None,
         messages: bool = False,
         streaming: bool = False,
+        two_phase: bool = False,
         options: Mapping[str, str] | None = None,
         connection: _C | None = None,
         auto_confirm: bool = True,
@@ -97,7 +98,9 @@ class ReplicationBase(Generic[_S, _C]):
         For pgoutput: with `binary`, None or True, values come in their binary form, as far as they
         have one; with `messages` those of pg_logical_emit_message() come, too; with `streaming` the
         server sends large transactions before they are committed (they are kept in temporary files
-        here until then). `options` are more options of the plugin's. `connection` has the codecs
+        here until then); with `two_phase` prepared ones come when they are prepared, and what
+        becomes of them as CommitPrepared or RollbackPrepared (from then on that is the slot's own
+        way). `options` are more options of the plugin's. `connection` has the codecs
         for values, and is asked for types that are not known; else a connection is made for that.
 
         `auto_confirm`: asking for the next transaction confirms the one before; else confirm()
@@ -117,6 +120,7 @@ class ReplicationBase(Generic[_S, _C]):
             binary=binary,
             messages=messages,
             streaming=streaming,
+            two_phase=two_phase,
             catalog=None if connection is None else self._raw_of(connection),
             codecs=self._codecs,
             auto_confirm=auto_confirm,

@@ -11,17 +11,27 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from greenletio import _pg
-from greenletio.pg._changes import LSN, End, Message, TransactionBase, WalData, moment
+from greenletio.pg._changes import (
+    LSN,
+    CommitPrepared,
+    End,
+    Message,
+    RollbackPrepared,
+    TransactionBase,
+    WalData,
+    moment,
+)
 from greenletio.pg._copy import quoted
 from greenletio.pg._heartbeat import Heartbeat
 from greenletio.pg._pgoutput import PgOutput, TextOnly, UnknownTypes
 from greenletio.pg._replication import CLOSE_LIMIT, TIMED_OUT, Session, literal
-from greenletio.pg._steps import Connecting, Pause, Steps
+from greenletio.pg._steps import Pause, Steps
 from greenletio.pg._test_decoding import TestDecoding
 from greenletio.pg.errors import (
     CannotConnect,
@@ -35,6 +45,8 @@ from greenletio.pg.errors import (
 )
 
 __all__ = ("StreamCore",)
+
+_T = TypeVar("_T")
 
 _DATA = struct.Struct(">QQq")
 _KEEPALIVE = struct.Struct(">QqB")
@@ -64,7 +76,7 @@ def _passes(exc: BaseException) -> bool:
 class StreamCore:
     """What a slot's consumer is told, one event after the other.
 
-    Events are a transaction, its changes, its End; a Message by itself; or WalData.
+    Events are a transaction, its changes, its End; a Single.
     """
 
     def __init__(
@@ -80,6 +92,7 @@ class StreamCore:
         binary: bool | None,
         messages: bool,
         streaming: bool,
+        two_phase: bool,
         catalog: _pg.Connection | None,
         codecs: dict[int, _pg.Codec],
         auto_confirm: bool,
@@ -96,6 +109,7 @@ class StreamCore:
         self._binary = binary
         self._messages = messages
         self._streaming = streaming
+        self._two_phase = two_phase
         self._catalog = catalog
         self._own_codecs = codecs
         self._codecs: dict[Any, _pg.Codec] = dict(codecs)  # and those found, by oid or name
@@ -122,7 +136,8 @@ class StreamCore:
         self._told = 0  # its changes that were
         self._skip = 0  # of those, how many come once more
         self._ignored = False  # a transaction comes that was told of
-        self._last_message = 0
+        self._prepared: set[int] = set()  # transactions that were told of, and not what became of
+        self._last_single = 0
         self._ended = 0  # where the last thing ends that was told of
         self._received = 0  # the server's position
         self._confirmed = 0
@@ -131,7 +146,7 @@ class StreamCore:
 
     @property
     def is_open(self) -> bool:
-        """It is streaming just now."""
+        """It is streaming just now, or begins to."""
         return self._copy is not None
 
     # -- events, for whoever iterates
@@ -169,9 +184,10 @@ class StreamCore:
                     raise InterfaceError("this stream is closed")
                 try:
                     if not self._decode():
-                        self._batch.extend((yield from self._receive(deadline)))
+                        self._batch.extend((yield from self._insist(self._receive, deadline)))
                 except UnknownTypes as unknown:
-                    yield from self._learn(unknown.args[0], deadline)
+                    learn = partial(self._learn, unknown.args[0])
+                    yield from self._insist(learn, deadline)
                 except TextOnly:
                     self._disconnect()
                     self._binary = False
@@ -192,28 +208,34 @@ class StreamCore:
         if not self._batch:
             return False
         while self._batch:
-            data = self._batch[0]
-            kind = data[0]
-            if kind == 119:  # w
-                lsn, server_lsn, sent = _DATA.unpack_from(data, 1)
-                if decoder is None:
-                    self.events.append(WalData(data[25:], LSN(lsn), LSN(server_lsn), moment(sent)))
-                else:
-                    decoder.feed(data[25:], lsn)
-                self._received = max(self._received, lsn)
-            elif kind == 107:  # k
-                position, _, wants_answer = _KEEPALIVE.unpack_from(data, 1)
-                self._received = max(self._received, position)
-                if decoder is not None and self._transaction is None:
-                    self._all_told(position)
-                if wants_answer:
-                    self._report()
-            else:
-                raise InternalError(f"the server sent a message of no known kind: {data[:20]!r}")
+            try:
+                self._take(self._batch[0])
+            except (OverflowError, struct.error) as exc:
+                raise InternalError(f"the server sent a malformed message: {exc!r}") from exc
             self._batch.popleft()
             if decoder is not None and decoder.feed_kept():
                 break
         return True
+
+    def _take(self, data: bytes) -> None:
+        decoder = self._decoder
+        kind = data[:1]
+        if kind == b"w":
+            lsn, server_lsn, sent = _DATA.unpack_from(data, 1)
+            if decoder is None:
+                self.events.append(WalData(data[25:], LSN(lsn), LSN(server_lsn), moment(sent)))
+            else:
+                decoder.feed(data[25:], lsn)
+            self._received = max(self._received, lsn)
+        elif kind == b"k":
+            position, _, wants_answer = _KEEPALIVE.unpack_from(data, 1)
+            self._received = max(self._received, position)
+            if decoder is not None and self._transaction is None:
+                self._all_told(position)
+            if wants_answer:
+                self._report()
+        else:
+            raise InternalError(f"the server sent a message of no known kind: {data[:20]!r}")
 
     def _all_told(self, position: int) -> None:
         """There is nothing for us up to that position: the server need not keep it."""
@@ -222,8 +244,12 @@ class StreamCore:
 
     # -- what the decoder tells
 
-    def begin(self, xid: int, lsn: LSN | None, time: Any) -> bool:
-        self._ignored = lsn is not None and lsn < self._from
+    def begin(self, xid: int, lsn: LSN | None, time: Any, gid: str | None = None) -> bool:
+        if gid is not None:
+            # One that was prepared before the slot was for that comes when it is committed.
+            self._ignored = xid in self._prepared
+        else:
+            self._ignored = lsn is not None and lsn < self._from
         if self._ignored:
             return False
         was = self._transaction
@@ -235,7 +261,7 @@ class StreamCore:
                 )
             self._skip = self._told
         else:
-            self._transaction = self._transaction_class(self, xid, lsn, time)
+            self._transaction = self._transaction_class(self, xid, lsn, time, gid)
             self._announced = False
             self._told = self._skip = 0
         return True
@@ -251,10 +277,13 @@ class StreamCore:
             self._skip -= 1
             return
         self._told += 1
+        self._announce()
+        self.events.append(event)
+
+    def _announce(self) -> None:
         if not self._announced:
             self.events.append(self._transaction)
             self._announced = True
-        self.events.append(event)
 
     def commit(self, end_lsn: LSN, time: Any) -> None:
         if self._ignored:
@@ -264,22 +293,27 @@ class StreamCore:
             raise InternalError(
                 "the server has sent fewer changes of a transaction than it had sent before"
             )
+        if self._transaction is not None and self._transaction.gid is not None:
+            self._announce()  # though it may be empty: what becomes of it is told, too
+            self._prepared.add(self._transaction.xid)
         transaction, self._transaction = self._transaction, None
         lsn = end_lsn if transaction is None or transaction.lsn is None else transaction.lsn + 1
         self._from = LSN(max(self._from, lsn))
         if self._announced:
-            self._ended = end_lsn
+            self._ended = max(self._ended, end_lsn)
             self.events.append(End(end_lsn, time))
         self._announced = False
 
-    def message(self, message: Message) -> None:
-        if message.lsn <= max(self._last_message, self._from - 1):
+    def single(self, event: Message | CommitPrepared | RollbackPrepared) -> None:
+        if event.end_lsn <= max(self._last_single, self._from - 1):
             return
-        self._last_message = message.lsn
-        self._ended = max(self._ended, message.end_lsn)
+        self._last_single = event.end_lsn
+        self._ended = max(self._ended, event.end_lsn)
         if self._transaction is None:
-            self._from = max(self._from, message.end_lsn)
-        self.events.append(message)
+            self._from = max(self._from, event.end_lsn)
+        if not isinstance(event, Message):
+            self._prepared.discard(event.xid)
+        self.events.append(event)
 
     # -- what the server is told
 
@@ -315,29 +349,18 @@ class StreamCore:
 
     # -- the connection
 
-    def _receive(self, deadline: float | None) -> Steps[list[bytes]]:
-        """The next messages; by another connection, if the one before is lost."""
+    def _insist(
+        self, attempt: Callable[[float | None], Steps[_T]], deadline: float | None
+    ) -> Steps[_T]:
+        """The same again, on another connection, if one is lost."""
         give_up: float | None = None
         pause = PAUSE
         while True:
             failure: BaseException
             try:
-                if self._copy is None:
-                    yield from self._begin(self._limit_of_begin(deadline))
-                if self._closed:  # meanwhile
-                    raise ConnectionClosed("this stream is closed")
-                messages = yield from self._read(deadline)
-                if isinstance(messages, list):
-                    return messages
-                raise OperationalError("the server has ended the replication")
-            except TIMED_OUT as exc:
-                if self._copy is not None or _is_past(deadline):
-                    raise
-                failure = CannotConnect("no connection could be made in time")
-                failure.__cause__ = exc
+                return (yield from attempt(deadline))
             except (DatabaseError, ConnectionClosed) as exc:
                 failure = exc
-            self._disconnect()
             now = monotonic()
             give_up = now + self._resume if give_up is None else give_up
             hopeless = self._known is None or self._closed or self._session.closed
@@ -348,6 +371,26 @@ class StreamCore:
                 raise TimeoutError
             yield Pause(pause)
             pause = min(pause * 2, PAUSE_MOST)
+
+    def _receive(self, deadline: float | None) -> Steps[list[bytes]]:
+        """The next messages."""
+        try:
+            if self._copy is None:
+                yield from self._begin(self._limit_of_begin(deadline))
+            if self._closed:  # meanwhile
+                raise ConnectionClosed("this stream is closed")
+            messages = yield from self._read(deadline)
+            if isinstance(messages, list):
+                return messages
+            raise OperationalError("the server has ended the replication")
+        except TIMED_OUT as exc:
+            if self._copy is not None or _is_past(deadline):
+                raise
+            self._disconnect()
+            raise CannotConnect("no connection could be made in time") from exc
+        except (DatabaseError, ConnectionClosed):
+            self._disconnect()
+            raise
 
     def _limit_of_begin(self, deadline: float | None) -> float | None:
         """When a new connection is given up for the next one: it may be to a frozen server."""
@@ -394,9 +437,15 @@ class StreamCore:
         sql = self._command(slot.plugin)
         copy = session.raw._op("replication", "status", sql, timeout=_left(deadline))
         session.stream = self
-        if (yield copy) is not None:
-            raise InternalError("the server has not begun to replicate")
         self._copy = copy
+        try:
+            if (yield copy) is not None:
+                raise InternalError("the server has not begun to replicate")
+        except BaseException as exc:
+            self._disconnect()  # nobody knows whether it has begun, and a walsender does so once
+            if not isinstance(exc, (DatabaseError, ConnectionClosed)):
+                self._known = slot.confirmed_flush_lsn  # it may have the slot for a moment
+            raise
         self._heartbeat = Heartbeat(self, self._interval(int(row["setting"]) / 1000))
         self._known = slot.confirmed_flush_lsn
         self._report()
@@ -422,22 +471,25 @@ class StreamCore:
                 raise NotSupportedError(
                     "binary, messages and streaming need a server of PostgreSQL 14 or later"
                 )
+            self._session.demand_version(150000, self._two_phase, "two_phase")
             binary = version >= 140000 and self._binary is not False
             names = ",".join(map(quoted, self._publications))
             options = {
-                "proto_version": "2" if self._streaming else "1",
+                "proto_version": "3" if self._two_phase else "2" if self._streaming else "1",
                 "publication_names": names,
                 **({"binary": "true"} if binary else {}),
                 **({"messages": "true"} if self._messages else {}),
                 **({"streaming": "on"} if self._streaming else {}),
+                **({"two_phase": "on"} if self._two_phase else {}),
                 **options,
             }
             if not isinstance(self._decoder, PgOutput):
                 self._decoder = PgOutput(self, self._find, binary)
         elif plugin == "test_decoding":
-            if self._publications or self._streaming or self._binary:
+            if self._publications or self._streaming or self._binary or self._two_phase:
                 raise ProgrammingError(
-                    "publications, streaming and binary are pgoutput's, not test_decoding's"
+                    "publications, streaming, two_phase and binary are pgoutput's, not "
+                    "test_decoding's"
                 )
             options = {"include-xids": "on", "include-timestamp": "on", **options}
             options.setdefault("skip-empty-xacts", "on")
@@ -509,12 +561,13 @@ class StreamCore:
         """
         limits = [self._session.timeout, self._receive_timeout, _left(deadline)]
         limit = min((one for one in limits if one is not None), default=None)
-        own = _pg.Connection() if self._catalog is None else None
-        raw = cast(_pg.Connection, own or self._catalog)
+        catalog = self._catalog
+        own = _pg.Connection() if catalog is None or catalog.is_closed() else None
+        raw = cast(_pg.Connection, own or catalog)
         try:
             if own is not None:
-                yield Connecting(own, self._session.ordinary, limit)
-                own._codecs.update(self._own_codecs)
+                yield self._session.connecting(own, limit)
+                own._codecs.update(self._own_codecs if catalog is None else catalog._codecs)
             if isinstance(types[0], int):
                 sql = "SELECT t.oid::int8, pg_catalog.format_type(t.oid, NULL), t.oid::int8 FROM "
                 sql += "pg_catalog.pg_type t WHERE t.oid = ANY($1::pg_catalog.oid[])"
@@ -532,6 +585,10 @@ class StreamCore:
             for type_ in types:  # what was dropped since
                 oid = type_ if isinstance(type_, int) else 0
                 self._codecs.setdefault(type_, _pg.Codec("foreign", oid, str(type_)))
+        except TIMED_OUT as exc:
+            if _is_past(deadline):
+                raise
+            raise CannotConnect("types could not be looked up in time") from exc
         finally:
             if own is not None:
                 own.terminate()

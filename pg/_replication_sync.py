@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -10,11 +10,10 @@ from greenletio import _pg
 from greenletio.pg import _json
 from greenletio.pg._changes import (
     Change,
-    Message,
+    Single,
     Slot,
     SystemIdentity,
     TransactionBase,
-    WalData,
 )
 from greenletio.pg._connection import Connection
 from greenletio.pg._conninfo import options_of
@@ -52,19 +51,19 @@ class ChangeStream(StreamBase):
 
     _transaction_class = ReplicatedTransaction
 
-    def __iter__(self) -> Iterator[ReplicatedTransaction | Message | WalData]:
+    def __iter__(self) -> Iterator[ReplicatedTransaction | Single]:
         return self
 
-    def __next__(self) -> ReplicatedTransaction | Message | WalData:
+    def __next__(self) -> ReplicatedTransaction | Single:
         return self.get()
 
-    def get(self, timeout: float | None = None) -> ReplicatedTransaction | Message | WalData:
-        """The next transaction (or message that is not in one, or WalData); waits for it.
+    def get(self, timeout: float | None = None) -> ReplicatedTransaction | Single:
+        """The next transaction (or what comes between them, or WalData); waits for it.
 
         TimeoutError after `timeout` seconds, in which nothing is lost: call it again. What was left
         of the transaction before is passed over; with `auto_confirm` it is confirmed.
         """
-        item: ReplicatedTransaction | Message | WalData
+        item: ReplicatedTransaction | Single
         item = run(self._core.next_item(deadline_of(timeout)))
         return item
 
@@ -109,16 +108,21 @@ class Replication(ReplicationBase[ChangeStream, Connection[Any]]):
         *,
         temporary: bool = False,
         snapshot: bool = False,
+        two_phase: bool = False,
+        failover: bool = False,
         timeout: float | None = None,
     ) -> Slot:
         """Make a slot, whose stream begins now.
 
         A `temporary` one ends with this session. With `snapshot` the slot's ``snapshot_name`` can
         be given to ``SET TRANSACTION SNAPSHOT`` in another connection, which then sees what the
-        stream does not tell of, until this session is used for something else. Waits for
-        transactions that are open to end. DuplicateObject if there is one of that name.
+        stream does not tell of, until this session is used for something else. With `two_phase`
+        prepared transactions come when they are prepared; with `failover` the slot is kept on
+        standbys, too (PostgreSQL 15, 17). Waits for transactions that are open to end.
+        DuplicateObject if there is one of that name.
         """
-        return run(self._session.create_slot(name, plugin, temporary, snapshot, timeout))
+        create = self._session.create_slot
+        return run(create(name, plugin, temporary, snapshot, two_phase, failover, timeout))
 
     def drop_slot(self, name: str, *, wait: bool = False, timeout: float | None = None) -> None:
         """Drop a slot; one that is in use is an ObjectInUse, or is waited for with `wait`."""
@@ -145,12 +149,17 @@ class Replication(ReplicationBase[ChangeStream, Connection[Any]]):
 
 
 def connect_replication(
-    conninfo: str = "", *, timeout: float | None = None, **kwargs: Any
+    conninfo: str = "",
+    *,
+    timeout: float | None = None,
+    tls_pin: str | Sequence[str] | None = None,
+    **kwargs: Any,
 ) -> Replication:
-    """Open a session for logical replication: the arguments are those of connect().
+    """Open a session for logical replication: the arguments are those of connect(). `tls_pin` is
+    for each connection that the session makes.
 
     The role needs REPLICATION, the server ``wal_level=logical``.
     """
-    session = Session(options_of(conninfo, kwargs), timeout)
+    session = Session(options_of(conninfo, kwargs), timeout, tls_pin)
     run(session.connect())
     return Replication(session)

@@ -33,6 +33,7 @@ _FIELD = re.compile(
     r"(null|unchanged-toast-datum|B?'(?:[^']+|'')*'|[^\s']+)"
 )
 _MESSAGE = re.compile(rb"message: transactional: ([01]) prefix: (.*?), sz: (\d+) content:", re.S)
+_BEGIN = re.compile(r"BEGIN (\d+)")
 _COMMIT = re.compile(r"COMMIT (\d+)(?: \(at (.*)\))?")
 
 
@@ -59,9 +60,12 @@ class TestDecoding:
         if data.startswith(b"message: "):
             self._message(data, lsn)
             return
-        text = data.decode()
-        if text.startswith("BEGIN"):
-            self._sink.begin(int(text[5:]), None, None)
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise _malformed(data.decode(errors="replace")) from None
+        if (begin := _BEGIN.fullmatch(text)) is not None:
+            self._sink.begin(int(begin[1]), None, None)
         elif (commit := _COMMIT.fullmatch(text)) is not None:
             time = commit[2] and datetime.datetime.fromisoformat(_zone(commit[2]))
             self._sink.commit(LSN(lsn), time or None)
@@ -79,7 +83,7 @@ class TestDecoding:
         if message.transactional:
             self._sink.change(message)
         else:
-            self._sink.message(message)
+            self._sink.single(message)
 
     def _change(self, text: str, change: re.Match[str]) -> None:
         kind, rest = change[2], text[change.end() :]

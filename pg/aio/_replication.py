@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from greenletio.pg import _steps
 from greenletio.pg._changes import (
     Change,
-    Message,
+    Single,
     Slot,
     SystemIdentity,
     TransactionBase,
-    WalData,
 )
 from greenletio.pg._replication import Session
 from greenletio.pg._replication_face import ReplicationBase, StreamBase, deadline_of
@@ -50,19 +49,19 @@ class ChangeStream(StreamBase):
 
     _transaction_class = ReplicatedTransaction
 
-    def __aiter__(self) -> AsyncIterator[ReplicatedTransaction | Message | WalData]:
+    def __aiter__(self) -> AsyncIterator[ReplicatedTransaction | Single]:
         return self
 
-    async def __anext__(self) -> ReplicatedTransaction | Message | WalData:
+    async def __anext__(self) -> ReplicatedTransaction | Single:
         return await self.get()
 
-    async def get(self, timeout: float | None = None) -> ReplicatedTransaction | Message | WalData:
-        """The next transaction (or message that is not in one, or WalData); waits for it.
+    async def get(self, timeout: float | None = None) -> ReplicatedTransaction | Single:
+        """The next transaction (or what comes between them, or WalData); waits for it.
 
         TimeoutError after `timeout` seconds, in which nothing is lost: call it again. What was left
         of the transaction before is passed over; with `auto_confirm` it is confirmed.
         """
-        item: ReplicatedTransaction | Message | WalData
+        item: ReplicatedTransaction | Single
         item = await _steps.wait(self._core.next_item(deadline_of(timeout)))
         return item
 
@@ -102,17 +101,22 @@ class Replication(ReplicationBase[ChangeStream, Connection]):
         *,
         temporary: bool = False,
         snapshot: bool = False,
+        two_phase: bool = False,
+        failover: bool = False,
         timeout: float | None = None,
     ) -> Slot:
         """Make a slot, whose stream begins now.
 
         A `temporary` one ends with this session. With `snapshot` the slot's ``snapshot_name`` can
         be given to ``SET TRANSACTION SNAPSHOT`` in another connection, which then sees what the
-        stream does not tell of, until this session is used for something else. Waits for
-        transactions that are open to end. DuplicateObject if there is one of that name.
+        stream does not tell of, until this session is used for something else. With `two_phase`
+        prepared transactions come when they are prepared; with `failover` the slot is kept on
+        standbys, too (PostgreSQL 15, 17). Waits for transactions that are open to end.
+        DuplicateObject if there is one of that name.
         """
+        create = self._session.create_slot
         return await _steps.wait(
-            self._session.create_slot(name, plugin, temporary, snapshot, timeout)
+            create(name, plugin, temporary, snapshot, two_phase, failover, timeout)
         )
 
     async def drop_slot(
@@ -142,13 +146,17 @@ class Replication(ReplicationBase[ChangeStream, Connection]):
 
 
 async def connect_replication(
-    dsn: str | None = None, *, timeout: float | None = 60, **options: Any
+    dsn: str | None = None,
+    *,
+    timeout: float | None = 60,
+    tls_pin: str | Sequence[str] | None = None,
+    **options: Any,
 ) -> Replication:
     """Open a session for logical replication: the arguments are those of connect() that say where
-    and how to connect.
+    and how to connect. `tls_pin` is for each connection that the session makes.
 
     The role needs REPLICATION, the server ``wal_level=logical``.
     """
-    session = Session(await options_for(dsn, **options), timeout)
+    session = Session(await options_for(dsn, **options), timeout, tls_pin)
     await _steps.wait(session.connect())
     return Replication(session)

@@ -325,7 +325,7 @@ def test_mistakes_are_told(replicated_here):
         for options, match in (
             ((slot,), "names of publications"),
             (("no_such_slot", "everything"), "no replication slot"),
-            ((text_slot, "everything"), "publications, streaming and binary are pgoutput's"),
+            ((text_slot, "everything"), "publications, streaming, two_phase and binary are"),
         ):
             with replication.stream(*options) as stream:
                 with pytest.raises(errors.ProgrammingError, match=match):

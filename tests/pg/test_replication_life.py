@@ -11,6 +11,7 @@ from fix_replication import AT_ONCE, make, numbers_of
 
 from greenletio import async_, pg, sleep
 from greenletio.pg import aio, errors
+from greenletio.pg._steps import Connecting, Pause
 
 LIMIT_S = 30  # against a hang, not a measure
 
@@ -53,6 +54,40 @@ def test_waiting_in_vain_loses_nothing(run, replicated_here):
     found, timeouts = run(main())
     assert found == [n for n in range(many) for _ in range(2)]
     assert timeouts > many
+
+
+@pytest.mark.parametrize("when", ["before it is sent", "when it is sent", "when it is answered"])
+def test_a_start_that_nobody_waits_for_any_more(replicated_here, when):
+    """The session hung: its next command waited behind a stream that nobody read."""
+    replicated_here.sql("CREATE TABLE numbers (n int)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO numbers VALUES (1)")
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything") as stream:
+            steps = stream._core.next_item()
+            step = next(steps)
+            while replication._session.stream is None:
+                step = steps.send(step.run())
+            if when != "before it is sent":
+                step.start()
+            if when == "when it is answered":
+                step.run()
+            with pytest.raises(KeyboardInterrupt):
+                steps.throw(KeyboardInterrupt())
+            assert numbers_of(stream.get(LIMIT_S)) == [1]
+
+
+def test_a_session_that_begins_to_stream_takes_no_commands(replicated_here):
+    slot = replicated_here.slot()
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything") as stream:
+            steps = stream._core.next_item()
+            step = next(steps)
+            while replication._session.stream is None:
+                step = steps.send(step.run())
+            with pytest.raises(errors.InterfaceError, match="is streaming"):
+                replication.identify_system()
+            steps.close()
 
 
 @pytest.mark.parametrize("face", ["aio", "green", "plain"])
@@ -126,7 +161,7 @@ def test_one_reads_at_a_time_and_closing_ends_the_wait(run, replicated_here):
         async with await aio.connect_replication(replicated_here.url) as replication:
             stream = replication.stream(slot, "everything")
             waiting = asyncio.create_task(stream.get())
-            while not stream._core.is_open:
+            while stream._core._heartbeat is None:  # it streams
                 await asyncio.sleep(0.001)
             with pytest.raises(errors.InterfaceError, match="another task"):
                 await stream.get()
@@ -231,12 +266,7 @@ class Writer(threading.Thread):
                 time.sleep(0.002)
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "face", ["aio", pytest.param("green", marks=SLOW), pytest.param("plain", marks=SLOW)]
-)
+@pytest.mark.parametrize("face", ["aio", "green", pytest.param("plain", marks=pytest.mark.slow)])
 def test_fifty_lost_connections_lose_and_repeat_nothing(replicated_here, face):
     replicated_here.sql("CREATE TABLE written (writer int, n int, t text)")
     slot = replicated_here.slot()
@@ -265,6 +295,51 @@ def test_fifty_lost_connections_lose_and_repeat_nothing(replicated_here, face):
     for writer in writers:
         numbers = [n for number, n in consumer.rows if number == writer.number]
         assert numbers == list(range(1, writer.acknowledged + 1))
+
+
+MOODS = ("CREATE TYPE mood AS ENUM ('sad', 'ok')", "CREATE TABLE moods (m mood)")
+
+
+def moods_of(transaction):
+    return [change.new["m"] for change in transaction]
+
+
+def test_types_are_looked_up_though_the_server_ends_meanwhile(own_server):
+    made = make(own_server.url)
+    replicated = next(made)
+    replicated.sql(*MOODS)
+    slot = replicated.slot()
+    replicated.sql("INSERT INTO moods VALUES ('ok')")
+    with pg.connect_replication(replicated.url) as replication:
+        with replication.stream(slot, "everything") as stream:
+            steps = stream._core.next_item()
+            step = next(steps)
+            while not isinstance(step, Connecting):  # for the types: the session has a connection
+                step = steps.send(step.run())
+            own_server.kill()
+            with pytest.raises(errors.OperationalError) as lost:
+                step.run()
+            step = steps.throw(lost.value)
+            assert isinstance(step, Pause)
+            own_server.start()
+            with pytest.raises(StopIteration) as end:
+                while True:
+                    step = steps.send(step.run())
+            assert moods_of(end.value.value) == ["ok"]
+    next(made, None)
+
+
+def test_types_are_looked_up_though_the_given_connection_is_lost(replicated_here):
+    replicated_here.sql(*MOODS)
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO moods VALUES ('sad')")
+    catalog = pg.connect(replicated_here.url, autocommit=True)
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything", connection=catalog) as stream:
+            pid = catalog.raw._pid
+            replicated_here.sql(f"SELECT pg_terminate_backend({pid}, 10000)")
+            assert moods_of(stream.get(LIMIT_S)) == ["sad"]
+    catalog.close()
 
 
 @pytest.mark.parametrize("plugin", ["pgoutput", "test_decoding"])

@@ -16,8 +16,9 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fix_postgres import ask as ask_server
 
-from greenletio import async_, pg
+from greenletio import _pg, async_, pg
 from greenletio.pg import aio, errors
 
 LIMIT = 30  # against a hang, not a measure
@@ -174,6 +175,33 @@ def test_a_key_that_changes(options, certificate, system_server):
                 await pool.fetch("SELECT 1")
 
     asyncio.run(main())
+
+
+def test_each_connection_of_a_replication_session(options, certificate, system_server):
+    pins = [OTHER, pin_of(certificate)]
+    with pytest.raises(errors.TlsPinMismatch, match="none of tls_pin"):
+        pg.connect_replication(**options, tls_pin=OTHER)
+    with pytest.raises(errors.TlsPinMismatch, match="none of tls_pin"):
+        asyncio.run(aio.connect_replication(**options, tls_pin=[OTHER]))
+
+    async def identify():
+        async with await aio.connect_replication(**options, tls_pin=pins) as replication:
+            return await replication.identify_system()
+
+    ask_server(system_server.url, "ALTER ROLE by_password REPLICATION")
+    try:
+        assert asyncio.run(identify()).database == "postgres"
+        with pg.connect_replication(**options, tls_pin=iter(pins)) as replication:
+            assert replication.identify_system().database == "postgres"
+            session = replication._session
+            with system_server.certificate(system_server.authority.issue_cert("localhost")):
+                session.raw.terminate()
+                with pytest.raises(errors.TlsPinMismatch):
+                    replication.identify_system()
+                with pytest.raises(errors.TlsPinMismatch):  # for the types of a stream
+                    session.connecting(_pg.Connection(), None).run()
+    finally:
+        ask_server(system_server.url, "ALTER ROLE by_password NOREPLICATION")
 
 
 def test_what_cannot_be_pinned(ask, options, certificate, system_server, monkeypatch, tmp_path):
