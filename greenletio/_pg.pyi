@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, Literal, TypeVar, final, overload
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", bound="Record")
@@ -58,6 +58,7 @@ class ArrowBatch:
     def __len__(self) -> int: ...
     def __arrow_c_schema__(self) -> object: ...
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
+    def _append(self, values: tuple[Buffer | None, ...], /) -> None: ...
     def _parts(self) -> tuple[tuple[Any, ...], ...]: ...
 
 @disjoint_base

@@ -44,7 +44,12 @@ def _decode(codec: Codec, text: str) -> Any:
         return value if codec.decoder is None else codec.decoder(value)
     read = _READERS.get(codec.oid) or from_text.get(codec.oid)
     if read is not None:
-        return read(text)
+        try:
+            return read(text)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+            raise InternalError(
+                f"the server sent a malformed value of type {codec.name}: {text[:60]!r}"
+            ) from exc
     if element is not None and codec.name.endswith("[]"):
         return read_array(element, text)
     return text
@@ -151,14 +156,15 @@ def _interval(text: str) -> datetime.timedelta:
         raise DataError(f"the interval {text!r} is not in the server's own style")
     years, months, days = (int(part or 0) for part in found.group(1, 2, 3))
     hours, minutes, seconds = (int(part or 0) for part in found.group(5, 6, 7))
-    clock = datetime.timedelta(
-        hours=hours,
-        minutes=minutes,
-        seconds=seconds,
-        microseconds=int((found[8] or "").ljust(6, "0")),
-    )
-    whole = datetime.timedelta(days=years * 365 + months * 30 + days)
-    return whole + (-clock if found[4] == "-" else clock)
+    micro = int((found[8] or "").ljust(6, "0"))
+    try:
+        clock = datetime.timedelta(
+            hours=hours, minutes=minutes, seconds=seconds, microseconds=micro
+        )
+        whole = datetime.timedelta(days=years * 365 + months * 30 + days)
+        return whole + (-clock if found[4] == "-" else clock)
+    except OverflowError as exc:
+        raise DataError(f"the interval {text!r} is outside of Python's timedelta") from exc
 
 
 def _float4(text: str) -> float:

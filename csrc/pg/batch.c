@@ -112,6 +112,42 @@ gio_pg_batch_take(PyObject *self, const PGresult *res)
     return 0;
 }
 
+static int
+put_value(GioPgColumn *col, PyObject *value)
+{
+    Py_buffer view;
+    if (value == Py_None)
+        return gio_pg_column_put(col, NULL, -1);
+    if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0)
+        return -1;
+    int rc = -1;
+    if (view.len > INT_MAX)
+        PyErr_SetString(PyExc_ValueError, "a value has 2 GB at most");
+    else
+        rc = gio_pg_column_put(col, view.buf, (int)view.len);
+    PyBuffer_Release(&view);
+    return rc;
+}
+
+static PyObject *
+batch_append(Batch *batch, PyObject *values)
+{
+    GioPgBlock *block = batch->block;
+    if (batch->sealed)
+        return gio_pg_error_set("InterfaceError", "the batch was handed out already");
+    if (!PyTuple_Check(values) || PyTuple_GET_SIZE(values) != block->ncols)
+        return PyErr_Format(PyExc_TypeError, "a tuple of %d values is expected", block->ncols);
+    for (int i = 0; i < block->ncols; i++) {
+        if (put_value(&block->cols[i], PyTuple_GET_ITEM(values, i)) < 0) {
+            batch->sealed = batch->broken = true;
+            block->rows = 0;
+            return NULL;
+        }
+    }
+    block->rows++;
+    Py_RETURN_NONE;
+}
+
 Py_ssize_t
 gio_pg_batch_rows(PyObject *self)
 {
@@ -392,6 +428,16 @@ read_numeric(const char *word, GioPgNumeric *numeric)
     return -1;
 }
 
+/* Whether all text that comes is UTF-8 for certain. */
+static bool
+sends_utf8(const PGconn *pg)
+{
+    const char *server = pg == NULL ? NULL : PQparameterStatus(pg, "server_encoding");
+    const char *client = pg == NULL ? NULL : PQparameterStatus(pg, "client_encoding");
+    return server != NULL && strcmp(server, "SQL_ASCII") != 0 && client != NULL &&
+           strcmp(client, "UTF8") == 0;
+}
+
 static PyObject *
 batch_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -408,8 +454,7 @@ batch_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     if (limit < 1)
         return PyErr_Format(PyExc_ValueError, "a batch has at least one row");
-    const char *encoding = c->pg == NULL ? NULL : PQparameterStatus(c->pg, "server_encoding");
-    layout.checked = encoding == NULL || strcmp(encoding, "SQL_ASCII") == 0;
+    layout.checked = !sends_utf8(c->pg);
     GioPgBlock *block = lay_out(&layout, s);
     Batch *batch = block == NULL ? NULL : (Batch *)type->tp_alloc(type, 0);
     if (batch == NULL) {
@@ -489,6 +534,10 @@ static PyMethodDef batch_methods[] = {
     {"__arrow_c_array__", METHOD(batch_array), METH_VARARGS | METH_KEYWORDS,
      "__arrow_c_array__($self, requested_schema=None)\n--\n\n"
      "Arrow's PyCapsule protocol: the rows, without a copy."},
+    {"_append", METHOD(batch_append), METH_O,
+     "_append($self, values, /)\n--\n\n"
+     "A row, its values in binary as the server sends them, None for NULL: to test what is made\n"
+     "of any bytes."},
     {"_parts", METHOD(batch_parts), METH_NOARGS,
      "_parts($self, /)\n--\n\n"
      "Per column (name, format, type, rows, nulls, validity, ends, data, children)."},

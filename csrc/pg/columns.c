@@ -421,6 +421,12 @@ append_struct(GioPgColumn *col, const char *data, int len)
  */
 
 int
+gio_pg_column_put(GioPgColumn *col, const char *data, int len)
+{
+    return append(col, data, len);
+}
+
+int
 gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i, int n)
 {
     int rc = 0;

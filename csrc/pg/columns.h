@@ -28,7 +28,7 @@ struct GioPgColumn {
     GioPgAppend append;
     int width;           /* bytes of a value; 0: by `ends` */
     bool bits;           /* a bit each */
-    bool checked;        /* its text may be anything: the server's encoding is SQL_ASCII */
+    bool checked;        /* its text may be anything but UTF-8 */
     int scale;           /* of decimals */
     int64_t rows, nulls; /* values in it */
     GioPgBytes valid;    /* a bit per value, once there was a NULL */
@@ -43,13 +43,15 @@ struct GioPgColumn {
 typedef struct {
     GioPgState *st;
     GioPgNumeric numeric;
-    bool checked; /* text may be anything: the server's encoding is SQL_ASCII */
+    bool checked; /* text may be anything: an encoding is SQL_ASCII, or the client's not UTF-8 */
 } GioPgLayout;
 
 /* Lay out a column for a type: 0, or -1 with an exception. Free it in either case. */
 int gio_pg_column_init(GioPgColumn *col, const GioPgLayout *layout, GioPgCodec *codec,
                        const char *name, int modifier);
 void gio_pg_column_free(GioPgColumn *col);
+/* Append one value in binary, or with a length of -1 NULL: as gio_pg_column_take(). */
+int gio_pg_column_put(GioPgColumn *col, const char *data, int len);
 /* Append column `i` of a result of `n` rows, which is binary: 0, or -1 with an exception, after
  * which it is of no use. */
 int gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i, int n);

@@ -1,7 +1,8 @@
 """Malformed bytes for every decoder: `make fuzz` for minutes under AddressSanitizer, test_fuzz.py
 for a moment.
 
-It begins with what the server sends for real values of each type, and changes that. The bytes end
+It begins with what the server sends for real values of each type, and changes that; so it is for
+columns, and for what the output plugins of logical replication send. The bytes of values end
 where the memory ends, so that one read too many is a crash in any build. A decoder may raise what
 a user is told of (greenletio.pg's errors, ValueError); anything else is a finding, and so is a
 crash: the bytes are in the file that --case names.
@@ -15,14 +16,18 @@ import os
 import random
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from greenletio import _pg, pg
 from greenletio._embedded import EmbeddedServer
-from greenletio.pg import errors
+from greenletio.pg import UNCHANGED, _text, errors
+from greenletio.pg._pgoutput import PgOutput, TextOnly, UnknownTypes
+from greenletio.pg._test_decoding import TestDecoding
 
 #: Real values, by type, as text.
 SAMPLES = {
@@ -92,12 +97,166 @@ NUMBERS = (0, 1, 2, -1, -2, 4, 7, 127, 128, 255, 256, 32767, 32768, 65535, 2**31
 SIZE = 1 << 16
 
 
+@dataclass
+class Target:
+    """What reads bytes, and bytes that it can read."""
+
+    name: str
+    read: Callable[[memoryview], object]
+    seeds: list[bytes]
+
+
+class Columns:
+    """A value as columns have it; some of what was read is looked at, too."""
+
+    def __init__(self, raw: _pg.Connection, statement: _pg.Statement, numeric: Any) -> None:
+        self._make = lambda: _pg.ArrowBatch(raw, statement, numeric=numeric)
+        self._batch = self._make()
+
+    def __call__(self, data: memoryview) -> None:
+        batch = self._batch
+        try:
+            batch._append((data,))
+            if data and data[0] % 4 == 0:
+                batch._append((None,))
+        except BaseException:
+            self._batch = self._make()
+            raise
+        if len(batch) >= 50:
+            self._batch = self._make()
+            batch.__arrow_c_array__()
+            for part in batch._parts():
+                look(part, len(batch))
+
+
+def look(part: Any, rows: int) -> None:
+    """Whether the parts of a column fit together."""
+    _, format, _, found, nulls, validity, ends, data, children = part
+    if format[0] != "+" or children:  # a struct without fields has no parts
+        assert found == rows and 0 <= nulls <= rows, part
+    if nulls:
+        bits = [validity_bit(validity, i) for i in range(rows)]
+        assert bits.count(0) == nulls, part
+    if memoryview(ends).nbytes:
+        stops = memoryview(ends).cast("i").tolist()
+        last = children[0][3] if children else len(memoryview(data))
+        assert len(stops) == rows + 1 and stops == sorted(stops), part
+        assert stops[0] == 0 and stops[-1] == last, part
+    for child in children:
+        look(child, child[3] if format == "+l" else rows)
+
+
+def validity_bit(validity: Any, at: int) -> int:
+    return memoryview(validity)[at // 8] >> at % 8 & 1
+
+
+class Sink:
+    """Takes what an output plugin's decoder tells."""
+
+    def begin(self, xid: int, lsn: Any, time: Any, gid: str | None = None) -> bool:
+        return True
+
+    def change(self, event: Any) -> None:
+        repr(event)
+
+    def commit(self, end_lsn: Any, time: Any) -> None:
+        pass
+
+    origin = single = change
+
+
+def length(data: bytes) -> bytes:
+    return struct.pack("!I", len(data)) + data
+
+
+def rows_of(codecs: list[_pg.Codec], seeds: dict[int, list[bytes]]) -> tuple[Any, list[bytes]]:
+    """A reader of rows, and rows for it."""
+    names = tuple(f"c{i}" for i in range(len(codecs)))
+    reader = _pg.RowReader(names, tuple(codecs), _text.decode, UNCHANGED)
+    rows = [
+        b"xy" + struct.pack("!H", len(codecs)) + b"".join(kind + value for kind, value in values)
+        for values in (
+            [(b"b", length(seeds[codec.oid][0])) for codec in codecs],
+            [(b"t", length(b"1")) for _ in codecs],
+            [(b"nu"[i % 2 : i % 2 + 1], b"") for i, _ in enumerate(codecs)],
+        )
+    ]
+    return reader, rows
+
+
+def pgoutput_messages() -> list[bytes]:
+    """One of each kind; the relation with the oid 7 first, which the others are of."""
+    row = b"\0\2b" + length(struct.pack("!i", 5)) + b"t" + length(b"text")
+    commit = struct.pack("!BQQq", 0, 16, 32, 10**15)
+    prepared = struct.pack("!BQQqI", 0, 16, 32, 10**15, 9) + b"gid\0"
+    columns = b"\1id\0" + struct.pack("!Ii", 23, -1) + b"\0note\0" + struct.pack("!Ii", 25, -1)
+    relation = struct.pack("!I", 7) + b"public\0table\0d\0\2" + columns
+    message = struct.pack("!BQ", 0, 16) + b"prefix\0" + length(b"content")
+    seven, nine = struct.pack("!I", 7), struct.pack("!I", 9)
+    return [
+        b"R" + relation,
+        b"B" + struct.pack("!QqI", 16, 10**15, 9),
+        b"I" + seven + b"N" + row,
+        b"U" + seven + b"N" + row,
+        b"U" + seven + b"K" + b"\0\2b" + length(struct.pack("!i", 5)) + b"nN" + row,
+        b"U" + seven + b"O" + row + b"N\0\2uu",
+        b"D" + seven + b"K" + row,
+        b"T" + struct.pack("!IB", 1, 3) + seven,
+        b"M" + message,
+        b"M\1" + message[1:],
+        b"O" + struct.pack("!Q", 16) + b"origin\0",
+        b"Y" + struct.pack("!I", 23) + b"\0int4\0",
+        b"C" + commit,
+        b"b" + struct.pack("!QQqI", 16, 32, 10**15, 9) + b"gid\0",
+        b"P" + prepared,
+        b"K" + prepared,
+        b"r" + struct.pack("!BQQqqI", 0, 16, 32, 10**15, 10**15, 9) + b"gid\0",
+        b"S" + nine + b"\1",
+        b"R" + nine + relation,
+        b"I" + nine + seven + b"N" + row,
+        b"E",
+        b"A" + nine + struct.pack("!I", 10),
+        b"p" + prepared,
+        b"c" + nine + commit,
+    ]
+
+
+TEST_DECODING = [
+    b"BEGIN 9",
+    b"COMMIT 9 (at 2024-02-29 12:34:56.789+02)",
+    b"""table public."odd ""name": INSERT: id[integer]:1 t[text]:'it''s' b[bit varying]:B'1'""",
+    b"table public.t: UPDATE: old-key: id[integer]:1 new-tuple: id[integer]:2 t[text]:null",
+    b"table public.t: UPDATE: id[integer]:1 t[text]:unchanged-toast-datum",
+    b"table public.t: DELETE: (no-tuple-data)",
+    b"table public.t, public.u: TRUNCATE: restart_seqs cascade",
+    b"message: transactional: 1 prefix: p, sz: 4 content:text",
+]
+
+
+def plugin(decoder: PgOutput | TestDecoding, relation: bytes) -> Callable[[memoryview], None]:
+    """Feeds it, and begins anew after what it refuses."""
+
+    def read(data: memoryview) -> None:
+        try:
+            decoder.feed(bytes(data), 1)
+            while decoder.feed_kept():
+                pass
+        except BaseException:
+            decoder.restart(True)
+            decoder.feed(relation, 1)
+            raise
+
+    decoder.feed(relation, 1)
+    return read
+
+
 class Corpus:
-    """Each codec with bytes that the server has sent for it."""
+    """Everything that reads bytes, with bytes that the server has sent for it."""
 
     def __init__(self, dsn: str) -> None:
         self.codecs: list[_pg.Codec] = []
         self.seeds: dict[int, list[bytes]] = {}
+        self.targets: list[Target] = []
         with pg.connect(dsn, autocommit=True) as self._c:
             self._c.execute("SET search_path = pg_temp, pg_catalog, public")
             for statement in filter(str.strip, SCHEMA.split(";")):
@@ -108,6 +267,41 @@ class Corpus:
                 self._add(quoted, values)
                 self._add(f"{quoted}[]", [a.format(v) for a in ARRAYS for v in values])
             self._add("record", ROWS)
+            self._add_columns()
+        self.targets += [
+            Target(codec.name, codec.decode, self.seeds[codec.oid]) for codec in self.codecs
+        ]
+        for at in range(0, len(self.codecs), 8):
+            codecs = self.codecs[at : at + 8]
+            reader, rows = rows_of(codecs, self.seeds)
+            self.targets.append(Target("a row", partial(read_row, reader), rows))
+        for decoder, messages in (
+            (PgOutput(Sink(), _pg.BUILTIN.get, True), pgoutput_messages()),
+            (TestDecoding(Sink(), by_name), TEST_DECODING),
+        ):
+            read = plugin(decoder, messages[0])
+            self.targets.append(Target(type(decoder).__name__, read, list(messages)))
+
+    def _add_columns(self) -> None:
+        """The same types as columns; numerics in each form that they have there."""
+        oids = {codec.oid: codec for codec in self.codecs}
+        numeric = self.seeds[1700]
+        forms: list[tuple[str, list[bytes], Any]] = [
+            ("numeric(38,4)", numeric, "decimal"),
+            ("numeric", numeric, "text"),
+            ("numeric", numeric, "float64"),
+        ]
+        asked = self._c.execute(
+            "SELECT oid::int8, pg_catalog.format_type(oid, NULL) FROM pg_catalog.pg_type "
+            "WHERE oid = ANY($1::oid[]) AND typtype <> 'p'",
+            [list(oids)],
+        )
+        forms += [(name, self.seeds[oid], "decimal") for oid, name in asked.fetchall()]
+        for name, seeds, how in forms:
+            select = f"SELECT NULL::{name}"
+            statement = self._c.raw._op("prepare", "statement", select).run()
+            columns = Columns(self._c.raw, statement, how)
+            self.targets.append(Target(f"column of {name} as {how}", columns, list(seeds)))
 
     @staticmethod
     def _literal(text: str, type_: str) -> str:
@@ -181,13 +375,22 @@ def changed(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
     return bytes(out[:SIZE])
 
 
-def cases(corpus: Corpus, chance: random.Random) -> Iterator[tuple[_pg.Codec, bytes]]:
-    """Without end: what was read without an error is changed further."""
+def read_row(reader: _pg.RowReader, data: memoryview) -> None:
+    reader.read(bytes(data), 2)
+
+
+def by_name(name: str) -> _pg.Codec | None:
+    return _pg.BUILTIN[{"integer": 23, "text": 25, "bit varying": 1562}.get(name, 25)]
+
+
+def cases(corpus: Corpus, chance: random.Random) -> Iterator[tuple[int, bytes]]:
+    """Without end, a target's number and bytes for it: what was read without an error is changed
+    further."""
     while True:
-        codec = chance.choice(corpus.codecs)
-        seeds = corpus.seeds[codec.oid]
+        number = chance.randrange(len(corpus.targets))
+        seeds = corpus.targets[number].seeds
         data = changed(chance.choice(seeds), seeds, chance)
-        if (yield codec, data):
+        if (yield number, data):
             if len(seeds) < 200:
                 seeds.append(data)
             else:
@@ -202,18 +405,20 @@ def run(corpus: Corpus, seconds: float, seed: int, case: Path) -> tuple[int, int
     done = refused = 0
     with case.open("r+b") as file, mmap.mmap(file.fileno(), 0) as note:
         source: Any = cases(corpus, chance)
-        codec, data = next(source)
+        number, data = next(source)
         end = time.monotonic() + seconds
         while done % 256 or time.monotonic() < end:
-            note[: 8 + len(data)] = struct.pack("!II", codec.oid, len(data)) + data
+            note[: 8 + len(data)] = struct.pack("!II", number, len(data)) + data
             try:
-                codec.decode(memory.put(data))
+                corpus.targets[number].read(memory.put(data))
                 good = True
             except (errors.Error, ValueError, OverflowError, RecursionError, MemoryError):
                 good = False
+            except (UnknownTypes, TextOnly):
+                good = True
             done += 1
             refused += not good
-            codec, data = source.send(good)
+            number, data = source.send(good)
     case.unlink()
     return done, refused
 
@@ -233,8 +438,7 @@ def main() -> None:
         with EmbeddedServer() as server:
             corpus = Corpus(server.url)
     done, refused = run(corpus, options.seconds, options.seed, options.case)
-    types = len(corpus.codecs)
-    print(f"{done} values of {types} types, {refused} refused, no crash")
+    print(f"{done} values for {len(corpus.targets)} readers, {refused} refused, no crash")
     if not 0 < refused < done:
         raise SystemExit("either all or none were refused: nothing was tested")
 

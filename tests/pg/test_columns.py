@@ -324,6 +324,91 @@ def test_a_batch_is_filled_by_one_read_only(run, connect):
 # ---- NumPy ---------------------------------------------------------------------------------------
 
 
+def test_text_of_another_encoding_is_not_taken_for_utf_8(sync):
+    cursor = sync.cursor()
+    cursor.execute("SET client_encoding = 'LATIN1'")
+    with pytest.raises(errors.DataError, match="not UTF-8"):
+        cursor.fetch_arrow("SELECT chr(233) AS t")
+    cursor.execute("SET client_encoding = 'UTF8'")
+    assert table_of(cursor.fetch_arrow("SELECT chr(233) AS t")).to_pylist() == [{"t": "\u00e9"}]
+
+
+INT, TWO = b"\0\0\0\1", b"\0\0\0\4\0\0\0\2"
+MALFORMED = [
+    ("bool", b"", b"\0\0"),
+    ("int4", b"", b"\0\0\0", b"\0\0\0\0\0"),
+    ("date", b"\0\0\0", b"\x7f\xff\xff\xfe"),
+    ("interval", b"\0" * 15),
+    ("uuid", b"\0" * 17),
+    ("jsonb", b"", b"\2{}"),
+    ("numeric(8,2)", b"", b"\0" * 7, b"\0\1" + b"\0" * 6, b"\0\1\0\0\0\0\0\0\x27\x10"),
+    ("numeric", b"\0" * 7, b"\0\1" + b"\0" * 6),
+    ("int4[]", b"\0" * 8, b"\0\0\0\7" + b"\0" * 8, b"\0" * 11 + b"\x17" + INT),
+    ("int4[]", INT + b"\0" * 7 + b"\x17" + b"\xff" * 4 + INT, INT + b"\0" * 7 + b"\x17" + INT * 2),
+    ("int4[]", INT + b"\0" * 7 + b"\x17" + INT * 2 + TWO + b"\0"),
+    ("int4[]", INT + b"\0" * 7 + b"\x16" + INT * 2),
+    ("pair", b"", INT, b"\0\0\0\2" + b"\0" * 4, b"\0\0\0\2" + (b"\0\0\0\x17" + TWO) * 2 + b"\0"),
+]
+
+
+@pytest.mark.parametrize(("type", "values"), [(m[0], m[1:]) for m in MALFORMED])
+def test_malformed_values_are_refused(sync, type, values):
+    sync.execute("CREATE TYPE pg_temp.pair AS (x int, y int)")
+    name = "pg_temp.pair" if type == "pair" else type
+    statement = sync.raw._op("prepare", "statement", f"SELECT NULL::{name} AS v").run()
+    for value in values:
+        batch = _pg.ArrowBatch(sync.raw, statement)
+        batch._append((None,))
+        with pytest.raises(errors.InternalError, match="malformed value"):
+            batch._append((value,))
+        for use in (batch._parts, batch.__arrow_c_array__, lambda b=batch: _pg.arrow_stream((b,))):
+            with pytest.raises(errors.InterfaceError):
+                use()
+    for wrong in ((), (None, None), [None]):
+        with pytest.raises(TypeError):
+            _pg.ArrowBatch(sync.raw, statement)._append(wrong)
+
+
+LONG = "SELECT i, repeat('x', 1000) AS t FROM generate_series(1, 200000) i"
+
+
+@pytest.mark.parametrize("how", ["told", "killed"])
+def test_a_connection_that_is_lost_ends_a_stream(run, own_server, how):
+    async def main():
+        c = await aio.connect(own_server.url)
+        pid = await c.fetchval("SELECT pg_backend_pid()")
+        rows = 0
+        with pytest.raises((errors.OperationalError, errors.ConnectionClosed)):
+            async with c.stream_arrow(LONG, batch_rows=1000) as stream:
+                async for batch in stream:
+                    if rows == 0 and how == "killed":
+                        own_server.kill()
+                    elif rows == 0:
+                        other = await aio.connect(own_server.url)
+                        await other.execute(f"SELECT pg_terminate_backend({pid})")
+                        await other.close()
+                    rows += len(batch)
+        assert 1000 <= rows < 200_000
+        assert c.is_closed()
+
+    run(main())
+
+
+def test_a_read_that_is_cancelled_ends_the_stream_and_not_the_connection(run, connect):
+    query = "SELECT 1 AS n UNION ALL SELECT 2 FROM pg_sleep(60)"
+
+    async def main():
+        async with connect() as c:
+            stream = c.stream_arrow(query, batch_rows=10)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(stream.__anext__(), 0.1)
+            assert await c.fetchval("SELECT 3") == 3
+            with pytest.raises((errors.InterfaceError, StopAsyncIteration)):
+                await stream.__anext__()
+
+    run(main())
+
+
 def test_numpy_arrays(sync):
     cursor = sync.cursor()
     query = """SELECT (i % 100)::int2 AS small, i::float8 AS f, i % 2 = 0 AS even,
