@@ -29,6 +29,12 @@ def test_a_cache_that_follows_notifications(pg_dsn):
     assert "has lost its connection" in done.stderr
 
 
+def test_columns_to_a_file_and_back(pg_dsn):
+    done = run("pg_columns.py", pg_dsn, "30000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "COPY 30000; the mean price is 24.975, and 24.975 in the table\n"
+
+
 def test_one_pool_for_everybody(pg_dsn):
     done = run("pg_one_pool.py", pg_dsn)
     assert (done.returncode, done.stderr) == (0, "")
