@@ -53,8 +53,9 @@ logger = logging.getLogger("greenletio.pg.pool")
 JITTER = 0.1
 #: Seconds before a connect that failed is tried again; it doubles up to the second number.
 RETRY_AFTER, RETRY_AFTER_MOST = 0.1, 30.0
-#: Seconds after which those who wait look whether the loop of a reset has ended.
-LOOK = 1.0
+#: Seconds after which those who wait look whether the loop of a reset has ended. Each looks for
+#: all of them: with every so many more it looks that much more rarely.
+LOOK, LOOKERS = 1.0, 100
 #: Seconds by which a loop's timer may come before its time.
 ROUNDING = 0.002
 
@@ -294,7 +295,7 @@ class Core:
         """Wait for what comes: a connection, or None when it is time to look again."""
         end = monotonic() + seconds
         try:
-            while not (in_time := (yield Wait(waiter, min(end - monotonic(), LOOK)))):
+            while not (in_time := (yield Wait(waiter, min(end - monotonic(), self._look_in())))):
                 if monotonic() >= end:
                     break
                 self._hand_on_stranded()
@@ -318,6 +319,9 @@ class Core:
             self._withdraw(waiter)
         granted = waiter.result() if waiter.done() else None
         return granted if isinstance(granted, Slot) else None
+
+    def _look_in(self) -> float:
+        return LOOK * (1 + len(self._queue) // LOOKERS)
 
     def _withdraw(self, waiter: _core.Waiter[Any]) -> None:
         with self._mutex:

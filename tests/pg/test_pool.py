@@ -171,6 +171,22 @@ def test_acquire_gives_up_at_its_timeout_and_says_why(run, dsn):
     run(main())
 
 
+def test_the_more_wait_the_more_rarely_each_looks_for_what_is_stranded(run, dsn):
+    """Each look searches the queue: ten thousand that look every second would do nothing else."""
+
+    async def main():
+        async with aio.create_pool(dsn, min_size=1, max_size=1) as pool:
+            async with pool.acquire():
+                waiting = [pool._core.acquire(float("inf")) for _ in range(300)]
+                seconds = [next(steps).seconds for steps in waiting]
+                assert seconds[0] < seconds[150] < seconds[299]
+                for steps in waiting:
+                    steps.close()
+            assert pool.get_stats()["requests_waiting"] == 0
+
+    run(main())
+
+
 def test_a_cancelled_acquire_loses_no_connection(run, dsn):
     async def main():
         async with aio.create_pool(dsn, min_size=0, max_size=2) as pool:
