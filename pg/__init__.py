@@ -53,6 +53,7 @@ from greenletio.pg._listen_sync import Listener
 from greenletio.pg._lobject_sync import LargeObject
 from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, TooManyRequests
 from greenletio.pg._pool_sync import Pool
+from greenletio.pg._process import reset_type_codec, set_type_codec
 from greenletio.pg._range import Range
 from greenletio.pg._replication_sync import (
     ChangeStream,
@@ -150,8 +151,10 @@ __all__ = (
     "connect_replication",
     "errors",
     "paramstyle",
+    "reset_type_codec",
     "retry",
     "rows",
+    "set_type_codec",
     "threadsafety",
 )
 

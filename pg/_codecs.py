@@ -7,9 +7,18 @@ from typing import Any, NamedTuple, Protocol
 
 from greenletio import _pg
 from greenletio.pg._steps import Steps
-from greenletio.pg._types import alias, custom, full_name
+from greenletio.pg._types import (
+    Wish,
+    alias,
+    check_custom,
+    check_format,
+    custom,
+    full_name,
+    of_composite,
+    own_name,
+)
 from greenletio.pg._values import by_send_function, make
-from greenletio.pg.errors import InterfaceError, NotSupportedError
+from greenletio.pg.errors import InterfaceError
 
 __all__ = ("Face", "reset_codec", "set_builtin_codec", "set_codec")
 
@@ -23,30 +32,6 @@ _FIND_TYPE = (
     " LEFT JOIN pg_catalog.pg_proc p ON p.oid = t.typsend::oid"
     " WHERE t.typname = {name} AND n.nspname = {schema}"
 )
-
-#: The names by which SQL, and people, call some of the server's types.
-_ALIASES = {
-    "bigint": "int8",
-    "bit varying": "varbit",
-    "boolean": "bool",
-    "char": "bpchar",
-    "character": "bpchar",
-    "character varying": "varchar",
-    "decimal": "numeric",
-    "double precision": "float8",
-    "int": "int4",
-    "integer": "int4",
-    "real": "float4",
-    "smallint": "int2",
-    "time with time zone": "timetz",
-    "time with timezone": "timetz",
-    "time without time zone": "time",
-    "time without timezone": "time",
-    "timestamp with time zone": "timestamptz",
-    "timestamp with timezone": "timestamptz",
-    "timestamp without time zone": "timestamp",
-    "timestamp without timezone": "timestamp",
-}
 
 
 class Face(Protocol):
@@ -81,38 +66,15 @@ def set_codec(
     format: str,
 ) -> Steps[None]:
     """As the faces' ``set_type_codec()`` says."""
-    if format not in ("text", "binary", "tuple"):
-        raise InterfaceError(f"a codec's format is text, binary or tuple, not {format!r}")
+    check_format(format)
     found = yield from _find_type(raw, typename, schema)
-    name = full_name(schema, typename)
-    if found.kind in ("r", "m") or found.is_array:
-        raise InterfaceError(
-            f"cannot use custom codec on type {schema}.{typename}: it is neither a scalar type "
-            "nor a composite type"
-        )
-    if found.kind == "d":
-        raise NotSupportedError(
-            "custom codecs on domain types are not supported: the server calls the values of "
-            "a domain by its base type, whose codec can be set"
-        )
+    check_custom(found.kind, found.is_array, schema, typename, format)
     if found.kind == "c":
-        if format != "tuple":
-            raise NotSupportedError(
-                "only tuple-format codecs can be used on composite types: "
-                "set_type_codec(…, format='tuple')"
-            )
         base = yield from _composite(face, raw, found)
-        codec = _pg.Codec(
-            "wrapped",
-            found.oid,
-            name,
-            base,
-            decoder=lambda record: decoder(tuple(record)),
-            encoder=encoder,
-            schema=schema,
-        )
+        codec = of_composite(base, encoder, decoder)
     else:
-        codec = custom(found.oid, schema, typename, found.send, format, encoder, decoder)
+        wish = Wish(encoder, decoder, format)
+        codec = custom(found.oid, schema, typename, found.send, wish)
     _set(face, found, codec)
 
 
@@ -140,7 +102,7 @@ def set_builtin_codec(
         name = full_name(schema, typename)
         target = make(found.oid, name, *by_send_function["hstore_send"], schema)
     else:
-        wanted = _ALIASES.get(codec_name.lower(), codec_name)
+        _, wanted = own_name("pg_catalog", codec_name)
         named = [codec for codec in _pg.BUILTIN.values() if codec.name == wanted]
         if not named:
             raise InterfaceError(f"{codec_name!r} is no type that is built in")
@@ -157,7 +119,7 @@ def _set(face: Face, found: _Found, codec: _pg.Codec) -> None:
 
 
 def _find_type(raw: _pg.Connection, name: str, schema: str) -> Steps[_Found]:
-    wanted = _ALIASES.get(name.lower(), name) if schema == "pg_catalog" else name
+    _, wanted = own_name(schema, name)
     sql = _FIND_TYPE.format(name=_literal(wanted), schema=_literal(schema))
     [(rows, _, _)] = yield raw._op("script", "tuples", sql)
     if not rows:
@@ -167,14 +129,10 @@ def _find_type(raw: _pg.Connection, name: str, schema: str) -> Steps[_Found]:
 
 
 def _composite(face: Face, raw: _pg.Connection, found: _Found) -> Steps[_pg.Codec]:
-    """The codec of a composite as it is without the user's own."""
+    """The codec of a composite as it is without the user's own, of this connection or all."""
     face._own_codecs.pop(found.oid, None)
     face._use_codecs()
     query = f"SELECT NULL::{found.sql}"
     statement = yield raw._op("prepare", "statement", query)
     codec: _pg.Codec = statement.columns[0]
-    if codec.form != "composite":
-        raise NotSupportedError(
-            f"the composite type {codec.name} has an attribute whose binary form is not known"
-        )
-    return codec
+    return codec.element if codec.form == "wrapped" and codec.element is not None else codec

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from greenletio import _pg
 from greenletio._hosts import Host, addresses_of
 from greenletio._threads import run_in_thread
-from greenletio.pg import _types
+from greenletio.pg import _process, _types
 from greenletio.pg._conninfo import Options, attempts, connect_timeout
 from greenletio.pg.errors import (
     CannotConnect,
@@ -23,10 +24,9 @@ __all__ = (
     "connect_async",
     "connect_sync",
     "connected",
+    "dress",
     "forget_types",
 )
-
-_KNOWN: dict[tuple[str | None, ...], dict[int, _pg.Codec]] = {}
 
 _ATTEMPT_FAILED = (DatabaseError, TimeoutError, asyncio.TimeoutError)
 
@@ -123,18 +123,27 @@ async def _resolve(host: Host) -> list[str] | OSError:
 def connected(c: _pg.Connection, own: dict[int, _pg.Codec] | None = None) -> None:
     """Types that were looked up before, in the same database, need not be again.
 
-    `own` are codecs of the connection's user. Of them others may be made: then it looks up by
-    itself.
+    `own` are codecs of the connection's user, before those of the process. Of them others may be
+    made: then it looks up by itself.
     """
-    known = {} if own else _KNOWN.setdefault(_database(c), {})
+    process = _process.current()
+    known = {} if own else process.known.setdefault(_database(c), {})
+    set_ones = {**process.codecs, **(own or {})}
     c._codecs.clear()
-    c._codecs.update(own or {})
-    c._introspect = _types.builder(known, own or {})
+    c._codecs.update({**known, **set_ones})
+    c._introspect = _types.builder(known, set_ones, wishes=process.wishes)
+
+
+def dress(c: _pg.Connection, codecs: Mapping[int, _pg.Codec]) -> list[int]:
+    """Have a face's codecs, but for those that the user has set; gives the types' oids."""
+    missing = [oid for oid in codecs if oid not in c._codecs]
+    c._codecs.update({oid: codecs[oid] for oid in missing})
+    return missing
 
 
 def forget_types(c: _pg.Connection, own: dict[int, _pg.Codec] | None = None) -> None:
     """Have them looked up again, by new connections to this database, too."""
-    _KNOWN.pop(_database(c), None)
+    _process.current().known.pop(_database(c), None)
     connected(c, own)
 
 

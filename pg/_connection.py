@@ -17,7 +17,13 @@ from greenletio import _pg
 from greenletio._lock import FairLock
 from greenletio.pg import _errors, _json, rows
 from greenletio.pg._codecs import reset_codec, set_codec
-from greenletio.pg._connect import check_command_timeout, connect_sync, connected, forget_types
+from greenletio.pg._connect import (
+    check_command_timeout,
+    connect_sync,
+    connected,
+    dress,
+    forget_types,
+)
 from greenletio.pg._conninfo import options_of
 from greenletio.pg._copy import Copy
 from greenletio.pg._cursor import Cursor, Result, typed
@@ -359,7 +365,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         raw = self._raw
         connected(raw, self._own_codecs)
         if type(raw) is _pg.Connection:  # a pool's is the other face's, too, and dressed later
-            raw._codecs.update({**_json.codecs(), **self._own_codecs})
+            dress(raw, _json.codecs())
         raw._forget_codecs()
 
     # -- what happens by itself
@@ -382,7 +388,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
                 logger.log(level, "%s: %s", diagnostic.severity, diagnostic.message_primary)
         elif kind == "outdated":
             forget_types(self._raw, self._own_codecs)
-            self._raw._codecs.update({**_json.codecs(), **self._own_codecs})
+            dress(self._raw, _json.codecs())
         elif kind in ("notification", "closed"):
             self._hear(kind, value)
 
@@ -499,7 +505,7 @@ def connect(
     raw._pooler = pooler
     raw._timeout = check_command_timeout(command_timeout)
     connect_sync(raw, demand(raw, options_of(conninfo, kwargs), tls_pin), timeout)
-    raw._codecs.update(_json.codecs())
+    dress(raw, _json.codecs())
     connection: Connection[Any] = Connection(
         raw, autocommit=autocommit, row_factory=row_factory or rows.tuple_row
     )

@@ -44,13 +44,18 @@ _CLOSE = f"SELECT CASE WHEN {_STAMP} = $2 THEN pg_catalog.lo_close($1) END"
 IDLE, FAILED = 0, 3  # libpq's PQTRANS_IDLE, PQTRANS_INERROR
 
 
+def _ask(raw: _pg.Connection, want: str, sql: str, *args: Any) -> _pg.Op[Any]:
+    """Whatever codecs the user has set: an object has bytes."""
+    return raw._op("query", want, sql, args, plain=True)
+
+
 def create(raw: _pg.Connection, oid: int) -> Steps[int]:
-    made: int = yield raw._op("query", "value", "SELECT pg_catalog.lo_create($1)", (oid,))
+    made: int = yield _ask(raw, "value", "SELECT pg_catalog.lo_create($1)", oid)
     return made
 
 
 def unlink(raw: _pg.Connection, oid: int) -> Steps[None]:
-    yield raw._op("query", "value", "SELECT pg_catalog.lo_unlink($1)", (oid,))
+    yield _ask(raw, "value", "SELECT pg_catalog.lo_unlink($1)", oid)
 
 
 def open_object(raw: _pg.Connection, oid: int, mode: str) -> Steps[LargeObjectCore]:
@@ -65,7 +70,7 @@ def open_object(raw: _pg.Connection, oid: int, mode: str) -> Steps[LargeObjectCo
             "it in a block of connection.transaction()"
         )
     access = (INV_READ if reads else 0) | (INV_WRITE if writes else 0)
-    fd, stamp = yield raw._op("query", "record", _OPEN, (oid, access))
+    fd, stamp = yield _ask(raw, "record", _OPEN, oid, access)
     core = LargeObjectCore(raw, oid, fd, stamp, flags, reads, writes)
     if emptied:
         yield from core.truncate(0)
@@ -106,7 +111,7 @@ class LargeObjectCore:
     def _ask(self, sql: str, *args: Any) -> _pg.Op[Any]:
         if self._raw._transaction_status == IDLE:
             raise _over()
-        return self._raw._op("query", "value", sql, (self._fd, *args, self._stamp))
+        return _ask(self._raw, "value", sql, self._fd, *args, self._stamp)
 
     def _answer(self, op: _pg.Op[Any]) -> Steps[Any]:
         value = yield op

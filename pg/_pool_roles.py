@@ -214,15 +214,18 @@ class Readers(Role):
         limit = self._max_lag
         return limit is not None and monotonic() >= slot.looked + min(limit / 2, LAGS)
 
+    def _ask(self, slot: Slot, want: str, query: str, *args: Any) -> Ask:
+        return Ask(slot.con._op("query", want, query, args, timeout=LAG_TIMEOUT, plain=True))
+
     def look(self, slot: Slot) -> Steps:
         limit = float("inf") if self._max_lag is None else self._max_lag
-        lag, received = yield Ask(slot.con.fetchrow(LAG, timeout=LAG_TIMEOUT))
+        lag, received = yield self._ask(slot, "record", LAG)
         if lag > limit and received is not None:
             # What it was sent just now, after a time without writes, it does not lag by.
             lag = 0.0
             for seconds in SOON:
                 lag += seconds
-                if (yield Ask(slot.con.fetchval(REPLAYED, received, seconds, timeout=LAG_TIMEOUT))):
+                if (yield self._ask(slot, "value", REPLAYED, received, seconds)):
                     break
             else:
                 lag = float("inf")

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from greenletio.pg import _json
+from greenletio.pg._connect import dress
 from greenletio.pg._cursor import Cursor, Result
 from greenletio.pg._pool_parts import may_wait, run
 from greenletio.pg._pool_shared import AGAIN, ALONE, Lane, Lanes
@@ -20,8 +21,8 @@ __all__ = ("Shared",)
 
 def _dress(raw: Any) -> None:
     """A new connection as this face has it."""
-    raw._own_codecs.update(_json.codecs())  # types that are looked up anew leave these
-    raw._codecs.update(raw._own_codecs)
+    for oid in dress(raw, _json.codecs()):
+        raw._own_codecs[oid] = raw._codecs[oid]  # types that are looked up anew leave these
     raw._forget_codecs()
 
 

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from greenletio import _core
+from greenletio.pg._connect import dress
 from greenletio.pg._pool_parts import Step
 from greenletio.pg._reset import RESET_TIMEOUT, may_prepare, reset_script
 
@@ -57,7 +58,7 @@ class Slot:
         self.loop: asyncio.AbstractEventLoop | None = None  # where it was last used
         self.detached: asyncio.AbstractEventLoop | None = None  # from which it was taken away
         self.home: asyncio.AbstractEventLoop | None = None  # whose tasks may use it as it is
-        self.undress: dict[int, Any] | None = None  # the codecs that the sync face has replaced
+        self.undress: list[int] | None = None  # of what types the codecs are the sync face's
         self.on_event: Any = None  # what it was before the sync face's lease
         self.generation = core.generation
         self.expires = float("inf")
@@ -106,20 +107,15 @@ class Slot:
 
     def wear(self, codecs: dict[int, _pg.Codec]) -> None:
         """Have the sync face's codecs, until wear_own()."""
-        con = self.con
         if self.undress is None:
-            self.undress = {oid: con._codecs.get(oid) for oid in codecs}
-            con._codecs.update(codecs)
-            con._forget_codecs()
+            self.undress = dress(self.con, codecs)
+            self.con._forget_codecs()
 
     def wear_own(self) -> None:
         """Undo what the sync face has changed of its codecs."""
-        codecs, self.undress = self.undress or {}, None
-        for oid, codec in codecs.items():
-            if codec is None:
-                self.con._codecs.pop(oid, None)
-            else:
-                self.con._codecs[oid] = codec
+        oids, self.undress = self.undress or (), None
+        for oid in oids:
+            self.con._codecs.pop(oid, None)
         self.con._forget_codecs()
 
     # ---- the reset

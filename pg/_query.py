@@ -33,7 +33,9 @@ class Typed:
 
 
 _ARRAY_OF: dict[int, int] = {
-    codec.element.oid: oid for oid, codec in BUILTIN.items() if codec.element is not None
+    codec.element.oid: oid
+    for oid, codec in BUILTIN.items()
+    if codec.element is not None and codec.name.endswith("[]")
 }
 
 

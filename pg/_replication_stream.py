@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, TypeVar, cast
 
 from greenletio import _pg
+from greenletio.pg import _process
 from greenletio.pg._changes import (
     LSN,
     CommitPrepared,
@@ -27,6 +28,7 @@ from greenletio.pg._changes import (
     WalData,
     moment,
 )
+from greenletio.pg._connect import dress
 from greenletio.pg._copy import quoted
 from greenletio.pg._heartbeat import Heartbeat
 from greenletio.pg._pgoutput import PgOutput, TextOnly, UnknownTypes
@@ -112,7 +114,8 @@ class StreamCore:
         self._two_phase = two_phase
         self._catalog = catalog
         self._own_codecs = codecs
-        self._codecs: dict[Any, _pg.Codec] = dict(codecs)  # and those found, by oid or name
+        #: And the process's, and those found, by oid or name.
+        self._codecs: dict[Any, _pg.Codec] = {**codecs, **_process.current().codecs}
         self.auto_confirm = auto_confirm
         self._resume = 0.0 if raw else resume  # of raw data nobody knows what was told
         self._status_interval = status_interval
@@ -567,7 +570,10 @@ class StreamCore:
         try:
             if own is not None:
                 yield self._session.connecting(own, limit)
-                own._codecs.update(self._own_codecs if catalog is None else catalog._codecs)
+                if catalog is None:
+                    dress(own, self._own_codecs)
+                else:
+                    own._codecs.update(catalog._codecs)
             if isinstance(types[0], int):
                 sql = "SELECT t.oid::int8, pg_catalog.format_type(t.oid, NULL), t.oid::int8 FROM "
                 sql += "pg_catalog.pg_type t WHERE t.oid = ANY($1::pg_catalog.oid[])"
@@ -575,7 +581,7 @@ class StreamCore:
                 sql = "SELECT name, name, pg_catalog.to_regtype(name)::pg_catalog.oid::int8 FROM "
                 sql += "pg_catalog.unnest($1::text[]) AS name"
             types = list(dict.fromkeys(types))
-            found, _, _ = yield raw._op("query", "tuples", sql, (types,), timeout=limit)
+            found, _, _ = yield raw._op("query", "tuples", sql, (types,), timeout=limit, plain=True)
             known = [row for row in found if row[2] is not None]
             if known:
                 nulls = ", ".join(f"NULL::{name}" for _, name, _ in known)

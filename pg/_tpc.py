@@ -149,7 +149,7 @@ class TwoPhase:
             raise ConnectionClosed("the connection is closed")
         query = "SELECT gid, prepared, owner, database FROM pg_catalog.pg_prepared_xacts"
         with self._lock:
-            rows = self._raw._op("query", "tuples", query, ()).run()[0]
+            rows = self._raw._op("query", "tuples", query, (), plain=True).run()[0]
         return [
             parse(gid)._replace(prepared=prepared, owner=owner, database=database)
             for gid, prepared, owner, database in rows

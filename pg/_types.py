@@ -7,21 +7,66 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from greenletio._pg import BUILTIN, Codec
 from greenletio.pg import _text
-from greenletio.pg._errors import NotSupportedError
+from greenletio.pg._errors import InterfaceError, NotSupportedError
 from greenletio.pg._range import Range
 from greenletio.pg._values import by_send_function, make
 
-__all__ = ("alias", "builder", "custom", "full_name")
+__all__ = (
+    "Wish",
+    "alias",
+    "builder",
+    "check_custom",
+    "check_format",
+    "custom",
+    "full_name",
+    "of_composite",
+    "own_name",
+)
 
 #: A row of the catalogue, all text: oid, schema, name, kind, element, base, subtype, range,
 #: attributes, the name of the function that sends it.
 Row = tuple[Any, ...]
 Codecs = dict[int, Codec]
+
+
+class Wish(NamedTuple):
+    """How a user wants values of a type to be written and read."""
+
+    encoder: Callable[[Any], Any]
+    decoder: Callable[[Any], Any]
+    format: str
+
+
+Wishes = Mapping[tuple[str, str], Wish]
+
+#: The names by which SQL, and people, call some of the server's types.
+_ALIASES = {
+    "bigint": "int8",
+    "bit varying": "varbit",
+    "boolean": "bool",
+    "char": "bpchar",
+    "character": "bpchar",
+    "character varying": "varchar",
+    "decimal": "numeric",
+    "double precision": "float8",
+    "int": "int4",
+    "integer": "int4",
+    "real": "float4",
+    "smallint": "int2",
+    "time with time zone": "timetz",
+    "time with timezone": "timetz",
+    "time without time zone": "time",
+    "time without timezone": "time",
+    "timestamp with time zone": "timestamptz",
+    "timestamp with timezone": "timestamptz",
+    "timestamp without time zone": "timestamp",
+    "timestamp without timezone": "timestamp",
+}
 
 # Functions that send a value as its text.
 _TEXT_ANYWAY = {19, 25, 114, 142, 1042, 1043, 3802}  # what we read as str in any case
@@ -29,34 +74,72 @@ _SEND_TEXT = {"textsend", "enum_send", "citextsend", "varcharsend", "namesend"}
 
 
 def builder(
-    known: Codecs, own: Codecs, range_class: Any = Range
+    known: Codecs, own: Codecs, range_class: Any = Range, wishes: Wishes | None = None
 ) -> Callable[[Iterable[Row], list[int]], Codecs]:
     """What a connection calls with the catalogue's rows; `known` keeps what was found.
 
-    `own` are the connection's user's codecs, of which others may be made; then `known` must not be
-    shared with connections that have others. `range_class` is what ranges are read as, and is asked
-    whether a value is one.
+    `own` are the connection's user's codecs, of which others may be made, `wishes` those by schema
+    and name; `known` must not be shared with connections that have others. `range_class` is what
+    ranges are read as, and is asked whether a value is one.
     """
+    wanted_so = wishes or {}
 
     def build(rows: Iterable[Row], wanted: list[int]) -> Codecs:
         described = {int(row[0]): row for row in rows}
         for oid in wanted:
-            _find(oid, described, known, own, range_class)
+            _find(oid, described, known, own, range_class, wanted_so)
         return {oid: known[oid] for oid in {*wanted, *described} if oid in known}
 
     return build
 
 
-def custom(
-    oid: int,
-    schema: str,
-    name: str,
-    send: str | None,
-    format: str,
-    encoder: Callable[[Any], Any],
-    decoder: Callable[[Any], Any],
+def check_format(format: str) -> None:
+    """InterfaceError if a codec's values have no such form."""
+    if format not in ("text", "binary", "tuple"):
+        raise InterfaceError(f"a codec's format is text, binary or tuple, not {format!r}")
+
+
+def check_custom(kind: str, is_array: bool, schema: str, name: str, format: str) -> None:
+    """InterfaceError or NotSupportedError for a type that cannot have a user's codec."""
+    if kind in ("r", "m") or is_array:
+        raise InterfaceError(
+            f"cannot use custom codec on type {schema}.{name}: it is neither a scalar type "
+            "nor a composite type"
+        )
+    if kind == "d":
+        raise NotSupportedError(
+            f"custom codecs on domain types ({schema}.{name}) are not supported: the server calls "
+            "the values of a domain by its base type, whose codec can be set"
+        )
+    if kind == "c" and format != "tuple":
+        raise NotSupportedError(
+            f"only tuple-format codecs can be used on composite types ({schema}.{name}): "
+            "set_type_codec(…, format='tuple')"
+        )
+
+
+def of_composite(
+    base: Codec, encoder: Callable[[Any], Any], decoder: Callable[[Any], Any]
 ) -> Codec:
+    """A codec by a user's functions, which see the attributes of a composite."""
+    if base.form != "composite":
+        raise NotSupportedError(
+            f"the composite type {base.name} has an attribute whose binary form is not known"
+        )
+    return Codec(
+        "wrapped",
+        base.oid,
+        base.name,
+        base,
+        decoder=lambda record: decoder(tuple(record)),
+        encoder=encoder,
+        schema=base.schema,
+    )
+
+
+def custom(oid: int, schema: str, name: str, send: str | None, wish: Wish) -> Codec:
     """A codec by a user's functions, which see the server's text, its bytes, or a tuple."""
+    encoder, decoder, format = wish
     full = full_name(schema, name)
     if format == "tuple":
         if oid not in _TUPLES:
@@ -111,6 +194,11 @@ def alias(oid: int, schema: str, name: str, target: Codec, format: str | None) -
     return Codec("wrapped", oid, full, plain, decoder=decode, encoder=str, schema=schema)
 
 
+def own_name(schema: str, name: str) -> tuple[str, str]:
+    """A type's schema and name as the catalogue has them, of whatever people call it."""
+    return schema, _ALIASES.get(name.lower(), name) if schema == "pg_catalog" else name
+
+
 def full_name(schema: str, name: str) -> str:
     """A type's name, as messages have it."""
     return name if schema in ("pg_catalog", "public") else f"{schema}.{name}"
@@ -126,24 +214,39 @@ def _no_text(name: str) -> Callable[[str], Any]:
     return refuse
 
 
-def _find(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs, range_class: Any) -> Codec:
+def _find(
+    oid: int, rows: dict[int, Row], known: Codecs, own: Codecs, range_class: Any, wishes: Wishes
+) -> Codec:
     found = own.get(oid) or BUILTIN.get(oid) or known.get(oid)
     if found is None:
-        found = known[oid] = _make(oid, rows, known, own, range_class)
+        found = known[oid] = _make(oid, rows, known, own, range_class, wishes)
     return found
 
 
-def _make(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs, range_class: Any) -> Codec:
+def _make(
+    oid: int, rows: dict[int, Row], known: Codecs, own: Codecs, range_class: Any, wishes: Wishes
+) -> Codec:
     if oid not in rows:  # dropped meanwhile
         return Codec("foreign", oid, f"the type with oid {oid}")
     _, schema, name, kind, element, base, subtype, range_, attributes, send = rows[oid]
+    wish = wishes.get((schema, name))
+    if wish is not None:
+        check_custom(kind, element != "0", schema, name, wish.format)
+        if kind != "c":
+            return custom(oid, schema, name, send, wish)
+        others = {key: other for key, other in wishes.items() if other is not wish}
+        plain = _make(oid, rows, known, own, range_class, others)
+        return of_composite(plain, wish.encoder, wish.decoder)
     name = full_name(schema, name)
 
     def made(form: str, element: Any = None, names: tuple[str, ...] = (), **how: Any) -> Codec:
         return Codec(form, oid, name, element, names, schema=schema, **how)
 
     def find(part: Any) -> Codec:
-        return _find(int(part), rows, known, own, range_class)
+        return _find(int(part), rows, known, own, range_class, wishes)
+
+    def is_users(part: Codec) -> bool:
+        return part.oid in own or (part.oid in rows and rows[part.oid][1:3] in wishes)
 
     if kind == "e":
         return made("text")
@@ -160,7 +263,7 @@ def _make(oid: int, rows: dict[int, Row], known: Codecs, own: Codecs, range_clas
     elif kind == "c" and attributes:
         fields = json.loads(attributes)
         parts = tuple(find(part) for _, part in fields)
-        if any(part.is_text and part.oid in own for part in parts):
+        if any(part.is_text and is_users(part) for part in parts):
             return made("wrapped", made("foreign"), decoder=_no_text(name))
         if not any(part.is_text for part in parts):
             return made("composite", parts, tuple(field for field, _ in fields))

@@ -67,15 +67,17 @@ gio_pg_codec_add(GioPgState *st, Oid oid, Oid array, const char *name, GioPgDeco
 }
 
 GioPgCodec *
-gio_pg_codec_find(GioPgConn *c, Oid oid)
+gio_pg_codec_find(GioPgConn *c, Oid oid, bool plain)
 {
     PyObject *key = PyLong_FromUnsignedLong(oid), *found = NULL;
+    PyObject *first = plain ? c->st->builtin : c->codecs;
+    PyObject *then = plain ? c->codecs : c->st->builtin;
     if (key == NULL)
         return NULL;
-    if (PyDict_GET_SIZE(c->codecs) > 0)
-        found = PyDict_GetItemWithError(c->codecs, key);
+    if (PyDict_GET_SIZE(first) > 0)
+        found = PyDict_GetItemWithError(first, key);
     if (found == NULL && !PyErr_Occurred())
-        found = PyDict_GetItemWithError(c->st->builtin, key);
+        found = PyDict_GetItemWithError(then, key);
     Py_DECREF(key);
     if (found != NULL && !Py_IS_TYPE(found, c->st->codec_type)) {
         PyErr_SetString(PyExc_TypeError, "a connection's codecs must be Codec objects");

@@ -50,13 +50,16 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
         return;
     PyObject *exc = gio_err_take();
     Py_INCREF(c);
-    c->dropping = true; /* all this runs Python, which may come here again, in any thread */
+    /* All this runs Python, which may come here again, in any thread: nothing begins meanwhile. */
+    c->dropping = true;
     gio_pg_cancel_end(c);
     PyObject *grave = gio_pg_watch_forget(c, pg);
     while (c->first != NULL) {
-        PyObject *end = c->first->error != NULL ? Py_NewRef(c->first->error) : end_of(c, error);
-        gio_pg_copy_ended(c->first, end);
-        gio_pg_op_finish(c->first, NULL, end);
+        GioPgOp *op = (GioPgOp *)Py_NewRef((PyObject *)c->first);
+        PyObject *end = op->error != NULL ? Py_NewRef(op->error) : end_of(c, error);
+        gio_pg_copy_ended(op, end);
+        gio_pg_op_finish(op, NULL, end);
+        Py_DECREF(op);
     }
     c->phase = GIO_PG_CLOSED;
     c->dropping = false;
@@ -248,19 +251,21 @@ find_word(const char *const *words, int n, const char *word)
     return -1;
 }
 
-/* op(kind, want, sql, args=None, *, oids, statement, timeout, record_class, column) */
+/* op(kind, want, sql, args=None, *, oids, statement, timeout, record_class, column, session, plain)
+ */
 static PyObject *
 conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"kind",    "want",         "sql",    "args",    "oids", "statement",
-                               "timeout", "record_class", "column", "session", NULL};
+    static char *keywords[] = {"kind",    "want",         "sql",    "args",    "oids",  "statement",
+                               "timeout", "record_class", "column", "session", "plain", NULL};
     const char *kind_word, *want_word;
     PyObject *sql, *params = Py_None, *oids = Py_None, *statement = Py_None, *seconds = Py_None;
     PyObject *record_class = Py_None, *session = Py_None;
     Py_ssize_t column = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ssU|O$OOOOnO:op", keywords, &kind_word,
+    int plain = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ssU|O$OOOOnOp:op", keywords, &kind_word,
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
-                                     &record_class, &column, &session))
+                                     &record_class, &column, &session, &plain))
         return NULL;
     int kind = find_word(kinds, 15, kind_word), want = find_word(wants, 8, want_word);
     double timeout = kind == GIO_PG_CONNECT ? as_timeout(seconds) : timeout_of(c, seconds);
@@ -291,6 +296,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
     op->stmt = statement == Py_None ? NULL : (GioPgStatement *)Py_NewRef(statement);
     op->session = session == Py_None ? NULL : (GioPgOp *)Py_NewRef(session);
     op->column = column;
+    op->plain = plain;
     if (set_record_class(op, record_class) < 0)
         Py_CLEAR(op);
     return (PyObject *)op;

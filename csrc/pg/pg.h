@@ -247,6 +247,7 @@ struct GioPgOp {
     bool in_tx;    /* a transaction was open when it was sent */
     bool began;    /* it has ended, and the server may have begun to execute it */
     bool waited;   /* others had their turn meanwhile */
+    bool plain;    /* a query of ours: the user's codecs do not concern it */
 };
 
 /* It stands at the head of the queue while operations of their own refer to it. */
@@ -393,6 +394,9 @@ void gio_pg_query_feed(GioPgOp *op, PGresult *res);
 /* The error is that of a plan that a change of the schema has made useless, or of a statement that
  * somebody has dropped: it leaves the cache. True if it is worth another try. */
 bool gio_pg_query_is_stale(GioPgOp *op, const PGresult *res);
+/* Whether a result has the columns that were described: 0, or -1 with an exception; then the
+ * statement leaves the cache. */
+int gio_pg_query_check(GioPgOp *op, const PGresult *res);
 /* copy.c: what is asked of a COPY. start: 0, or -1 with an exception. */
 int gio_pg_copy_start(GioPgOp *sub);
 /* Rows may come, of a COPY or a stream, that nobody asks for just now. */
@@ -501,6 +505,7 @@ struct GioPgStatement {
     bool cached;
     bool preparing; /* SHARED: that is on its way, for one of those who want it */
     GioPgCommand command;
+    bool plain;        /* as the operation that it is for */
     bool outdated;     /* its codecs are to be looked for anew before it is sent again */
     uint64_t changes;  /* the connection's, when its plan was right last */
     char replaces[64]; /* one that leaves the server when this comes there, or "" */
@@ -579,8 +584,9 @@ struct GioPgCodec {
 };
 
 int gio_pg_codec_setup_types(PyObject *module);
-/* The codec for a type on a connection: borrowed; NULL: it is not known. */
-GioPgCodec *gio_pg_codec_find(GioPgConn *c, Oid oid);
+/* The codec for a type on a connection: borrowed; NULL: it is not known. `plain`: the module's own
+ * comes before the connection's. */
+GioPgCodec *gio_pg_codec_find(GioPgConn *c, Oid oid, bool plain);
 GioPgCodec *gio_pg_codec_new(GioPgState *st, Oid oid, const char *name, GioPgDecode decode,
                              GioPgEncode encode, bool atomic);
 int gio_pg_codec_add(GioPgState *st, Oid oid, Oid array, const char *name, GioPgDecode decode,

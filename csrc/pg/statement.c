@@ -1,8 +1,8 @@
 /* Statement: a prepared statement with the codecs of its parameters and columns; and the cache.
  *
  * A statement belongs to one connection. The cache is a dict by SQL text (and parameter types,
- * where the caller names them); each use stamps the statement, and the one with the oldest stamp
- * leaves.
+ * where the caller names them; a query of ours has a key apart); each use stamps the statement, and
+ * the one with the oldest stamp leaves.
  */
 #include "pg/pg.h"
 
@@ -12,6 +12,8 @@
 static PyObject *
 key_of(GioPgOp *op)
 {
+    if (op->plain)
+        return PyTuple_Pack(1, op->sql);
     return op->oids == NULL ? Py_NewRef(op->sql) : PyTuple_Pack(2, op->sql, op->oids);
 }
 
@@ -91,6 +93,7 @@ gio_pg_statement_get(GioPgOp *op)
     s->sql = Py_NewRef(op->sql);
     s->conn = c;
     s->changes = c->changes;
+    s->plain = op->plain;
     memcpy(s->replaces, replaces, sizeof replaces);
     s->command = gio_pg_command_of(op->sql);
     s->used = ++c->clock;
@@ -282,12 +285,12 @@ error:
 
 /* Fill codecs[] of oids[]. */
 static int
-resolve(GioPgConn *c, const Oid *oids, GioPgCodec **codecs, int n, PyObject *unknown)
+resolve(GioPgConn *c, bool plain, const Oid *oids, GioPgCodec **codecs, int n, PyObject *unknown)
 {
     for (int i = 0; i < n; i++) {
         if (codecs[i] != NULL)
             continue;
-        GioPgCodec *codec = gio_pg_codec_find(c, oids[i]);
+        GioPgCodec *codec = gio_pg_codec_find(c, oids[i], plain);
         if (codec == NULL && PyErr_Occurred())
             return -1;
         codecs[i] = (GioPgCodec *)Py_XNewRef((PyObject *)codec);
@@ -308,8 +311,8 @@ gio_pg_statement_resolve(GioPgStatement *s, GioPgConn *c, PyObject *unknown)
     if (s->outdated)
         unresolve(s);
     s->outdated = s->resolved = false;
-    if (resolve(c, s->param_oids, s->params, s->nparams, unknown) < 0 ||
-        resolve(c, s->col_oids, s->cols, s->ncols, unknown) < 0)
+    if (resolve(c, s->plain, s->param_oids, s->params, s->nparams, unknown) < 0 ||
+        resolve(c, s->plain, s->col_oids, s->cols, s->ncols, unknown) < 0)
         return -1;
     if (PyList_GET_SIZE(unknown) > 0)
         return 0;

@@ -24,6 +24,7 @@ from greenletio.pg._changes import (
     Update,
     WalData,
 )
+from greenletio.pg._process import reset_type_codec, set_type_codec
 from greenletio.pg._range import Range
 from greenletio.pg._tls import TLS, Certificate
 from greenletio.pg._values import (
@@ -113,7 +114,9 @@ __all__ = (
     "connect_replication",
     "create_pool",
     "exceptions",
+    "reset_type_codec",
     "retry",
+    "set_type_codec",
 )
 
 

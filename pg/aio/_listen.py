@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from greenletio import _pg
+from greenletio.pg._connect import dress
 from greenletio.pg._listen import Core, Event, Gap, Notification
 from greenletio.pg._pool_parts import wait
 from greenletio.pg.aio import _connect
@@ -35,7 +36,7 @@ class Own:
 
     async def take(self, timeout: float) -> Connection:
         con = await _connect.connect(**{"timeout": timeout, **self._options})
-        con._codecs.update(self._codecs)
+        dress(con, self._codecs)
         return con
 
     async def leave(self, con: Connection) -> None:

@@ -37,6 +37,11 @@ class Attribute(NamedTuple):
 _KINDS = ("array", "composite", "multirange", "range")
 
 
+def _plan(value: Any) -> Any:
+    """What EXPLAIN gave, unless the user's codec has read that."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
 def _type(codec: _pg.Codec) -> Type:
     """A domain is what it is based on, as in the server's own answers."""
     base = codec
@@ -173,11 +178,11 @@ class PreparedStatement:
         query = "EXPLAIN (FORMAT JSON, VERBOSE" + (", ANALYZE) " if analyze else ") ")
         query += self._statement.sql
         if not analyze:
-            return json.loads(await self._connection.fetchval(query, *args))
+            return _plan(await self._connection.fetchval(query, *args))
         transaction = self._connection.transaction()
         await transaction.start()
         try:
-            return json.loads(await self._connection.fetchval(query, *args))
+            return _plan(await self._connection.fetchval(query, *args))
         finally:
             await transaction.rollback()
 

@@ -114,7 +114,8 @@ class Transaction:
         self._state = "started"
 
     async def _current_level(self) -> str:
-        level: str = await self._connection.fetchval("SHOW transaction_isolation")
+        query = "SHOW transaction_isolation"
+        level: str = await self._connection._op("query", "value", query, (), plain=True)
         return level.replace(" ", "_")
 
     def _check(self, what: str) -> None:

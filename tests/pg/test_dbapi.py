@@ -79,6 +79,7 @@ def test_the_cursor(sync):
         ("SELECT %s, %s", (b"\0", True), (b"\0", True)),
         ("SELECT %s, %s", ([1, 2**40], ["a", None]), ([1, 2**40], ["a", None])),
         ("SELECT %s::int[], %s", ([], [[1.5]]), ([], [[1.5]])),
+        ("SELECT %s", ([b"a", None],), ([b"a", None],)),
         ("SELECT %s", (pg.Jsonb({"a": [1, None]}),), ({"a": [1, None]},)),
         ("SELECT %s", (pg.Json([1]),), ([1],)),
         ("SELECT %s::jsonb", ('{"a": 1}',), ({"a": 1},)),
@@ -93,6 +94,14 @@ def test_placeholders_and_values(sync, query, params, row):
             sync.execute(query, params).fetchone()
     else:
         assert sync.execute(query, params).fetchone() == row
+
+
+def test_more_parameters_than_there_can_be(sync):
+    sync.execute("SELECT 1")
+    query = f"SELECT ARRAY[{', '.join(['%s'] * 65536)}]"
+    with pytest.raises(pg.ProgrammingError, match="65535"):
+        sync.execute(query, range(65536))
+    assert sync.execute("SELECT 1, %s", ("x",)).fetchone() == (1, "x")
 
 
 def test_a_number_for_the_server_is_as_it_says(sync):
@@ -344,11 +353,13 @@ def test_codecs_of_ones_own(dsn, sync):
 def test_codecs_of_a_pool(dsn):
     def configure(connection):
         connection.set_type_codec("text", schema="pg_catalog", decoder=str.upper, encoder=str)
+        connection.set_type_codec("jsonb", schema="pg_catalog", decoder=len, encoder=str)
 
+    query = "SELECT 'x'::text, '{}'::jsonb, ARRAY['{}'::jsonb], '{}'::json"
     with pg.Pool(dsn, min_size=1, max_size=1, configure=configure) as pool:
+        assert pool.shared.execute(query).fetchone() == ("X", 2, [2], {})
         for _ in range(2):
             with pool.connection() as connection:
-                query = "SELECT 'x'::text, '{}'::jsonb"
-                assert connection.execute(query).fetchone() == ("X", {})
+                assert connection.execute(query).fetchone() == ("X", 2, [2], {})
                 with pytest.raises(pg.NotSupportedError, match="configure"):
                     connection.reset_type_codec("text", schema="pg_catalog")

@@ -110,6 +110,49 @@ def test_the_same_in_tasks(run, connect):
     run(main())
 
 
+@pytest.fixture
+def strange():
+    """Codecs of the user's for all that the server's functions take and give."""
+
+    def refuse(value):
+        raise ValueError(f"no value for the user: {value!r}")
+
+    return [
+        {"typename": name, "schema": "pg_catalog", "encoder": refuse, "decoder": refuse}
+        for name in ("bytea", "int4", "int8", "oid")
+    ]
+
+
+def test_the_users_codecs_do_not_concern_them(use, strange):
+    def work(c):
+        for codec in strange:
+            c.set_type_codec(**codec)
+        oid = c.lo_import(DATA)
+        found = []
+        assert c.lo_export(oid, found.append) == len(DATA)
+        assert b"".join(found) == DATA
+        with c.lo_open(oid, "r+b") as f:
+            assert f.seek(-3, io.SEEK_END) == len(DATA) - 3 and f.truncate() == len(DATA) - 3
+        c.lo_unlink(oid)
+        with pytest.raises(ValueError, match="no value"):  # whatever was prepared
+            c.execute("SELECT pg_catalog.lo_create(0)")
+
+    use(work)
+
+
+def test_the_users_codecs_do_not_concern_them_in_tasks(run, connect, strange):
+    async def main():
+        async with connect() as c:
+            for codec in strange:
+                await c.set_type_codec(**codec)
+            oid = await c.lo_import(DATA)
+            async with c.transaction(), await c.lo_open(oid) as f:
+                assert await f.read() == DATA
+            await c.lo_unlink(oid)
+
+    run(main())
+
+
 def test_offsets_have_64_bits(sync):
     far = 5 * 2**30
     with sync.transaction(force_rollback=True):

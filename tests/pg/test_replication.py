@@ -12,7 +12,7 @@ import pytest
 from fix_replication import AT_ONCE, numbers_of
 
 from greenletio import _pg, pg
-from greenletio.pg import LSN, UNCHANGED, aio, errors
+from greenletio.pg import LSN, UNCHANGED, _process, aio, errors
 
 LIMIT_S = 30  # against a hang, not a measure
 
@@ -203,6 +203,17 @@ def test_codecs_of_a_connection_are_used(run, replicated_here):
         return changes[0].new["price"]
 
     assert run(main()) == "<2.5>"
+
+
+def test_codecs_of_the_process_are_used(replicated_here, monkeypatch):
+    monkeypatch.setattr(_process, "_current", _process.Process())
+    replicated_here.sql("CREATE TABLE weights (id int PRIMARY KEY, weight numeric)")
+    slot = replicated_here.slot()
+    replicated_here.sql("INSERT INTO weights VALUES (1, 2.5)")
+    pg.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=lambda text: f"<{text}>")
+    with pg.connect_replication(replicated_here.url) as replication:
+        with replication.stream(slot, "everything") as stream:
+            assert [change.new["weight"] for change in stream.get(LIMIT_S)] == ["<2.5>"]
 
 
 def test_messages_come_in_their_transaction_or_by_themselves(replicated):

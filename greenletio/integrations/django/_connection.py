@@ -153,11 +153,12 @@ def dress(connection: Any, adapters: AdaptersMap, zone: Zone) -> Connection:
     connection.zone = zone
     own = codecs(*zone)
     if raw._codecs.get(INET) is not own[INET]:
-        raw._codecs.clear()
-        raw._codecs.update(own)
         options = raw._options()
         database = ":".join(options.get(key, "") for key in ("hostaddr", "host", "port", "dbname"))
-        raw._introspect = _types.builder(_known.setdefault((database, zone), {}), own, RANGE_CLASS)
+        known = _known.setdefault((database, zone), {})
+        raw._codecs.clear()
+        raw._codecs.update({**known, **own})
+        raw._introspect = _types.builder(known, own, RANGE_CLASS)
         raw._forget_codecs()
     ours: Connection = connection
     return ours
