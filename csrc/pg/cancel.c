@@ -99,7 +99,7 @@ gio_pg_cancel_step(GioPgConn *c, bool over)
 void
 gio_pg_cancel_begin(GioPgConn *c)
 {
-    if (c->cancelling || c->phase != GIO_PG_READY)
+    if (c->cancelling || c->dropping || c->phase != GIO_PG_READY)
         return;
     int64_t now = c->st->api->now();
     c->cancelling = true;

@@ -85,7 +85,7 @@ gio_pg_engage(GioPgOp *op)
     op->thread = PyThread_get_thread_ident();
     while (role < 0) {
         GioPgWatch *w = c->watch;
-        if (c->pumping) {
+        if (c->pumping || c->dropping) {
             role = GIO_PG_OTHERS;
         }
         else if (w == NULL && running == Py_None) {
@@ -242,10 +242,11 @@ tell_news(GioPgConn *c)
     }
 }
 
+/* Whether the socket has any of `events`, or an error. */
 static bool
-is_reset(GioPgConn *c)
+polls(GioPgConn *c, short events)
 {
-    struct pollfd asked = {.fd = PQsocket(c->pg)};
+    struct pollfd asked = {.fd = PQsocket(c->pg), .events = events};
     return asked.fd >= 0 && poll(&asked, 1, 0) > 0;
 }
 
@@ -269,13 +270,15 @@ take(GioPgConn *c, bool readable)
         bool partly = readable && !lost && c->phase == GIO_PG_READY && c->first == first;
         if (partly && first != NULL)
             gio_pg_part_read(c);
-        reset = partly && is_reset(c);
+        reset = partly && polls(c, 0);
     } while (reset);
 }
 
 void
 gio_pg_step(GioPgConn *c, int events)
 {
+    if (c->dropping)
+        return;
     if (c->phase == GIO_PG_CONNECTING) {
         connect_step(c);
         if (c->phase == GIO_PG_READY)
@@ -288,16 +291,28 @@ gio_pg_step(GioPgConn *c, int events)
     gio_pg_rearm(c);
 }
 
+/* A server that has gone away may have said so to nobody. Of a shared connection that is looked at
+ * before a query is sent: later nobody knows whether that was done. */
+static void
+look(GioPgConn *c)
+{
+    while (c->mode == GIO_PG_SHARED && c->phase == GIO_PG_READY && !c->dropping &&
+           c->first == NULL && polls(c, POLLIN))
+        gio_pg_step(c, READ);
+}
+
 int
 gio_pg_start(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
+    look(c);
     if (op->session != NULL && op->session->error != NULL && op->session->stage == GIO_PG_DONE) {
         gio_err_give(Py_NewRef(op->session->error)); /* it has failed between two calls */
         return -1;
     }
-    if (op->kind == GIO_PG_CONNECT ? c->phase == GIO_PG_CONNECTING || c->phase == GIO_PG_READY
-                                   : c->phase == GIO_PG_NEW || c->phase == GIO_PG_CLOSED) {
+    if (op->kind == GIO_PG_CONNECT
+            ? c->phase == GIO_PG_CONNECTING || c->phase == GIO_PG_READY
+            : c->phase == GIO_PG_NEW || c->phase == GIO_PG_CLOSED || c->dropping) {
         gio_pg_error_set("ConnectionClosed", op->kind == GIO_PG_CONNECT
                                                  ? "the connection is open already"
                                                  : "the connection is closed");

@@ -69,6 +69,8 @@ send_deallocate(GioPgOp *op)
     return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0) && gio_pg_pipeline_sync(c);
 }
 
+#define MAX_PARAMETERS 65535 /* the protocol's */
+
 /* How many ends there are to the answers of PREPARE and DESCRIBE. */
 static int
 parsing_ends(GioPgConn *c)
@@ -84,6 +86,11 @@ send_prepare(GioPgOp *op)
     const char *sql = gio_pg_statement_text(op->sql);
     int noids = op->oids == NULL ? 0 : (int)(PyBytes_GET_SIZE(op->oids) / (Py_ssize_t)sizeof(Oid));
     const Oid *oids = op->oids == NULL ? NULL : (const Oid *)PyBytes_AS_STRING(op->oids);
+    if (sql != NULL && noids > MAX_PARAMETERS) {
+        gio_pg_error_set("ProgrammingError", "a query has at most %d parameters, not %d",
+                         MAX_PARAMETERS, noids);
+        sql = NULL;
+    }
     if (sql == NULL) {
         gio_pg_op_finish(op, NULL, NULL);
         return false;
@@ -323,14 +330,16 @@ learn(GioPgOp *op, const PGresult *res)
     GioPgConn *c = op->conn;
     PyObject *answer = gio_pg_result_tuples(c, NULL, res), *codecs = NULL;
     PyObject *unknown = PyList_New(0);
-    if (answer != NULL && unknown != NULL && c->introspect != NULL && c->introspect != Py_None &&
+    PyObject *introspect = Py_XNewRef(c->introspect); /* a pool may put in another one meanwhile */
+    if (answer != NULL && unknown != NULL && introspect != NULL && introspect != Py_None &&
         gio_pg_statement_resolve(op->stmt, c, unknown) >= 0)
         codecs =
-            PyObject_CallFunctionObjArgs(c->introspect, PyTuple_GET_ITEM(answer, 0), unknown, NULL);
+            PyObject_CallFunctionObjArgs(introspect, PyTuple_GET_ITEM(answer, 0), unknown, NULL);
     else if (!PyErr_Occurred())
         gio_pg_error_set("InterfaceError", "types cannot be looked up on this connection");
     if (codecs == NULL || PyDict_Update(c->codecs, codecs) < 0)
         fail(op);
+    Py_XDECREF(introspect);
     Py_XDECREF(answer);
     Py_XDECREF(unknown);
     Py_XDECREF(codecs);
@@ -351,6 +360,20 @@ gio_pg_query_is_stale(GioPgOp *op, const PGresult *res)
     if (state[0] == '0') /* the plan's fault, which others have, too */
         gio_pg_conn_tell(op->conn, "stale", Py_None);
     return !op->in_tx && !op->retried && !op->given_up;
+}
+
+int
+gio_pg_query_check(GioPgOp *op, const PGresult *res)
+{
+    GioPgStatement *s = op->stmt;
+    bool same = PQnfields(res) == s->ncols;
+    for (int i = 0; same && i < s->ncols; i++)
+        same = PQftype(res, i) == s->col_oids[i];
+    if (same)
+        return 0;
+    gio_pg_statement_forget(op->conn, s);
+    gio_pg_error_set("InterfaceError", "the columns of a prepared statement have changed");
+    return -1;
 }
 
 /* Whether what was done may leave prepared statements with plans that are of no use. */
@@ -441,16 +464,10 @@ feed_executing(GioPgOp *op, const PGresult *res)
         Py_XDECREF(one);
         return;
     }
-    if (op->stmt != NULL && PQresultStatus(res) == PGRES_TUPLES_OK) {
-        bool same = PQnfields(res) == op->stmt->ncols;
-        for (int i = 0; same && i < op->stmt->ncols; i++)
-            same = PQftype(res, i) == op->stmt->col_oids[i];
-        if (!same) { /* the result's types are not those that were described */
-            gio_pg_statement_forget(c, op->stmt);
-            gio_pg_error_set("InterfaceError", "the columns of a prepared statement have changed");
-            fail(op);
-            return;
-        }
+    if (op->stmt != NULL && PQresultStatus(res) == PGRES_TUPLES_OK &&
+        gio_pg_query_check(op, res) < 0) {
+        fail(op);
+        return;
     }
     Py_XSETREF(op->result, gio_pg_result_value(op, res));
     if (op->result == NULL)
@@ -582,7 +599,7 @@ wants_to_write(GioPgOp *op)
 void
 gio_pg_advance(GioPgConn *c)
 {
-    if (c->advancing)
+    if (c->advancing || c->dropping)
         return;
     c->advancing = true;
     if (c->phase == GIO_PG_READY && c->unflushed)

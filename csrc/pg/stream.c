@@ -86,6 +86,8 @@ take_tag(GioPgOp *session, const PGresult *res)
 static int
 take(GioPgOp *session, const PGresult *res, PyObject *rows)
 {
+    if (gio_pg_query_check(session, res) < 0)
+        return -1;
     PyObject *value = gio_pg_result_value(session, res), *some = value;
     if (value != NULL && session->want == GIO_PG_TUPLES)
         some = PyTuple_GET_ITEM(value, 0);
@@ -123,7 +125,7 @@ take_end(GioPgOp *session, const PGresult *res)
             session->retry = true;
             break;
         }
-        session->error = gio_pg_error_of(res);
+        Py_XSETREF(session->error, gio_pg_error_of(res)); /* "stale" may have closed it */
         if (session->error == NULL)
             session->error = gio_err_take();
     }
@@ -154,7 +156,7 @@ fill(GioPgOp *session, PyObject *batch)
             if (res == NULL)
                 session->all_sent = true;
             else if (gio_pg_stream_is_part(res)) {
-                if (!expected)
+                if (!expected && (rc = gio_pg_query_check(session, res)) == 0)
                     rc = gio_pg_batch_expect(batch, session->stmt, res);
                 expected = true;
                 rc = rc < 0 ? rc : gio_pg_batch_take(batch, res);

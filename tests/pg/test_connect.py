@@ -8,7 +8,7 @@ import pytest
 from fix_progress import Ticker
 
 import greenletio
-from greenletio import async_, pg
+from greenletio import _pg, async_, pg
 from greenletio.pg import aio, errors
 
 NAME = "SELECT current_database()"
@@ -69,6 +69,26 @@ def test_the_second_host_is_reached(run, parts, nobody, dsn):
         await c.close()
 
     run(main())
+
+
+def test_hosts_in_an_order_of_chance(run, parts):
+    """By libpq's option, where it has it."""
+    options = {**parts, "host": ["127.0.0.1", "localhost"], "load_balance_hosts": "random"}
+
+    async def main():
+        found = set()
+        for _ in range(100):
+            c = await aio.connect(**options)
+            found.add(c._options()["host"])
+            await c.close()
+            if len(found) == 2:
+                return True
+
+    if _pg.libpq_version() >= 160000:
+        assert run(main())
+    else:
+        with pytest.raises(errors.ProgrammingError, match="load_balance_hosts"):
+            run(main())
 
 
 def test_an_address_that_does_not_answer_costs_its_own_time_only(run, parts, deaf):

@@ -352,6 +352,17 @@ def test_sync_code(run, dsn):
         shared.execute("SELECT 1")
 
 
+def test_an_idle_connection_that_was_lost_is_found_before_a_query_goes_out(dsn):
+    """In plain code nobody hears of its end: what it has to say is read first."""
+    with pg.Pool(dsn, min_size=0, max_size=1) as pool:
+        for _ in range(3):
+            (pid,) = pool.shared.execute("SELECT pg_backend_pid()").fetchone()
+            asyncio.run(kill(dsn, pid))
+            assert pool.shared.execute("SELECT pg_backend_pid()").fetchone() != (pid,)
+        stats = pool.get_stats()
+        assert (stats["shared_in_doubt"], stats["shared_repeated"]) == (0, 3)
+
+
 def test_tasks_greenlets_and_threads_share_one(dsn):
     """Each face has a connection of its own, by how its values are read; all ask at once."""
     wrong = []

@@ -159,6 +159,14 @@ def test_a_schema_that_changes_is_seen(run, dsn, pgbouncer, many_types):
         except aio.InterfaceError as exc:  # once: its columns were known to be others
             assert "have changed" in str(exc)
         assert len((await c.fetch("SELECT * FROM pooled"))[0]) == 4
+        await c.execute("ALTER TABLE pooled ALTER a TYPE text, DROP d")
+        with pytest.raises(aio.InterfaceError, match="have changed"):
+            [row async for row in c.stream("SELECT * FROM pooled")]
+        assert [row async for row in c.stream("SELECT * FROM pooled")] == [("1", None, None)]
+        await c.execute("ALTER TABLE pooled ALTER a TYPE int USING a::int")
+        with pytest.raises(aio.InterfaceError, match="have changed"):
+            await c.fetch_arrow("SELECT * FROM pooled")
+        assert (await c.fetch_arrow("SELECT * FROM pooled")).num_rows == 1
         await c.close()
 
     run(main())

@@ -12,7 +12,7 @@ import pytest
 from fix_loops import Run
 
 from greenletio import async_, pg
-from greenletio.pg import aio
+from greenletio.pg import aio, errors
 
 
 def in_threads(functions, seconds=60):
@@ -237,3 +237,26 @@ def test_closed_while_a_loop_elsewhere_has_it_registered(dsn):
     loop.call_soon_threadsafe(loop.stop)
     thread.join(20)
     loop.close()
+
+
+def test_nothing_is_begun_on_a_connection_that_is_being_dropped(dsn, monkeypatch):
+    """What an operation ends with is made in Python, while the connection counts as open still."""
+    c = asyncio.run(aio.connect(dsn))
+    made, found = errors.ConnectionDoesNotExist, []
+
+    async def use():
+        try:
+            await c.fetchval("SELECT 1")
+        except pg.Error as exc:
+            found.append(exc)
+
+    def make(message):
+        in_threads([lambda: asyncio.run(use())], seconds=10)
+        sleeping.close()  # cancels, of a connection that is open
+        return made(message)
+
+    monkeypatch.setattr(errors, "ConnectionDoesNotExist", make)
+    sleeping = c.fetchval("SELECT pg_sleep(60)").start()
+    c.terminate()
+    assert [type(exc) for exc in found] == [errors.ConnectionClosed]
+    assert c.is_closed() and not c._busy
