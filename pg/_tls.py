@@ -113,8 +113,10 @@ def _pins(given: str | Iterable[str]) -> list[bytes]:
     digests = []
     for pin in [given] if isinstance(given, str) else given:
         kind, slash, text = pin.partition("/") if isinstance(pin, str) else ("", "", "")
+        if len(text) == 45:  # as curl has it, with two slashes; base64 may begin with one as well
+            text = text.removeprefix("/")
         try:
-            digest = base64.b64decode(text.removeprefix("/"), validate=True)
+            digest = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             digest = b""
         if kind != "sha256" or len(digest) != 32:

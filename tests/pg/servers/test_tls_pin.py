@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fix_postgres import ask as ask_server
 
 from greenletio import _pg, async_, pg
-from greenletio.pg import aio, errors
+from greenletio.pg import _tls, aio, errors
 
 LIMIT = 30  # against a hang, not a measure
 SSL_REQUEST = struct.pack(">II", 8, 80877103)
@@ -158,6 +158,17 @@ def test_the_right_key(ask, options, certificate):
         assert isinstance(caught.value, errors.CannotConnect)
 
 
+@pytest.mark.parametrize("first", [0, 0xFF])
+def test_a_pin_may_begin_with_a_slash_itself(first):
+    """As that of every 64th key does."""
+    digest = bytes([first]) * 32
+    text = base64.b64encode(digest).decode()
+    assert _tls._pins([f"sha256/{text}", f"sha256//{text}"]) == [digest, digest]
+    for wrong in (f"sha256///{text}", f"sha256/{text[1:]}"):
+        with pytest.raises(ValueError, match="tls_pin"):
+            _tls._pins(wrong)
+
+
 def test_a_key_that_changes(options, certificate, system_server):
     """A pool that knows the old key makes no new connections; the ones it has go on."""
     pin = pin_of(certificate)
@@ -166,7 +177,7 @@ def test_a_key_that_changes(options, certificate, system_server):
             assert first.tls.certificate.pin == pin
             with system_server.certificate(system_server.authority.issue_cert("localhost")):
                 with pytest.raises(pg.PoolTimeout, match="none of tls_pin"):
-                    pool.getconn(timeout=0.3)
+                    pool.getconn(timeout=1)
                 assert first.execute("SELECT 1").fetchone() == (1,)
 
     async def main():
