@@ -19,6 +19,8 @@ pytest_plugins = (
     "fix_cluster",
 )
 
-# Time limits on single examples say more about the machine than about the code.
-hypothesis.settings.register_profile("greenletio", deadline=None)
+# Time limits on examples say more about the machine than about the code.
+hypothesis.settings.register_profile(
+    "greenletio", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("greenletio")

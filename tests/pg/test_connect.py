@@ -5,7 +5,7 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
-from fix_progress import Ticker
+from fix_progress import Ticker, connected_in_time
 
 import greenletio
 from greenletio import _pg, async_, pg
@@ -95,7 +95,7 @@ def test_an_address_that_does_not_answer_costs_its_own_time_only(run, parts, dea
     async def main():
         both = {**parts, "host": ["127.0.0.1", parts["host"]], "port": [deaf, parts["port"]]}
         async with Ticker():
-            c = await aio.connect(**both, connect_timeout="0.2")
+            c = await connected_in_time(lambda s: aio.connect(**both, connect_timeout=str(s)))
         assert await c.fetchval(NAME) == parts["database"]
         await c.close()
         with pytest.raises((TimeoutError, asyncio.TimeoutError)):
@@ -112,7 +112,7 @@ def test_names_are_resolved_off_the_loop(run, parts, monkeypatch):
             return resolve(host, *args, **kwargs)
         import time
 
-        time.sleep(0.1)
+        time.sleep(0.3)
         return resolve(parts["host"], *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)

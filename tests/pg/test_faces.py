@@ -15,7 +15,7 @@ def work(dsn):
     with pg.connect(dsn) as c:
         assert c.execute("SELECT 1").fetchone() == (1,)
         with pytest.raises(TimeoutError):
-            c.execute("SELECT pg_sleep(60)", timeout=0.02)
+            c.execute("SELECT pg_sleep(60)", timeout=0.2)
         c.rollback()
         return c.execute("SELECT %s::text", ("x",)).fetchone()
 

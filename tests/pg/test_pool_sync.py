@@ -26,7 +26,7 @@ def pool(dsn):
 
 def query(pool, n):
     with pool.connection() as connection:
-        return connection.execute("SELECT %s::int FROM pg_sleep(0.001)", (n,)).fetchone()[0]
+        return connection.execute("SELECT %s::int FROM pg_sleep(0.01)", (n,)).fetchone()[0]
 
 
 def test_the_life_of_a_pool(dsn):

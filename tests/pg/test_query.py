@@ -48,7 +48,7 @@ def test_a_query_that_is_dropped_or_given_as_a_task_is_no_coroutine_but_works_as
 def test_the_loop_goes_on(run, connect):
     async def main():
         async with connect() as c, Ticker():
-            await c.fetch("SELECT pg_sleep(0.1)")
+            await c.fetch("SELECT pg_sleep(0.3)")
 
     run(main())
 
@@ -303,7 +303,7 @@ def test_executemany_that_is_cancelled_undoes_all(run, connect):
 
             task = asyncio.create_task(c.executemany("INSERT INTO t VALUES ($1)", rows()))
             async with Ticker():
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

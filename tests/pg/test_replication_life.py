@@ -99,7 +99,7 @@ def test_a_slow_consumer_keeps_its_connection(replicated_here, face):
         "INSERT INTO numbers SELECT i, repeat('x', 10000) FROM generate_series(1, 3000) i",
         "INSERT INTO numbers VALUES (0)",
     )
-    options = {"options": "-c wal_sender_timeout=300"}
+    options = {"options": "-c wal_sender_timeout=800"}
 
     async def by_task():
         async with await aio.connect_replication(replicated_here.url, **options) as replication:
@@ -139,8 +139,11 @@ def test_a_server_that_is_frozen_is_left_and_found_again(own_server):
     slot = replicated.slot()
     replicated.sql("INSERT INTO numbers VALUES (1)")
     with pg.connect_replication(replicated.url) as replication:
-        with replication.stream(slot, "everything", receive_timeout=0.3, resume=0.5) as stream:
+        limits = {"receive_timeout": LIMIT_S, "status_interval": 0.05}
+        with replication.stream(slot, "everything", **limits) as stream:
             assert numbers_of(stream.get(LIMIT_S)) == [1]
+            stream._core._receive_timeout = 0.3
+            stream._core._resume = 0.5
             own_server.freeze()
             try:
                 with pytest.raises(errors.OperationalError):
@@ -148,7 +151,7 @@ def test_a_server_that_is_frozen_is_left_and_found_again(own_server):
             finally:
                 own_server.thaw()
             replicated.sql("INSERT INTO numbers VALUES (2)")
-            stream._core._resume = LIMIT_S
+            stream._core._receive_timeout = stream._core._resume = LIMIT_S
             assert numbers_of(stream.get(LIMIT_S)) == [2]
     next(made, None)
 

@@ -79,11 +79,17 @@ def test_an_error_of_one_undoes_nothing_of_a_neighbour(run, connect, dsn):
     run(main())
 
 
+LOCK = 4711  # an advisory lock's: who waits for it does so until the test lets it go
+
+
 def test_given_up(run, connect):
+    locked = "SELECT 1 FROM pg_advisory_xact_lock($1)"
+
     async def main():
-        async with connect(shared=True) as c:
-            await c.fetchval("SELECT 1 FROM pg_sleep($1)", 0)
-            running = asyncio.create_task(_await(c.fetchval("SELECT 1 FROM pg_sleep($1)", 0.2)))
+        async with connect(shared=True) as c, connect() as other:
+            await c.fetchval(locked, 0)
+            await other.execute(f"SELECT pg_advisory_lock({LOCK})")
+            running = asyncio.create_task(_await(c.fetchval(locked, LOCK)))
             cancelled = asyncio.create_task(_await(c.fetchval("SELECT 2 FROM pg_sleep($1)", 0.05)))
             unsent = c.fetchval("SELECT 'never seen by the server'")
             await asyncio.sleep(0.01)
@@ -94,16 +100,19 @@ def test_given_up(run, connect):
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
             assert not running.done()
+            await other.execute(f"SELECT pg_advisory_unlock({LOCK})")
             assert await running == 1  # a neighbour is never cancelled
             assert await c.fetchval("SELECT 4") == 4
 
             c._window = 1
-            first = asyncio.create_task(_await(c.fetchval("SELECT 1 FROM pg_sleep($1)", 0.1)))
+            await other.execute(f"SELECT pg_advisory_lock({LOCK})")
+            first = asyncio.create_task(_await(c.fetchval(locked, LOCK)))
             await asyncio.sleep(0)
             waiting = asyncio.create_task(_await(c.execute("CREATE TABLE never (a int)")))
             await asyncio.sleep(0.01)
             waiting.cancel()  # it leaves the queue
             await asyncio.wait([waiting])
+            await other.execute(f"SELECT pg_advisory_unlock({LOCK})")
             assert await first == 1
             assert await c.fetchval("SELECT to_regclass('never')") is None
 

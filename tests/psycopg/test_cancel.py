@@ -175,11 +175,16 @@ def test_cancellations_that_race_the_result(run: Run, connect: Connect) -> None:
         pid = connection.info.backend_pid
         ended = {True: 0, False: 0}
         randomly = random.Random(7)
+        took = 0.0
+        for _ in range(5):
+            begun = time.monotonic()
+            await async_(connection.execute)("SELECT pg_sleep(0.002), %s::int", (0,))
+            took = max(took, time.monotonic() - begun)
         for n in range(200):
             task = asyncio.create_task(
                 async_(connection.execute)("SELECT pg_sleep(0.002), %s::int", (n,))
             )
-            await asyncio.sleep(randomly.random() * 0.006)
+            await asyncio.sleep(randomly.random() * 2 * took)
             task.cancel()
             with suppress(asyncio.CancelledError):
                 row = (await task).fetchone()
@@ -194,8 +199,10 @@ def test_cancellations_that_race_the_result(run: Run, connect: Connect) -> None:
 
 def test_a_greenlet_that_waits_for_its_turn_can_be_cancelled(run: Run, connect: Connect) -> None:
     async def main() -> None:
-        connection = await async_(connect)()
-        holder = asyncio.create_task(async_(connection.execute)("SELECT pg_sleep(0.3), 1"))
+        connection, other = await async_(connect)(), await async_(connect)()
+        await async_(other.execute)("SELECT pg_advisory_xact_lock(1)")
+        locked = "SELECT pg_advisory_xact_lock(1), 1"
+        holder = asyncio.create_task(async_(connection.execute)(locked))
         await asyncio.sleep(0.02)
         waiting = [asyncio.create_task(async_(connection.execute)("SELECT 2")) for _ in range(3)]
         await asyncio.sleep(0.02)
@@ -203,19 +210,23 @@ def test_a_greenlet_that_waits_for_its_turn_can_be_cancelled(run: Run, connect: 
         with pytest.raises(asyncio.CancelledError):
             await waiting[1]
         assert not holder.done()
+        await async_(other.rollback)()
         for task in (holder, waiting[0], waiting[2]):
             assert (await task).fetchone() is not None
 
     run(main())
 
 
-def test_cancel_from_another_greenlet(run: Run, connect: Connect) -> None:
+def test_cancel_from_another_greenlet(run: Run, connect: Connect, pg_query: Query) -> None:
     async def main() -> None:
         for how in ("cancel", "cancel_safe"):
             connection = await async_(connect)()
             pid = connection.info.backend_pid
             task = asyncio.create_task(async_(query)(connection))
-            await asyncio.sleep(0.05)
+            while pg_query("SELECT wait_event FROM pg_stat_activity WHERE pid = $1", pid) != [
+                ("PgSleep",)
+            ]:
+                await asyncio.sleep(0.005)
             await async_(getattr(connection, how))()
             with pytest.raises(psycopg.errors.QueryCanceled):
                 await task

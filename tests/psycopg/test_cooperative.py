@@ -33,17 +33,19 @@ def test_queries_of_many_greenlets_overlap(run: Run, connect: Connect) -> None:
         connection = connect()
         inside += 1
         most = max(most, inside)
-        row = connection.execute("SELECT pg_sleep(0.2), %s::int", (n,)).fetchone()
-        inside -= 1
-        assert row is not None
-        return int(row[1])
+        while True:  # until all have been inside at once
+            row = connection.execute("SELECT pg_sleep(0.05), %s::int", (n,)).fetchone()
+            assert row is not None
+            if most == 8:
+                inside -= 1
+                return int(row[1])
 
     async def main() -> list[int]:
         async with Ticker():
             return await asyncio.gather(*(query(n) for n in range(8)))
 
     assert run(main()) == list(range(8))
-    assert most == 8
+    assert inside == 0
 
 
 def server_side_cursor(connection: Connection) -> object:
@@ -333,7 +335,7 @@ def test_waits_leave_nothing_behind(run: Run, connect: Connect) -> None:
         objects, fds = len(gc.get_objects()), len(os.listdir("/dev/fd"))
         await query(10_000)
         gc.collect()
-        assert len(os.listdir("/dev/fd")) == fds
+        assert len(os.listdir("/dev/fd")) <= fds
         assert len(gc.get_objects()) < objects + 100
 
     connection = connect(autocommit=True)

@@ -91,7 +91,7 @@ def test_connecting_is_refused(run: Run, patched: None, pg_dsn: str) -> None:
 
 def test_a_connection_in_use_by_a_greenlet_is_refused(run: Run, connect: Connect) -> None:
     async def main() -> None:
-        task = asyncio.create_task(async_(connection.execute)("SELECT pg_sleep(0.2), 7"))
+        task = asyncio.create_task(async_(connection.execute)("SELECT pg_sleep(0.5), 7"))
         await asyncio.sleep(0.05)
         with pytest.raises(WouldBlockError):
             connection.commit()  # it would wait for its turn

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -13,6 +13,7 @@ from fix_progress import Ticker
 from psycopg_pool import ConnectionPool, NullConnectionPool, PoolTimeout
 
 from greenletio import WouldBlockError, async_
+from greenletio.green import threading as green_threading
 
 Pool = ConnectionPool[psycopg.Connection[Any]]
 
@@ -31,6 +32,29 @@ def query(pool: Pool, n: int, seconds: float = 0.02) -> int:
         return int(row[0])
 
 
+@asynccontextmanager
+async def all_in_use(pool: Pool) -> AsyncIterator[None]:
+    """Both connections of the pool are leased as long as the block runs."""
+    held = 0
+    let_go = green_threading.Event()
+
+    @async_
+    def hold() -> None:
+        nonlocal held
+        with pool.connection():
+            held += 1
+            let_go.wait()
+
+    holders = [asyncio.create_task(hold()) for _ in range(2)]
+    while held < 2:
+        await asyncio.sleep(0.001)
+    try:
+        yield
+    finally:
+        let_go.set()
+        await asyncio.gather(*holders)
+
+
 def test_clients_wait_for_a_connection_without_holding_the_loop(run: Run, pool: Pool) -> None:
     async def main() -> list[int]:
         async with Ticker():
@@ -41,12 +65,9 @@ def test_clients_wait_for_a_connection_without_holding_the_loop(run: Run, pool: 
 
 def test_a_client_gives_up_at_its_timeout(run: Run, pool: Pool) -> None:
     async def main() -> None:
-        async with Ticker():
-            holders = [asyncio.create_task(async_(query)(pool, n, 0.5)) for n in range(2)]
-            await asyncio.sleep(0.1)
+        async with all_in_use(pool), Ticker():
             with pytest.raises(PoolTimeout):
-                await async_(pool.getconn)(timeout=0.1)
-            await asyncio.gather(*holders)
+                await async_(pool.getconn)(timeout=0.2)
 
     run(main())
 
@@ -79,11 +100,9 @@ def test_waiting_for_the_pool_to_fill(run: Run, patched: None, pg_dsn: str) -> N
 
 def test_directly_in_a_loop_waiting_is_refused(run: Run, pool: Pool) -> None:
     async def main() -> None:
-        holders = [asyncio.create_task(async_(query)(pool, n, 0.3)) for n in range(2)]
-        await asyncio.sleep(0.1)
-        with pytest.raises(WouldBlockError):
-            pool.getconn()
-        await asyncio.gather(*holders)
+        async with all_in_use(pool):
+            with pytest.raises(WouldBlockError):
+                pool.getconn()
         assert await async_(query)(pool, 3) == 3
 
     run(main())

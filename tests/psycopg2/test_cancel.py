@@ -8,6 +8,7 @@ import textwrap
 
 import psycopg2
 import pytest
+from fix_postgres import ask
 from psycopg2.extensions import QueryCanceledError
 
 import greenletio
@@ -22,9 +23,9 @@ def contexts(exc):
 
 
 async def started(pg_query, conn):
-    """Until the server runs a query of this connection."""
-    sql = "SELECT state FROM pg_stat_activity WHERE pid = $1"
-    while pg_query(sql, conn.get_backend_pid()) != [("active",)]:
+    """Until the server is in the pg_sleep() of this connection's query."""
+    sql = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1"
+    while pg_query(sql, conn.get_backend_pid()) != [("PgSleep",)]:
         await asyncio.sleep(0.005)
 
 
@@ -245,8 +246,9 @@ def test_an_exception_thrown_into_the_wait(run, connect, fetch):
     assert run(main()) == 42
 
 
-def frozen_query(connection_url, fetch):
+def frozen_query(connection_url, fetch, made):
     conn = psycopg2.connect(connection_url)
+    made.append(conn)
     try:
         fetch(conn, "SELECT pg_sleep(60)")
     finally:
@@ -259,22 +261,24 @@ def test_a_server_that_does_not_answer(run, patched, own_server, fetch, ticking,
     greenletio.patch_psycopg2(cancel_timeout=0.5)
 
     async def main():
-        query = asyncio.ensure_future(async_(frozen_query)(own_server.url, fetch))
-        await asyncio.sleep(0.3)
+        made = []
+        query = asyncio.ensure_future(async_(frozen_query)(own_server.url, fetch, made))
+        while not made:
+            await asyncio.sleep(0.005)
+        await started(lambda *args: ask(own_server.url, *args), *made)
         getattr(own_server, how)()
         async with ticking() as ticker:
             query.cancel()
             with pytest.raises((asyncio.CancelledError, psycopg2.OperationalError)) as caught:
                 await query
-            await asyncio.sleep(0.05)
         assert any(isinstance(exc, psycopg2.OperationalError) for exc in contexts(caught.value))
         if how == "freeze":
             assert isinstance(caught.value, asyncio.CancelledError)
             reasons = " ".join(str(exc) for exc in contexts(caught.value))
             assert "did not end the cancelled query within 500 ms" in reasons
-        return ticker.steps
+            assert ticker.steps > 5
 
-    assert run(main()) > 5
+    run(main())
 
 
 def test_close_does_not_wait_for_a_frozen_server(run, patched, own_server):

@@ -37,7 +37,7 @@ def test_a_signal_handlers_timeout_error_cancels_the_query(connect, fetch):
     conn = connect()
     before = signal.signal(signal.SIGALRM, alarm)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(TimeoutError, match="alarm") as caught:
             fetch(conn, "SELECT pg_sleep(60)")
     finally:
@@ -56,7 +56,7 @@ def test_interrupted_while_an_exception_is_handled(run, connect, fetch):
         try:
             raise ValueError("being handled")
         except ValueError:
-            with greenletio.timeout(0.05):
+            with greenletio.timeout(0.3):
                 fetch(conn, "SELECT pg_sleep(60)")
 
     async def main():
@@ -99,7 +99,7 @@ def test_a_copy_whose_file_failed_is_cancelled(run, connect):
     assert not any(issubclass(type(thing), DiskFull) for thing in gc.get_objects())
 
 
-def test_an_asynchronous_connection_is_cancelled_in_a_running_loop(run, patched, pg_dsn):
+def test_an_asynchronous_connection_is_cancelled_in_a_running_loop(run, patched, pg_dsn, pg_query):
     """Asynchronous connections are psycopg2's own business: cancel() was refused there."""
 
     async def finished(conn):
@@ -111,7 +111,9 @@ def test_an_asynchronous_connection_is_cancelled_in_a_running_loop(run, patched,
         await finished(conn)
         cursor = conn.cursor()  # the connection does not keep it
         cursor.execute("SELECT pg_sleep(60)")
-        await asyncio.sleep(0.05)
+        at = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1"
+        while pg_query(at, conn.info.backend_pid) != [("PgSleep",)]:
+            pass
         conn.cancel()
         with pytest.raises(QueryCanceledError):
             await finished(conn)
@@ -201,7 +203,7 @@ def test_a_commit_that_was_done_before_its_cancellation_says_so(run, connect, fe
         await async_(conn.cursor().execute)("CREATE TABLE numbers (n int)")
         commit = asyncio.ensure_future(async_(conn.commit)())
         await asyncio.sleep(0)
-        time.sleep(0.2)  # holds the loop while the answer arrives
+        time.sleep(0.4)  # holds the loop while the answer arrives
         commit.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await commit

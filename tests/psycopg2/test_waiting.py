@@ -59,7 +59,7 @@ def test_without_a_loop_the_thread_blocks(connect, fetch):
 def test_spawned_greenlets_run_while_a_plain_program_waits(connect, fetch):
     steps = []
     green = greenletio.spawn(lambda: [steps.append(greenletio.sleep(0.01)) for _ in range(3)])
-    fetch(connect(), "SELECT pg_sleep(0.2)")
+    fetch(connect(), "SELECT pg_sleep(0.5)")
     assert len(steps) == 3
     green.join()
 
@@ -115,7 +115,7 @@ def test_a_connection_flagged_blocking_holds_the_loop(run, connect, fetch, ticki
             assert await async_(fetch)(conn, "SELECT 2 FROM pg_sleep(0.05)") == 2
             assert ticker.steps == 0
             greenletio.psycopg2_blocking(conn, False)
-            await async_(fetch)(conn, "SELECT 3 FROM pg_sleep(0.1)")
+            await async_(fetch)(conn, "SELECT 3 FROM pg_sleep(0.3)")
             assert ticker.steps > 2
         with pytest.raises(WouldBlockError):
             fetch(conn, "SELECT 1")

@@ -10,7 +10,7 @@ import struct
 import threading
 
 import pytest
-from fix_progress import Ticker
+from fix_progress import Ticker, connected_in_time
 
 import greenletio
 from greenletio import async_, pg
@@ -18,6 +18,7 @@ from greenletio.pg import aio, errors
 
 SLEEP = "SELECT pg_sleep(60)"
 TIMED_OUT = (TimeoutError, asyncio.TimeoutError)
+LIMIT_S = 30  # against a hang, not a measure
 SOON = 0.2  # seconds: what has a limit here has this one
 
 
@@ -73,11 +74,13 @@ def test_a_frozen_server_costs_its_own_time_only(run, frozen, system_server):
     async def main():
         async with Ticker():
             for connect in (aio.connect, async_(pg.connect)):
-                c = await connect(**both, connect_timeout=SOON)
+                c = await connected_in_time(
+                    lambda s, connect=connect: connect(**both, connect_timeout=s)
+                )
                 await (c.close() if connect is aio.connect else async_(c.close)())
 
     run(main())
-    pg.connect(**both, connect_timeout=SOON).close()
+    pg.connect(**both, connect_timeout=1).close()
 
 
 async def copy_in(c):
@@ -178,7 +181,7 @@ def test_a_limit_of_the_connection_in_sync_code(own_server, what):
     with pg.connect(own_server.url, command_timeout=SOON) as c:
         c.raw.cancel_timeout = SOON
         if what in ("commit", "rollback"):
-            c.execute("SELECT 1")
+            c.execute("SELECT 1", timeout=LIMIT_S)
         own_server.freeze()
         with pytest.raises(TimeoutError):
             if what == "copy":
