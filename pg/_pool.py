@@ -230,7 +230,11 @@ class Core:
                     yield from self._connect(slot, start + timeout - monotonic())
                 except (OperationalError, OSError, asyncio.TimeoutError) as exc:
                     if monotonic() >= start + timeout - ROUNDING:
-                        raise self._timed_out(timeout, exc) from exc
+                        if failure is None or not isinstance(
+                            exc, (asyncio.TimeoutError, TimeoutError)
+                        ):  # else it was cut short: what was wrong before says more
+                            failure = exc
+                        raise self._timed_out(timeout, failure) from failure
                     if not patient:
                         raise
                     failure = exc

@@ -176,7 +176,7 @@ def test_timeout_around(call):
     def sync():
         log = []
         with pytest.raises(TimeoutError):
-            with timeout(0.002):
+            with timeout(0.2):
                 with Group() as group:
                     group.spawn(sleeper, log, "a")
                     group.spawn(sleeper, log, "b")

@@ -320,7 +320,7 @@ def test_the_greenlet_of_a_waiting_call_is_switched_to_or_thrown_into(run, how):
 
         def sync():
             try:
-                greenletio.sleep(0.005)
+                greenletio.sleep(0.05)
                 return "good"
             finally:
                 log.append("finally")

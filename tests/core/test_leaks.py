@@ -221,7 +221,7 @@ LOOP = {
     "cancel await": lambda: cancelled(lambda: await_(asyncio.Event().wait())),
     "cancel waiter": lambda: cancelled(lambda: _core.Waiter().wait()),
     "cancel waiter with timeout": lambda: cancelled(lambda: _core.Waiter().wait(3600)),
-    "cancel join": lambda: cancelled(lambda: spawn(asyncio.sleep, 0).join()),
+    "cancel join": lambda: cancelled(lambda: spawn(sleep, 0).join()),
     "cancel nested": lambda: cancelled(lambda: nested_wait(5)),
     "refused": async_refuse,
     "gather": lambda: asyncio.gather(*[async_(sleep)(0) for _ in range(5)]),

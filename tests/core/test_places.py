@@ -126,7 +126,7 @@ def test_the_loop_goes_on_while_a_greenlet_waits(run, ticks, pair):
 
             def sync():
                 before = count[0]
-                assert not io.wait_readable(a, timeout=0.02)
+                assert not io.wait_readable(a, timeout=0.1)
                 return count[0] - before
 
             assert await async_(sync)() > 3
@@ -639,8 +639,8 @@ def test_plain_wait_is_ended_by_an_exception_of_a_signal_handler(pair):
             lambda: greenletio.sleep(30),
             lambda: _core.Waiter().wait(30),
         ):
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
             with pytest.raises(Alarm):
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
                 wait()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

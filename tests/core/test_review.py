@@ -162,7 +162,7 @@ def test_an_outer_scope_expires_after_a_swallowed_inner_one(run):
 
     def sync():
         with pytest.raises(TimeoutError):
-            with timeout(0.02):
+            with timeout(0.3):
                 with pytest.raises(asyncio.CancelledError):
                     with timeout(0.001):
                         try:
@@ -244,7 +244,7 @@ def test_a_scope_that_is_left_by_somebody_else(run):
 
     async def main():
         waiter = _core.Waiter()
-        limit = timeout(0.01)
+        limit = timeout(0.2)
 
         def sync():
             limit.__enter__()
@@ -253,7 +253,7 @@ def test_a_scope_that_is_left_by_somebody_else(run):
         task = asyncio.ensure_future(async_(sync)())
         await settle()
         limit.__exit__(None, None, None)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
         assert not task.done()
         waiter.set()
         assert await task is True
@@ -270,15 +270,15 @@ def test_timeout_in_a_call_that_is_driven_by_hand():
     def sync():
         with pytest.raises(TimeoutError):
             with timeout(0.01):
-                greenletio.sleep(2)
+                greenletio.sleep(30)
         with pytest.raises(TimeoutError):
             with timeout(0.01):
-                _core.Waiter().wait(2)
+                _core.Waiter().wait(30)
 
     start = time.monotonic()
     with pytest.raises(StopIteration):
         async_(sync)().send(None)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 20
 
 
 def test_await_a_waiter_in_plain_code():

@@ -35,7 +35,7 @@ def test_it_expires(call, pair):
             lambda: io.wait_any([pair[0]], []),
             lambda: _core.Waiter().wait(),
             lambda: await_(asyncio.sleep(3600)),
-            lambda: greenletio.spawn(greenletio.sleep, 0.05).join(),
+            lambda: greenletio.spawn(greenletio.sleep, 0.5).join(),
         ):
             with pytest.raises(TimeoutError):
                 with timeout(0.002) as limit:
@@ -200,7 +200,7 @@ def test_outer_expires_while_the_inner_cleans_up(call):
     def sync():
         log = []
         with pytest.raises(TimeoutError):
-            with timeout(0.01) as outer:
+            with timeout(0.3) as outer:
                 with pytest.raises(asyncio.CancelledError):
                     with timeout(0.001) as inner:
                         try:
@@ -582,9 +582,9 @@ def test_reschedule_from_another_task_while_it_waits(run):
         limits.clear()
 
         def in_time():
-            with timeout(0.005) as limit:
+            with timeout(0.3) as limit:
                 limits.append(limit)
-                greenletio.sleep(0.02)
+                greenletio.sleep(0.4)
             return "in time"
 
         task = asyncio.ensure_future(async_(in_time)())

@@ -181,7 +181,7 @@ def test_other_tasks_run_while_it_waits(pair):
 
             def sync():
                 before = turns[0]
-                assert io.wait_readable(a, timeout=0.02) is False
+                assert io.wait_readable(a, timeout=0.1) is False
                 return turns[0] - before
 
             assert await async_(sync)() > 3

@@ -110,8 +110,8 @@ def test_ctrl_c_interrupts_a_thread_that_blocks(make: Any) -> None:
     wait, give = make()
     main = std.get_ident()
     ready = std.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
-    ready.start()
     with pytest.raises(KeyboardInterrupt):
+        ready.start()
         wait()
     ready.join()
     give()  # the interrupted one has left the line

@@ -5,20 +5,21 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import sqlalchemy
 from fix_loops import Run, new_loop
 from fix_postgres import OwnServer, Query
-from fix_progress import Ticker
+from fix_progress import Ticker, settle
 from sqlalchemy import Engine, event, exc, text
 from sqlalchemy.pool import QueuePool
 
 from greenletio import WouldBlockError, async_, sleep, timeout
+from greenletio.green import threading as green_threading
 from greenletio.integrations.sqlalchemy import GreenQueuePool
 
 MakeEngine = Callable[..., Engine]
@@ -54,6 +55,27 @@ def check_whole(engine: Engine, pg_query: Query) -> None:
     give_up = time.monotonic() + LIMIT_S
     while pg_query(ON_SERVER) != [(idle,)]:
         assert time.monotonic() < give_up, (pg_query(ON_SERVER), pool.status())
+
+
+@asynccontextmanager
+async def held(engine: Engine) -> AsyncIterator[None]:
+    """One of its connections is checked out as long as the block runs."""
+    has_one, let_go = asyncio.Event(), green_threading.Event()
+
+    @async_
+    def hold() -> None:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+            has_one.set()
+            let_go.wait()
+
+    holder = asyncio.create_task(hold())
+    await has_one.wait()
+    try:
+        yield
+    finally:
+        let_go.set()
+        await holder
 
 
 def test_checkouts_wait_without_holding_the_loop(
@@ -102,14 +124,11 @@ def test_the_first_connections_initialize_at_once(run: Run, make_engine: MakeEng
 
 def test_it_times_out_as_queue_pool_does(run: Run, make_engine: MakeEngine) -> None:
     async def main() -> None:
-        engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0.1)
-        holder = asyncio.create_task(async_(query)(engine, 1, 0.5))
-        await asyncio.sleep(0.1)
-        async with Ticker():
+        engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0.2)
+        async with held(engine), Ticker():
             with pytest.raises(exc.TimeoutError, match="QueuePool limit of size 1") as caught:
                 await async_(query)(engine, 2)
         assert caught.value.code == "3o7r"
-        assert await holder == 1
         assert await async_(query)(engine, 3) == 3
 
     run(main())
@@ -126,11 +145,9 @@ def test_without_a_timeout_it_waits_on(run: Run, make_engine: MakeEngine) -> Non
 def test_a_timeout_of_zero_does_not_wait(run: Run, make_engine: MakeEngine) -> None:
     async def main() -> None:
         engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0)
-        holder = asyncio.create_task(async_(query)(engine, 1, 0.2))
-        await asyncio.sleep(0.05)
-        with pytest.raises(exc.TimeoutError):
-            await async_(query)(engine, 2)
-        assert await holder == 1
+        async with held(engine):
+            with pytest.raises(exc.TimeoutError):
+                await async_(query)(engine, 2)
 
     run(main())
 
@@ -284,15 +301,13 @@ def test_plain_threads_alone(make_engine: MakeEngine) -> None:
 def test_cancelled_in_the_queue(run: Run, make_engine: MakeEngine, pg_query: Query) -> None:
     async def main() -> None:
         engine = make_engine(pool_size=1, max_overflow=0)
-        holder = asyncio.create_task(async_(query)(engine, 0, 0.3))
-        await asyncio.sleep(0.1)
-        waiting = [asyncio.create_task(async_(query)(engine, n)) for n in range(1, 4)]
-        await asyncio.sleep(0.02)
-        waiting[1].cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting[1]
-        assert not holder.done()
-        assert [await task for task in (holder, waiting[0], waiting[2])] == [0, 1, 3]
+        async with held(engine):
+            waiting = [asyncio.create_task(async_(query)(engine, n)) for n in range(1, 4)]
+            await settle()
+            waiting[1].cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting[1]
+        assert [await task for task in (waiting[0], waiting[2])] == [1, 3]
         check_whole(engine, pg_query)
 
     run(main())
@@ -430,11 +445,9 @@ def test_directly_in_a_loop(run: Run, make_engine: MakeEngine) -> None:
             engine.raw_connection()  # there is none yet, and to connect is to wait
         first = await async_(pid)(engine)
         engine.raw_connection().close()  # neither checking out nor in has to wait
-        holder = asyncio.create_task(async_(query)(engine, 1, 0.2))
-        await asyncio.sleep(0.05)
-        with pytest.raises(WouldBlockError, match="test_sqlalchemy_pool.py"):
-            engine.raw_connection()
-        assert await holder == 1
+        async with held(engine):
+            with pytest.raises(WouldBlockError, match="test_sqlalchemy_pool.py"):
+                engine.raw_connection()
         with pytest.raises(WouldBlockError, match=r"\bpid\b.*test_sqlalchemy_pool.py"):
             pid(engine)
         assert await async_(pid)(engine) == first
@@ -478,15 +491,12 @@ def test_a_forgotten_connection_is_closed(
 def test_dispose_lets_those_who_wait_connect(run: Run, make_engine: MakeEngine) -> None:
     async def main() -> None:
         engine = make_engine(pool_size=1, max_overflow=0)
-        holder = asyncio.create_task(async_(query)(engine, 1, 1))
-        await asyncio.sleep(0.1)
-        waiting = asyncio.create_task(async_(query)(engine, 2))
-        await asyncio.sleep(0.02)
-        await async_(engine.dispose)()
-        assert await waiting == 2
-        assert not holder.done()
-        assert await async_(query)(engine, 3) == 3
-        assert await holder == 1
+        async with held(engine):
+            waiting = asyncio.create_task(async_(query)(engine, 2))
+            await settle()
+            await async_(engine.dispose)()
+            assert await waiting == 2
+            assert await async_(query)(engine, 3) == 3
 
     run(main())
 

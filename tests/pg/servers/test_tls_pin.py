@@ -177,7 +177,7 @@ def test_a_key_that_changes(options, certificate, system_server):
             assert first.tls.certificate.pin == pin
             with system_server.certificate(system_server.authority.issue_cert("localhost")):
                 with pytest.raises(pg.PoolTimeout, match="none of tls_pin"):
-                    pool.getconn(timeout=1)
+                    pool.getconn(timeout=2)
                 assert first.execute("SELECT 1").fetchone() == (1,)
 
     async def main():
