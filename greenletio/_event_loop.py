@@ -423,10 +423,25 @@ def _reap(pid: int) -> int | None:
 # There, the C half leaves these to asyncio, whose checks and tracebacks are meant to be seen; and
 # wherever arguments are given by keyword, or are wrong.
 call_soon = base_events.BaseEventLoop.call_soon
-call_soon_threadsafe = base_events.BaseEventLoop.call_soon_threadsafe
 create_task = base_events.BaseEventLoop.create_task
 add_reader = unix_events.SelectorEventLoop.add_reader
 add_writer = unix_events.SelectorEventLoop.add_writer
+
+
+def call_soon_threadsafe(
+    self: EventLoop,
+    callback: Callable[..., object],
+    *args: Any,
+    context: Context | None = None,
+) -> asyncio.Handle:
+    # asyncio's own puts it into a queue that is not ours, since Python 3.14.
+    if self._debug:
+        self._check_callback(callback, "call_soon_threadsafe")
+    handle = self._call_soon(callback, args, context)
+    if handle._source_traceback:
+        del handle._source_traceback[-1]
+    self._write_to_self()
+    return handle
 
 
 def call_later(

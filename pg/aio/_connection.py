@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import sys
 import traceback
@@ -138,14 +139,14 @@ class Connection(
         except RuntimeError:
             function(*args)
             return
-        if asyncio.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(function):
             _keep(loop.create_task(function(*args)))
         else:
             loop.call_soon(function, *args)
 
     def _call_now(self, function: Callable[..., Any], *args: Any) -> None:
         """Call it before whoever waits for the query that it is about goes on."""
-        if asyncio.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(function):
             self._call(function, *args)
             return
         try:

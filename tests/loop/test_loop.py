@@ -184,6 +184,20 @@ def test_the_loop_is_closed_by_what_is_asked_for_the_delay(loop):
         loop.call_later(Delay(), print)
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_other_threads_are_heard_by_keyword_and_in_debug_mode(run, debug):
+    """Python 3.14 has its own handles for them, which it puts into a queue of its own."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        assert await loop.run_in_executor(None, int, "7") == 7
+        heard = asyncio.Event()
+        threading.Thread(target=lambda: loop.call_soon_threadsafe(callback=heard.set)).start()
+        await asyncio.wait_for(heard.wait(), 30)
+
+    run(main(), debug=debug)
+
+
 # --- in the middle of things ----------------------------------------------------------------------
 
 
