@@ -388,6 +388,38 @@ def test_hstore() -> None:
     get_hstore_oids.cache_clear()
 
 
+def test_the_columns_of_a_table_have_the_names_of_their_types() -> None:
+    from greenletio.integrations.django.introspection import Described
+
+    with connection.cursor() as cursor:
+        described = connection.introspection.get_table_description(cursor, "things_thing")
+        assert [column.name for column in described][:3] == ["id", "name", "price"]
+        cursor.execute("SELECT 1::bigint, '{a}'::text[], NULL::things_thing[] LIMIT 0")
+        types = connection.connection.adapters.types
+        names = [column.type_display for column in Described(cursor, types).description]
+        assert names[0] == "int8"
+        assert names[2].isdigit()  # psycopg knows nothing of it
+
+
+def test_a_pool_s_check_is_the_settings_own() -> None:
+    checked: list[Any] = []
+    connections.settings["default"].update(
+        OPTIONS={**OPTIONS, "pool": {"max_size": 1, "check": checked.append}},
+        CONN_HEALTH_CHECKS=True,
+    )
+    try:
+        connection.close()
+        connection.close_pool()
+        del connections["default"]
+        for _ in range(2):
+            assert Thing.objects.count() == 0
+            connection.close()
+        assert checked
+    finally:
+        connection.close_pool()
+        connections.settings["default"]["CONN_HEALTH_CHECKS"] = False
+
+
 def test_a_base_method_that_is_replaced_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Django's SimpleTestCase does to forbid threads their queries."""
     from django.db.backends.base.base import BaseDatabaseWrapper

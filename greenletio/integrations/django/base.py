@@ -26,6 +26,7 @@ from greenletio.integrations.django import _connections
 from greenletio.integrations.django._connection import Connection, dress
 from greenletio.integrations.django.creation import DatabaseCreation
 from greenletio.integrations.django.features import DatabaseFeatures
+from greenletio.integrations.django.introspection import DatabaseIntrospection
 from greenletio.integrations.django.operations import DatabaseOperations
 
 __all__ = ("DatabaseWrapper",)
@@ -52,6 +53,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     Database = pg
     creation_class = DatabaseCreation
     features_class = DatabaseFeatures
+    introspection_class = DatabaseIntrospection
     ops_class = DatabaseOperations
     _connection_pools: dict[str, pg.Pool] = {}
 
@@ -82,11 +84,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
         for name in NOT_THE_POOLS:
             wanted.pop(name, None)
         params = self._connect_params(self.get_connection_params())
-        checks = self.settings_dict["CONN_HEALTH_CHECKS"]
+        if self.settings_dict["CONN_HEALTH_CHECKS"]:
+            wanted.setdefault("check", pg.Pool.check_connection)
         return pg.Pool(
             kwargs={**params, "autocommit": True},
             open=False,
-            check=pg.Pool.check_connection if checks else None,
             name=f"of Django's {self.alias!r}",
             **wanted,
         )
