@@ -28,7 +28,7 @@ Target = str | os.PathLike[str] | IO[bytes] | Callable[[bytes], Any]
 class LargeObject(io.RawIOBase):
     """What ``connection.lo_open()`` gives: a binary file, by the conventions of Python's.
 
-    It reads ahead and writes behind, a megabyte at a time: what was written is at the server
+    It reads ahead and writes behind, half a megabyte at a time: what was written is at the server
     after flush() or close(), and an error of it may be raised by a later call. It is open until its
     transaction ends; then ProgrammingError. For lines, wrap it in an io.BufferedReader. Calls wait
     as those of the connection do.

@@ -25,7 +25,7 @@ Target = str | os.PathLike[str] | IO[bytes] | Callable[[bytes], Awaitable[Any]]
 class LargeObject:
     """What ``await connection.lo_open()`` gives: a binary file whose methods are awaited.
 
-    It reads ahead and writes behind, a megabyte at a time: what was written is at the server
+    It reads ahead and writes behind, half a megabyte at a time: what was written is at the server
     after flush() or close(), and an error of it may be raised by a later call. It is open until its
     transaction ends; then ProgrammingError. ``async for`` gives its bytes in pieces. A call that is
     cancelled while it waits fails the transaction, as every query does.

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import io
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,36 @@ def test_offsets_have_64_bits(sync):
             with sync.lo_open(oid, "r+b") as f:
                 f.seek(2**62)
                 f.write(b"x")
+
+
+def test_reading_ahead_is_not_seen(sync):
+    """Many blocks, read in turn, with seeks and writes in between."""
+    chance = random.Random(1)
+    model = bytearray(chance.randbytes(11 * CHUNK + 77))
+    oid = sync.lo_create()
+    with sync.lo_open(oid, "w+b") as f:
+        f.write(model)
+        f.seek(0)
+        at = 0
+        for _ in range(120):
+            what = chance.randrange(12)
+            if what == 0:
+                at = chance.choice((0, CHUNK, 9 * CHUNK - 5, chance.randrange(len(model) + 9)))
+                f.seek(at)
+            elif what == 1 and at <= len(model):
+                data = chance.randbytes(chance.choice((1, 5000, CHUNK + 1)))
+                f.write(data)
+                model[at : at + len(data)] = data
+                at += len(data)
+            else:
+                size = chance.choice((1, 300_000, CHUNK, 3 * CHUNK))
+                got = f.read(size)
+                assert got == model[at : at + size]
+                at += len(got)
+        f.seek(0)
+        assert f.read() == model
+        assert f.read() == b""
+    sync.lo_unlink(oid)
 
 
 def test_files_and_iterables_come_in_and_go_out(use, tmp_path):
