@@ -25,12 +25,15 @@ from greenletio.pg._pgoutput import Sink, UnknownTypes
 
 __all__ = ("TestDecoding",)
 
-_NAME = r'(?:"(?:[^"]|"")*"|[^\s".,:\[]+)'
+# There is one way to read each: what fits none must not be tried in every way that there is.
+_QUOTED = r'"[^"]*(?:""[^"]*)*"(?!")'
+_NAME = rf'(?:{_QUOTED}|[^\s".,:\[]+)'
 _TABLE = re.compile(rf"({_NAME})\.({_NAME})")
-_CHANGE = re.compile(rf"table ((?:{_NAME}\.{_NAME}(?:, )?)+): (INSERT|UPDATE|DELETE|TRUNCATE):")
+_TABLES = rf"{_NAME}\.{_NAME}(?:, {_NAME}\.{_NAME})*"
+_CHANGE = re.compile(rf"table ({_TABLES}): (INSERT|UPDATE|DELETE|TRUNCATE):")
 _FIELD = re.compile(
-    rf" ({_NAME})\[((?:[^\]\"]|\"(?:[^\"]|\"\")*\"|\[\])*)\]:"
-    r"(null|unchanged-toast-datum|B?'(?:[^']+|'')*'|[^\s']+)"
+    rf" ({_NAME})\[((?:[^\]\"]|{_QUOTED}|\[\])*)\]:"
+    r"(null|unchanged-toast-datum|B?'[^']*(?:''[^']*)*'(?!')|[^\s']+)"
 )
 _MESSAGE = re.compile(rb"message: transactional: ([01]) prefix: (.*?), sz: (\d+) content:", re.S)
 _BEGIN = re.compile(r"BEGIN (\d+)")

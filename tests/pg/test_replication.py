@@ -13,6 +13,8 @@ from fix_replication import AT_ONCE, numbers_of
 
 from greenletio import _pg, pg
 from greenletio.pg import LSN, UNCHANGED, _process, aio, errors
+from greenletio.pg._pgoutput import PgOutput
+from greenletio.pg._test_decoding import TestDecoding
 
 LIMIT_S = 30  # against a hang, not a measure
 
@@ -536,3 +538,42 @@ def test_a_row_that_is_cut_short_is_refused():
         reader.read(memoryview(row), 0)
     with pytest.raises(ZeroDivisionError):
         _pg.RowReader(names, codecs, lambda codec, data: 1 / 0, None).read(row, 2)
+
+
+class Sink:
+    """What is told of is not looked at."""
+
+    def begin(self, *args):
+        return True
+
+    change = commit = origin = single = begin
+
+
+def test_malformed_messages_are_refused():
+    """Text that did not end was read in every way that there is: for years."""
+    decoder = TestDecoding(Sink(), {"text": _pg.BUILTIN[25]}.get)
+    head = b"table public.t: INSERT: a[text]:'"
+    decoder.feed(head + b"it''s'''", 1)
+    for wrong in (
+        b"",
+        b"BEGIN",
+        b"BEGIN x",
+        b"\xff",
+        head,
+        head + b"x" * 200,
+        head + b"'" * 200,
+        head + b"x'y" * 100,
+        b"table public.t: INSERT: a[" + b'"' * 201,
+        b"table " + b'"' * 201,
+        b"table " + b"a.bc" * 100,
+        b"table " + b"a.b, " * 100,
+        b"message: transactional: 1 prefix: " + b", sz: 1" * 100,
+    ):
+        with pytest.raises(errors.InternalError):
+            decoder.feed(wrong, 1)
+    decoder = PgOutput(Sink(), _pg.BUILTIN.get, True)
+    decoder.feed(b"B" + struct.pack(">QqI", 16, 0, 9), 1)
+    late = b"B" + struct.pack(">QqI", 16, 2**62, 9)
+    for wrong in (b"", b"?", b"B", late, b"I\0\0\0\7N", b"R"):
+        with pytest.raises(errors.InternalError):
+            decoder.feed(wrong, 1)
