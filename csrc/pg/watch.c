@@ -68,9 +68,9 @@ watch_fd(GioPgWatch *w, int fd, int event, PyObject *add, PyObject *remove, int 
          int *armed)
 {
     if ((want & bit) && !(*armed & bit)) {
+        *armed |= bit; /* already: who closes it meanwhile, in another thread, leaves it open */
         if (add_fd(w, add, fd, event) < 0)
             PyErr_WriteUnraisable((PyObject *)w);
-        *armed |= bit;
     }
     else if (!(want & bit) && (*armed & bit)) {
         remove_fd(w, remove, fd);

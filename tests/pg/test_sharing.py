@@ -260,3 +260,27 @@ def test_nothing_is_begun_on_a_connection_that_is_being_dropped(dsn, monkeypatch
     c.terminate()
     assert [type(exc) for exc in found] == [errors.ConnectionClosed]
     assert c.is_closed() and not c._busy
+
+
+def test_closed_while_a_loop_registers_it(dsn):
+    """The loop's add_reader() is Python: another thread has its turn within."""
+    c = asyncio.run(aio.connect(dsn))
+    closed = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def add_reader(self, fd, *args):
+            if not closed and fd == c._fd:
+                in_threads([c.terminate])
+                os.fstat(fd)  # still open
+                closed.append(fd)
+            return super().add_reader(fd, *args)
+
+    async def main():
+        with pytest.raises((errors.ConnectionClosed, errors.ConnectionDoesNotExist)):
+            await c.fetchval("SELECT 1")
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(closed[0])
+
+    with contextlib.closing(Loop()) as loop:
+        loop.run_until_complete(main())
