@@ -248,7 +248,7 @@ def test_no_descriptor_is_left(green: Any) -> None:
         before = std.listdir("/proc/self/fd")
         for _ in range(5):
             subprocess.run(["cat"], input=b"x", stdout=subprocess.PIPE)
-        assert len(std.listdir("/proc/self/fd")) == len(before)
+        assert len(std.listdir("/proc/self/fd")) <= len(before)
 
     green(main)
 
@@ -404,7 +404,7 @@ def test_the_pool_is_bounded_and_its_size_can_be_set(green: Any) -> None:
         with lock:
             running += 1
             most = max(most, running)
-        std_time.sleep(0.005)
+        std_time.sleep(0.02)
         with lock:
             running -= 1
 

@@ -28,7 +28,7 @@ revision, down_revision = "1", None
 def upgrade():
     columns = [sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text)]
     op.create_table("fruit", *columns)
-    op.execute("SELECT pg_sleep(0.1)")
+    op.execute("SELECT pg_sleep(0.3)")
 
 def downgrade():
     op.drop_table("fruit")

@@ -137,8 +137,8 @@ def test_a_slow_application_holds_the_client(run: Any, serving: Any) -> None:
     async def main() -> None:
         async with serving(app) as (client, url):
             asked = asyncio.ensure_future(client.post(url, data=chunks()))
-            before = -1
-            while before != given:
+            before = 0
+            while before != given or not given:
                 before = given
                 await asyncio.sleep(0.1)
             assert 0 < given < 50

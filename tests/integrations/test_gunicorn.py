@@ -237,12 +237,12 @@ def test_requests_that_outlast_a_graceful_stop_are_cancelled(gunicorn: Any, tmp_
 
 
 def test_only_a_held_loop_gets_the_worker_killed(gunicorn: Any, tmp_path: Path) -> None:
-    server, go = gunicorn("--timeout", "1"), tmp_path / "go"
+    server, go = gunicorn("--timeout", "2"), tmp_path / "go"
     pid = server.get("/pid")
     with ThreadPoolExecutor(2) as threads:
         held = threads.submit(server.get, f"/hold?{go}")
         server.until(lambda: server.get("/most") == b"1 1")
-        for _ in range(25):  # more than two of the timeouts, while a request hangs
+        for _ in range(45):  # more than two of the timeouts, while a request hangs
             time.sleep(0.1)
             assert server.get("/pid") == pid
         assert not server.said("WORKER TIMEOUT")

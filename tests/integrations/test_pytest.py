@@ -340,7 +340,7 @@ BLOCKS = """
     import pytest_asyncio  # noqa
 
     def deep():
-        time.sleep(0.5)  # the line
+        time.sleep(0.8)  # the line
 
     @pytest.mark.greenletio
     def test_green_blocks(no_blocking):
@@ -349,7 +349,7 @@ BLOCKS = """
 
     @pytest.mark.greenletio
     def test_green_does_not(no_blocking):
-        sleep(0.5)
+        sleep(0.8)
 
     @pytest.mark.asyncio
     async def test_task_blocks(no_blocking):
@@ -358,7 +358,7 @@ BLOCKS = """
 
     @pytest.mark.asyncio
     async def test_task_does_not(no_blocking):
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.8)
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -368,9 +368,9 @@ BLOCKS = """
 
 
 def test_what_holds_the_loop_fails_the_test_with_its_line(run_tests: RunTests) -> None:
-    result = run_tests(BLOCKS, ini="greenletio_blocking_threshold = 0.2", alone=True)
+    result = run_tests(BLOCKS, ini="greenletio_blocking_threshold = 0.4", alone=True)
     result.assert_outcomes(passed=2, failed=3)
-    line = (PRELUDE + textwrap.dedent(BLOCKS)).splitlines().index("    time.sleep(0.5)  # the line")
+    line = (PRELUDE + textwrap.dedent(BLOCKS)).splitlines().index("    time.sleep(0.8)  # the line")
     for name in ("test_green_blocks", "test_task_blocks", "test_anyio_blocks"):
         result.stdout.fnmatch_lines(
             [
@@ -379,7 +379,7 @@ def test_what_holds_the_loop_fails_the_test_with_its_line(run_tests: RunTests) -
                 f'  File "*.py", line *, in {name} *',
                 "    deep()",
                 f'  File "*.py", line {line}, in deep *',
-                "    time.sleep(0.5)  # the line",
+                "    time.sleep(0.8)  # the line",
             ]
         )
     assert "_pytest/" not in result.stdout.str()

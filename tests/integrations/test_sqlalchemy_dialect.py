@@ -136,7 +136,7 @@ def test_the_asyncio_api(url: sa.URL, run: Any) -> None:
 
             async def wait() -> None:
                 async with engine.connect() as connection:
-                    await connection.execute(sa.text("SELECT pg_sleep(0.1)"))
+                    await connection.execute(sa.text("SELECT pg_sleep(0.3)"))
 
             await asyncio.gather(*(wait() for _ in range(5)))
         await engine.dispose()

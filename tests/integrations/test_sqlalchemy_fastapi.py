@@ -36,7 +36,7 @@ def test_books_are_stored_and_listed(base_url: str) -> None:
 def test_requests_that_wait_for_the_database_overlap(base_url: str) -> None:
     async def main() -> None:
         async with httpx.AsyncClient(base_url=base_url, timeout=LIMIT_S) as client:
-            answers = await asyncio.gather(*(client.get("/sleep/0.5") for _ in range(8)))
+            answers = await asyncio.gather(*(client.get("/sleep/1.5") for _ in range(8)))
             assert max(answer.json()["connections_in_use"] for answer in answers) == 8
 
     asyncio.run(main())
@@ -47,7 +47,7 @@ def test_a_client_that_goes_away_costs_nothing(base_url: str) -> None:
         async with httpx.AsyncClient(base_url=base_url, timeout=LIMIT_S) as client:
             for _ in range(3):
                 with pytest.raises(httpx.ReadTimeout):
-                    await client.get("/sleep/1", timeout=0.2)
+                    await client.get("/sleep/1", timeout=httpx.Timeout(LIMIT_S, read=0.2))
             answers = await asyncio.gather(*(client.get("/sleep/0.1") for _ in range(30)))
             assert [answer.status_code for answer in answers] == [200] * 30
 

@@ -26,8 +26,8 @@ def soon():
 
 
 def attempt(where, fn):
-    soon()
     try:
+        soon()
         fn()
     except KeyboardInterrupt:
         print(f"{where}: KeyboardInterrupt")

@@ -616,7 +616,7 @@ def test_closing_with_everything_pending(how, debug):
     for sock in keep:
         sock.close()
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert len(os.listdir("/proc/self/fd")) <= fds
 
 
 def test_a_closed_loop_refuses(loop):

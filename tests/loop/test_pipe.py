@@ -233,7 +233,7 @@ def test_a_loop_that_closes_before_its_subprocess_ends(make_loop, monkeypatch, c
     closed_early()
     before = len(os.listdir("/proc/self/fd"))
     closed_early()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     messages = [record.message for record in caplog.records]
     assert len([text for text in messages if "loop was closed" in text]) == (0 if pidfds else 2)
 

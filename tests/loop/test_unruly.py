@@ -185,4 +185,4 @@ def test_each_connection_is_made_and_lost_once(run, contexts, number, secure, de
     assert [each for each in run.reported if not expected(each.get("exception"))] == []
     run.reported.clear()
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -73,7 +73,6 @@ def test_pg8000(client: Any, pg_dsn: str, silent: Any) -> None:
 
         def slow(i):
             connection = pg8000.dbapi.connect(**server, timeout=0.5)
-            meet()
             connection.cursor().execute("SELECT pg_sleep(60)")
         timing_out(slow, late)
         """,
