@@ -142,7 +142,7 @@ def test_a_standby_that_lags_is_not_read(cluster, monkeypatch):
 
 def test_what_was_written_just_now_is_no_lag(cluster, monkeypatch):
     """The last transaction that it has replayed is old then."""
-    monkeypatch.setattr(_pool_roles, "SOON", (0.01,) * 400)
+    monkeypatch.setattr(_pool_roles, "SOON", (0.0001,) * 100_000)
     make_table(cluster, "t (a int)")
     time.sleep(0.5)  # so long nobody writes
     resume = threading.Timer(0.2, ask, (cluster.standby.url, "SELECT pg_wal_replay_resume()"))
