@@ -70,7 +70,7 @@ def test_trust_on_first_use(system_server, tmp_path):
 def test_a_shop_that_follows_its_servers(cluster):
     hosts = ",".join(f"127.0.0.1:{port}" for port in cluster.ports)
     url = f"postgresql://postgres:{cluster.password}@{hosts}/postgres"
-    done = run("pg_failover.py", url, "40")
+    done = run("pg_failover.py", url, "40", "60")
     assert (done.stdout, done.stderr) == ("40 orders, read on a standby\n", "")
     cluster.fail_over()
     done = run("pg_failover.py", url, "20")
