@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import resource
 from typing import Any
@@ -44,7 +43,6 @@ class Columns:
 
     async def _ready(self, table: str) -> tuple[Any, str]:
         """A connection to a server that has the table, and its query."""
-        importlib.import_module("pyarrow")  # all have it before their memory is looked at
         connection = await self._open(os.environ["DATABASE_URL"])
         name, query = _names(table)
         rows = int(os.environ.get("BENCH_COLUMNS_ROWS", ROWS))
@@ -68,6 +66,7 @@ class Columns:
     async def memory(self, meter: Meter, n: int, table: str) -> int:
         """How many bytes more than before the process had at most."""
         connection, query = await self._ready(table)
+        await self._fetch(connection, f"{query} LIMIT 10")  # all that is imported for that is there
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for count in meter.phases(n):
             for _ in range(count):
