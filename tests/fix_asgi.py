@@ -18,6 +18,13 @@ from greenletio.integrations.asgi import as_asgi
 LIMIT_S = 30  # against a hang, not a measure
 
 
+async def status_of(client: aiohttp.ClientSession, url: str) -> int:
+    """The status of an answer that was read to its end."""
+    async with client.get(url) as answer:
+        await answer.read()
+        return answer.status
+
+
 @pytest.fixture(params=["uvicorn", "hypercorn", "granian"])
 def serving(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
     """`async with serving(wsgi_app) as (client, url)`: it is served, in this loop."""

@@ -8,6 +8,7 @@ from wsgiref.validate import validator
 
 import aiohttp
 import pytest
+from fix_asgi import status_of
 from fix_progress import Ticker
 
 from greenletio import sleep
@@ -245,10 +246,7 @@ def test_so_many_at_once_and_no_more(run: Any, serving: Any) -> None:
         async with serving(as_asgi(app, limit=2)) as (client, url):
 
             async def ask(name: str) -> int:
-                async with client.get(f"{url}/{name}") as response:
-                    await response.read()
-                    status: int = response.status
-                    return status
+                return await status_of(client, f"{url}/{name}")
 
             held = [asyncio.ensure_future(ask("held")) for _ in range(2)]
             while len(order) < 2:

@@ -15,6 +15,7 @@ import aiohttp
 import httpx
 import pytest
 from fastapi import BackgroundTasks, Body, Depends, FastAPI, HTTPException, Request
+from fix_asgi import status_of
 from fix_progress import Ticker
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -388,10 +389,7 @@ def test_so_many_at_once_and_no_more(run: Any, serving: Any) -> None:
         async with serving(app) as (client, url):
 
             async def ask(name: str) -> int:
-                async with client.get(f"{url}/{name}") as answer:
-                    await answer.read()
-                    status: int = answer.status
-                    return status
+                return await status_of(client, f"{url}/{name}")
 
             held = [asyncio.ensure_future(ask("held")) for _ in range(2)]
             while len(order) < 2:
