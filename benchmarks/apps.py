@@ -2,9 +2,10 @@
 
 One application (five queries, a template, JSON) in Flask and in FastAPI, with SQLAlchemy's ORM and
 without, served in each of the ways that its users have. All have one worker process, ten database
-connections and the same versions. The clients are wrk's, which has to be installed: requests per
-second, the latencies that half and 99 % of the requests keep to, the proportional set size of all
-of the server's processes, and their CPU time. A server is started anew in each round.
+connections (`shared=1` has one) and the same versions. The clients are wrk's, which has to be
+installed: requests per second, the latencies that half and 99 % of the requests keep to, the
+proportional set size of all of the server's processes, and their CPU time. A server is started anew
+in each round.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ UVLOOP = (*UVICORN, "--log-level", "warning", "--timeout-keep-alive", "60", "--l
 OURS = (*UVLOOP[:-1], "greenletio:new_event_loop")
 WORKER = (*GUNICORN, "--log-level", "warning", "--keep-alive", "60")
 PSYCOPG2, DIALECT = "postgresql+psycopg2", "postgresql+greenletio"
+AIO = "greenletio.pg.aio"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,8 @@ CONTENDERS = {
         "fastapi", "SQLAlchemy's asyncio, greenletio", OURS, "fastapi_async:app", DIALECT
     ),
     "raw-asyncpg": app("raw", "asyncpg", UVLOOP, "fastapi_raw:app", "asyncpg"),
-    "raw-aio": app("raw", "greenletio.pg.aio", OURS, "fastapi_raw:app", "greenletio.pg.aio"),
+    "raw-aio": app("raw", "greenletio.pg.aio", OURS, "fastapi_raw:app", AIO),
+    "raw-shared": app("raw", "greenletio.pg.aio, shared=1", OURS, "fastapi_shared:app", AIO),
 }
 GROUPS = {
     "flask": "Flask, SQLAlchemy's ORM",

@@ -10,8 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from benchmarks.served import tables
-from benchmarks.served.page import page
+from benchmarks.served.asked import asked_of
 
 driver = importlib.import_module(os.environ["BENCH_DRIVER"])
 pool: Any = None
@@ -31,9 +30,4 @@ app = FastAPI(lifespan=lifespan)
 @app.get("/authors/{number}")
 async def author(number: int) -> dict[str, Any]:
     async with pool.acquire() as connection:
-        name = (await connection.fetchrow(tables.AUTHOR_QUERY, number))["name"]
-        posts = await connection.fetch(tables.POSTS_QUERY, number)
-        counts = await connection.fetch(tables.COUNTS_QUERY, [post["id"] for post in posts])
-        newest = await connection.fetch(tables.NEWEST_QUERY)
-        total = await connection.fetchval(tables.TOTAL_QUERY, number)
-    return page(name, posts, dict(counts), newest, total)
+        return await asked_of(connection, number)

@@ -8,7 +8,7 @@ from fix_bench import bench
 from fix_missing import missing
 from fix_postgres import TemporaryDatabase
 
-CONTENDERS = ("flask-worker", "flask-asgi-dialect", "fastapi-psycopg2", "raw-aio")
+CONTENDERS = ("flask-worker", "flask-asgi-dialect", "fastapi-psycopg2", "raw-aio", "raw-shared")
 
 
 def test_quick_run_writes_json(tmp_path: Path, pg_url: str) -> None:
