@@ -222,7 +222,7 @@ class Core:
                             if not self.give(slot):
                                 self.discard(slot)
                             raise
-                    if not (yield from self._may_be_used(slot)):
+                    if not (yield from self._may_be_used(slot, start + timeout)):
                         continue
                     slot.since = monotonic()
                     return slot
@@ -240,7 +240,7 @@ class Core:
                     failure = exc
                     delay = min(2 * delay or RETRY_AFTER, RETRY_AFTER_MOST)
                 else:
-                    if (yield from self._may_be_used(slot)):
+                    if (yield from self._may_be_used(slot, start + timeout)):
                         return slot
         except BaseException:
             stats.errors += 1
@@ -248,15 +248,15 @@ class Core:
         finally:
             stats.waited += monotonic() - start
 
-    def _may_be_used(self, slot: Slot) -> Steps:
-        """The steps to whether its role allows that; else it is closed."""
+    def _may_be_used(self, slot: Slot, end: float) -> Steps:
+        """The steps to whether its role allows that, by `end` (monotonic); else it is closed."""
         role = self.role
         if role is None or not role.wants_look(slot):
             return True
         good = False
         try:
-            good = yield from role.look(slot)
-        except (OperationalError, ConnectionClosed, asyncio.TimeoutError) as exc:
+            good = yield from role.look(slot, end)
+        except (OperationalError, ConnectionClosed, TimeoutError, asyncio.TimeoutError) as exc:
             self.stats.bad += 1
             logger.warning("a connection could not be asked how far its server lags: %s", exc)
         finally:

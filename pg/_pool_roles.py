@@ -138,8 +138,9 @@ class Role:
         """Whether look() is to be asked before it is used."""
         return False
 
-    def look(self, slot: Slot) -> Steps:
-        """The steps to whether it may be used."""
+    def look(self, slot: Slot, end: float) -> Steps:
+        """The steps to whether it may be used, which whoever asks waits for up to `end`
+        (monotonic)."""
         raise NotImplementedError
 
     def refuses(self, slot: Slot) -> bool:
@@ -214,18 +215,19 @@ class Readers(Role):
         limit = self._max_lag
         return limit is not None and monotonic() >= slot.looked + min(limit / 2, LAGS)
 
-    def _ask(self, slot: Slot, want: str, query: str, *args: Any) -> Ask:
-        return Ask(slot.con._op("query", want, query, args, timeout=LAG_TIMEOUT, plain=True))
+    def _ask(self, slot: Slot, end: float, want: str, query: str, *args: Any) -> Ask:
+        left = min(LAG_TIMEOUT, max(0.0, end - monotonic()))
+        return Ask(slot.con._op("query", want, query, args, timeout=left, plain=True))
 
-    def look(self, slot: Slot) -> Steps:
+    def look(self, slot: Slot, end: float) -> Steps:
         limit = float("inf") if self._max_lag is None else self._max_lag
-        lag, received = yield self._ask(slot, "record", LAG)
+        lag, received = yield self._ask(slot, end, "record", LAG)
         if lag > limit and received is not None:
             # What it was sent just now, after a time without writes, it does not lag by.
             lag = 0.0
             for seconds in SOON:
                 lag += seconds
-                if (yield self._ask(slot, "value", REPLAYED, received, seconds)):
+                if (yield self._ask(slot, end, "value", REPLAYED, received, seconds)):
                     break
             else:
                 lag = float("inf")

@@ -52,13 +52,14 @@ def with_database(url: str, database: str) -> str:
 class TemporaryDatabase:
     """A database of its own on the server of `url`; leaving the block drops it, used or not."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: str = "") -> None:
         self.admin_url = url
+        self.options = options
         self.name = f"greenletio_{secrets.token_hex(6)}"
         self.url = with_database(url, self.name)
 
     def __enter__(self) -> "TemporaryDatabase":
-        ask(self.admin_url, f"CREATE DATABASE {self.name}")
+        ask(self.admin_url, f"CREATE DATABASE {self.name} {self.options}")
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -57,7 +57,6 @@ gio_pg_conn_drop(GioPgConn *c, PyObject *error)
     while (c->first != NULL) {
         GioPgOp *op = (GioPgOp *)Py_NewRef((PyObject *)c->first);
         PyObject *end = op->error != NULL ? Py_NewRef(op->error) : end_of(c, error);
-        gio_pg_copy_ended(op, end);
         gio_pg_op_finish(op, NULL, end);
         Py_DECREF(op);
     }

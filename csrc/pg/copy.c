@@ -40,11 +40,17 @@ gio_pg_copy_answer(GioPgOp *sub, PyObject *result)
     sub_finish(sub, result, NULL);
 }
 
+static const char *
+what_it_is(const GioPgOp *session)
+{
+    return session->kind == GIO_PG_COPY ? "COPY" : "stream";
+}
+
 int
 gio_pg_copy_start(GioPgOp *sub)
 {
     GioPgOp *session = sub->session;
-    const char *what = session->kind == GIO_PG_COPY ? "COPY" : "stream";
+    const char *what = what_it_is(session);
     if (session->stage != GIO_PG_COPYING || session->conn != sub->conn || session->given_up) {
         gio_pg_error_set("InterfaceError", "this %s is over", what);
         return -1;
@@ -92,7 +98,11 @@ gio_pg_copy_ended(GioPgOp *session, PyObject *error)
         return;
     if (error == NULL)
         error = session->error;
-    if (error != NULL)
+    if (error == NULL && session->given_up) /* by somebody else than who reads or writes */
+        sub_finish(sub, NULL,
+                   gio_pg_error_set("InterfaceError", "this %s was closed meanwhile",
+                                    what_it_is(session)));
+    else if (error != NULL)
         sub_finish(sub, NULL, Py_NewRef(error));
     else
         sub_finish(sub, Py_NewRef(session->result != NULL ? session->result : Py_None), NULL);

@@ -324,6 +324,8 @@ gio_pg_start(GioPgOp *op)
     }
     if (gio_pg_stream_check(op) < 0)
         return -1;
+    if (op->stage != GIO_PG_IDLE || op->answered)
+        return 0; /* begun, or given up, by Python that has run since the caller has looked */
     if (op->session != NULL) {
         if (gio_pg_copy_start(op) < 0)
             return -1;

@@ -107,14 +107,15 @@ gio_pg_many_send(GioPgOp *op)
     c->unflushed = true; /* come back when the socket takes more */
 }
 
-/* The error is the one that was asked for to undo it all: where that statement begins. */
+/* The error is the one that was asked for to undo it all: of syntax, in the first word of what was
+ * sent. The text of it is in the server's language. */
 static bool
 is_undo(GioPgOp *op, const PGresult *res)
 {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-    const char *message = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-    return op->all_sent && state != NULL && strcmp(state, "42601") == 0 && message != NULL &&
-           strstr(message, "\"the\"") != NULL;
+    const char *position = PQresultErrorField(res, PG_DIAG_STATEMENT_POSITION);
+    return op->all_sent && state != NULL && strcmp(state, "42601") == 0 && position != NULL &&
+           strcmp(position, "1") == 0;
 }
 
 void

@@ -122,6 +122,8 @@ gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
         Py_XDECREF(error);
         return;
     }
+    if (op->sub != NULL) /* a stream that had to be begun again, and failed: somebody reads */
+        gio_pg_copy_ended(op, error);
     unlink_op(c, op);
     if (error != NULL || op->error != NULL)
         note_refusal(c, error != NULL ? error : op->error);
@@ -328,7 +330,8 @@ op_am_send(GioPgOp *op, PyObject *Py_UNUSED(value), PyObject **result)
         if (role == GIO_PG_PUMP)
             PyErr_SetString(PyExc_RuntimeError,
                             "a query is awaited in asyncio's tasks: no loop runs here");
-        if (role < 0 || role == GIO_PG_PUMP || (op->stage == GIO_PG_IDLE && begin(op, role) < 0)) {
+        if (role < 0 || role == GIO_PG_PUMP || (op->stage == GIO_PG_IDLE && begin(op, role) < 0) ||
+            is_awaited(op)) {
             gio_pg_trace_end(op);
             return PYGEN_ERROR;
         }
@@ -536,7 +539,7 @@ op_run(GioPgOp *op, PyObject *Py_UNUSED(ignored))
     }
     if (op->stage == GIO_PG_IDLE && !op->answered) {
         int role = gio_pg_engage(op); /* a loop's reader is there before anything is sent */
-        if (role < 0 || gio_pg_start(op) < 0) {
+        if (role < 0 || gio_pg_start(op) < 0 || is_awaited(op)) {
             gio_pg_trace_end(op);
             return NULL;
         }

@@ -415,7 +415,8 @@ feed_executing(GioPgOp *op, const PGresult *res)
             op->copy_in = PQresultStatus(res) == PGRES_COPY_IN;
             op->stage = GIO_PG_COPYING;
             if (!op->answered) {
-                op->result = PyBool_FromLong(op->copy_in);
+                /* In a script others may have come before it. */
+                Py_XSETREF(op->result, PyBool_FromLong(op->copy_in));
                 gio_pg_op_answer(op);
             }
             return;

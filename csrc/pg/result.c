@@ -130,8 +130,10 @@ description_of(const PGresult *res)
     int n = PQnfields(res);
     PyObject *list = gio_pg_hidden(PyTuple_New(n));
     for (int i = 0; list != NULL && i < n; i++) {
-        PyObject *entry = Py_BuildValue("(sIii)", PQfname(res, i), PQftype(res, i), PQfsize(res, i),
-                                        PQfmod(res, i));
+        const char *text = PQfname(res, i); /* of a server that checks none it may be anything */
+        PyObject *name = PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+        PyObject *entry =
+            Py_BuildValue("(NIii)", name, PQftype(res, i), PQfsize(res, i), PQfmod(res, i));
         if (entry == NULL)
             Py_CLEAR(list);
         else

@@ -86,7 +86,7 @@ take_tag(GioPgOp *session, const PGresult *res)
 static int
 take(GioPgOp *session, const PGresult *res, PyObject *rows)
 {
-    if (gio_pg_query_check(session, res) < 0)
+    if (PyList_GET_SIZE(rows) == 0 && gio_pg_query_check(session, res) < 0) /* all are alike */
         return -1;
     PyObject *value = gio_pg_result_value(session, res), *some = value;
     if (value != NULL && session->want == GIO_PG_TUPLES)

@@ -81,6 +81,7 @@ class Connection(
         self._source: list[str] = []
         self._to_close: list[str] = []  # statements that nobody has any more
         self._listeners: dict[str, list[Listener]] = {}
+        self._unanswered: set[str] = set()  # channels whose LISTEN may not have been heard
         self._log_listeners: list[LogListener] = []
         self._termination_listeners: list[Callable[[Connection], Any]] = []
         self._lease: Callable[[], Connection | None] | None = None  # whose listeners these are
@@ -257,11 +258,27 @@ class Connection(
             raise InterfaceError(
                 "LISTEN needs a session of one's own: this connection is to a transaction pooler"
             )
-        if channel not in self._listeners:
-            await self.fetch(f"LISTEN {quoted(channel)}")
         listeners = self._listeners.setdefault(channel, [])
+        is_first = not listeners
         if callback not in listeners:
+            # At once: the first notification may come with the server's answer.
             listeners.append(callback)
+        if not is_first and channel not in self._unanswered:
+            return
+        self._unanswered.add(channel)
+        try:
+            await self.fetch(f"LISTEN {quoted(channel)}")
+        except BaseException:
+            self._forget_listener(channel, callback)
+            raise
+        self._unanswered.discard(channel)
+
+    def _forget_listener(self, channel: str, callback: Listener) -> None:
+        listeners = self._listeners.get(channel, [])
+        if callback in listeners:
+            listeners.remove(callback)
+        if not listeners:
+            self._listeners.pop(channel, None)
 
     async def remove_listener(self, channel: str, callback: Listener) -> None:
         """Undo add_listener()."""

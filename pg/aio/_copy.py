@@ -273,6 +273,8 @@ async def _with_literals(connection: Any, query: str, args: Sequence[Any]) -> st
     statement = await connection._op("prepare", "statement", query)
     literals = []
     for codec, value in zip(islice(statement.parameters, len(args)), args, strict=True):
-        quoting = f"SELECT quote_nullable(CAST($1::{codec.name} AS text))"
+        # As cstring, which no codec of the user's is for.
+        literal = f"pg_catalog.quote_nullable(CAST($1::{codec.name} AS text))"
+        quoting = f"SELECT pg_catalog.textout({literal})"
         literals.append(await connection.fetchval(quoting, value))
     return re.sub(r"\$(\d+)", lambda found: literals[int(found[1]) - 1], query)

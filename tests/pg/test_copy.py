@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import io
+import sys
 import time
 from pathlib import Path
 
@@ -140,6 +141,58 @@ def test_a_chunk_is_whole_rows_of_any_size(run, connect):
                 assert [len(row) + 1 for row in rows] == [max(n, 1) for n in sizes]
                 assert not b"".join(rows).strip(b"x")
                 chunks.clear()
+
+    run(main())
+
+
+def test_arguments_do_not_go_through_the_users_codec_of_text(run, connect):
+    async def main():
+        async with connect() as c:
+            await c.set_type_codec(
+                "text", schema="pg_catalog", encoder=str, decoder=lambda text: ("mine", text)
+            )
+            output = io.BytesIO()
+            query = "SELECT $1::text, $2::int, $3::text"
+            assert await c.copy_from_query(query, "it's", 5, None, output=output) == "COPY 1"
+            assert output.getvalue() == b"it's\t5\t\\N\n"
+            await c.reset_type_codec("text", schema="pg_catalog")
+
+    run(main())
+
+
+@pytest.mark.leaks(False)
+def test_what_comes_before_a_copy_in_its_script_is_let_go(sync):
+    cursor = sync.cursor()
+
+    def copy():
+        with cursor.copy("SELECT 1; COPY (SELECT 2) TO STDOUT") as rows:
+            assert b"".join(rows) == b"2\n"
+
+    for _ in range(20):
+        copy()
+    before = sys.getallocatedblocks()
+    for _ in range(500):
+        copy()
+    assert sys.getallocatedblocks() - before < 250
+
+
+def test_closed_by_another_task_than_the_one_that_reads(run, connect):
+    async def main():
+        async with connect() as c:
+            sleep = "pg_sleep(CASE WHEN i < 3 THEN 0 ELSE 60 END)"
+            query = f"SELECT repeat('x', 20000), {sleep} FROM generate_series(1, 3) i"
+            session = c._op("copy", "status", f"COPY ({query}) TO STDOUT")
+            await session
+
+            async def read():
+                while await c._op("copy_read", "nothing", "", session=session):
+                    pass
+
+            reading = asyncio.create_task(read())
+            await asyncio.sleep(0.01)  # it has come to its wait
+            session.close()
+            with pytest.raises(errors.InterfaceError, match="COPY was closed meanwhile"):
+                await reading
 
     run(main())
 

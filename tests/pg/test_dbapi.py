@@ -7,6 +7,7 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
+from fix_postgres import TemporaryDatabase
 
 from greenletio import pg
 from greenletio.pg import errors, rows
@@ -312,6 +313,21 @@ def test_the_description_of_types_that_are_restricted(sync):
         (None, None, 3, -2),
         (None, 4, None, None),
     ]
+
+
+def test_the_description_of_names_that_are_no_text(pg_url):
+    """Where neither side has an encoding nobody checks any."""
+    with (
+        TemporaryDatabase(pg_url, "ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0") as database,
+        pg.connect(database.url) as c,
+    ):
+        c.execute("SET client_encoding = 'SQL_ASCII'")
+        odd = "convert_from('\\x61ff', 'SQL_ASCII')"
+        c.execute(f"DO $$ BEGIN EXECUTE format('CREATE TABLE odd (%I int)', {odd}); END $$")
+        for cursor in (c.execute("SELECT * FROM odd"), c.execute("SELECT 1; SELECT * FROM odd")):
+            while cursor.nextset():
+                pass
+            assert [column.name for column in cursor.description] == ["a\ufffd"]
 
 
 def test_codecs_of_ones_own(dsn, sync):

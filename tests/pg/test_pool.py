@@ -11,7 +11,7 @@ from fix_loops import Run
 from fix_progress import Ticker
 
 from greenletio import async_, pg
-from greenletio.pg import aio
+from greenletio.pg import _pool_roles, aio
 from greenletio.pg._pool_keeper import Keeper
 
 
@@ -626,5 +626,20 @@ def test_leases_leave_nothing_behind(run, dsn, aflat):
                 await asyncio.gather(*tasks, return_exceptions=True)
 
             await aflat(one, 20)
+
+    run(main())
+
+
+def test_who_waits_for_a_reader_waits_no_longer_than_that(run, dsn, monkeypatch):
+    """The question how far its server lags has an end of its own, which is later."""
+    monkeypatch.setattr(_pool_roles, "LAG", "SELECT 0::float8, '' FROM pg_catalog.pg_sleep(600)")
+    monkeypatch.setattr(_pool_roles, "LAG_TIMEOUT", 600.0)
+
+    async def main():
+        async with aio.create_pool(dsn, min_size=0, readonly=1, max_lag=1.0) as pool:
+            with pytest.raises(pg.PoolTimeout):
+                await asyncio.wait_for(pool.acquire(readonly=True, timeout=0.3), 60)
+            with pytest.raises(pg.PoolTimeout):
+                await async_(pool.sync.getconn)(readonly=True, timeout=0.3)
 
     run(main())

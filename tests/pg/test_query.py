@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
+import socket
 from decimal import Decimal
+from urllib.parse import urlsplit
 
 import pytest
+from fix_postgres import ask
 from fix_progress import Ticker
 
 from greenletio.pg import aio, errors
@@ -292,6 +296,39 @@ def test_executemany_that_fails_undoes_all(run, connect):
     run(main())
 
 
+def test_executemany_undone_by_a_server_that_speaks_another_language(run, dsn):
+    """How it is undone is an error of the server's, which is told from others by no word of it."""
+    there, served = urlsplit(dsn), []
+
+    async def forward(reader, writer):
+        while data := await reader.read(1 << 16):
+            writer.write(data.replace(b'"the"', b"'the'"))
+        writer.close()
+
+    async def serve(reader, writer):
+        served.append(asyncio.current_task())
+        up = await asyncio.open_connection(there.hostname, there.port or 5432)
+        await asyncio.gather(forward(reader, up[1]), forward(up[0], writer))
+
+    def rows():
+        yield (1,)
+        raise ZeroDivisionError
+
+    async def main():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = {"host": "127.0.0.1", "port": server.sockets[0].getsockname()[1]}
+        c = await aio.connect(dsn, **address, ssl="disable")
+        await c.execute("CREATE TEMP TABLE t (a int)")
+        with pytest.raises(ZeroDivisionError):
+            await c.executemany("INSERT INTO t VALUES ($1)", rows())
+        assert await c.fetchval("SELECT count(*) FROM t") == 0
+        await c.close()
+        server.close()
+        await asyncio.gather(*served)
+
+    run(main())
+
+
 def test_executemany_that_is_cancelled_undoes_all(run, connect):
     async def main():
         async with connect() as c:
@@ -342,6 +379,55 @@ def test_notifications_and_notices(run, connect):
             await asyncio.sleep(0)
             assert notices == ["look"]
             await c.reset()
+            assert await c.fetch("SELECT pg_listening_channels()") == []
+
+    run(main())
+
+
+def test_a_notification_that_comes_with_the_answer_to_listen(run, connect, dsn):
+    async def main():
+        heard = []
+
+        def listener(*args):
+            heard.append(args[-1])
+
+        async with connect(ssl="disable") as c:
+            pid = c.get_server_pid()
+            await c.add_listener("early", listener)  # its statement is prepared from now on
+            await c.remove_listener("early", listener)
+            listening = asyncio.create_task(c.add_listener("early", listener))
+            await asyncio.sleep(0)  # it is sent
+            state = f"query ~ '^LISTEN' AND state = 'idle' FROM pg_stat_activity WHERE pid = {pid}"
+            while not ask(dsn, f"SELECT {state}")[0][0]:  # the loop stands still
+                pass
+            ask(dsn, "NOTIFY early, 'one'")
+            with socket.socket(fileno=os.dup(c._fd)) as peer:
+                while b"early" not in peer.recv(1000, socket.MSG_PEEK):
+                    pass
+            await listening
+            await c.fetchval("SELECT 1")
+            assert heard == ["one"]
+
+    run(main())
+
+
+def test_a_listener_whose_listen_fails_is_none(run, connect):
+    async def main():
+        heard = []
+        async with connect() as c, connect() as other:
+            with pytest.raises(errors.InFailedSqlTransaction):
+                async with c.transaction():
+                    with pytest.raises(errors.DivisionByZero):
+                        await c.fetchval("SELECT 1/0")
+                    await c.add_listener("failing", lambda *args: heard.append(args))
+            second = [lambda *args: heard.append(1), lambda *args: heard.append(2)]
+            await asyncio.gather(*[c.add_listener("failing", one) for one in second])
+            await other.execute("NOTIFY failing")
+            while len(heard) < 2:
+                await asyncio.sleep(0.001)
+            assert heard == [1, 2]
+            for one in second:
+                await c.remove_listener("failing", one)
             assert await c.fetch("SELECT pg_listening_channels()") == []
 
     run(main())

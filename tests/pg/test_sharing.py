@@ -11,7 +11,7 @@ import time
 import pytest
 from fix_loops import Run
 
-from greenletio import async_, pg
+from greenletio import async_, await_, pg
 from greenletio.pg import aio, errors
 
 
@@ -284,3 +284,30 @@ def test_closed_while_a_loop_registers_it(dsn):
 
     with contextlib.closing(Loop()) as loop:
         loop.run_until_complete(main())
+
+
+def test_begun_by_what_registers_its_socket(dsn):
+    """A loop's add_reader() may be Python, and so may use the very operation that needs it."""
+    begun = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def add_reader(self, fd, callback, *args):
+            super().add_reader(fd, callback, *args)
+            if fd == c.raw._fd and not begun:
+                begun.append(op.start())
+
+    def query():
+        return op.run()
+
+    def wait():
+        return await_(op)
+
+    for use in (query, wait):
+        with pg.connect(dsn) as c:
+            op = c.raw.fetchval("SELECT 1")
+            loop = Loop()
+            assert loop.run_until_complete(async_(use)()) == 1
+            assert begun == [op]
+            begun.clear()
+            loop.close()
+            assert c.execute("SELECT 2").fetchone() == (2,)

@@ -171,6 +171,46 @@ def test_a_connection_that_ends_meanwhile(run, connect, dsn):
     run(main())
 
 
+async def all_of(stream):
+    return [part async for part in stream]
+
+
+def test_one_whose_statement_is_gone_and_cannot_be_prepared_again(run, connect):
+    """Whoever waits for the first rows is told why."""
+
+    async def main():
+        async with connect() as c:
+            for make in (c.stream, c.stream_arrow):
+                await c.execute("CREATE TEMP TABLE gone AS SELECT 1 AS a")
+                assert len(await all_of(make("SELECT a FROM gone"))) == 1
+                await c.execute("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$")
+                await c.execute("DROP TABLE gone")
+                with pytest.raises(errors.UndefinedTable):
+                    await asyncio.wait_for(all_of(make("SELECT a FROM gone")), 30)
+
+    run(main())
+
+
+def test_one_that_another_task_closes(run, connect):
+    """Whoever waits for its rows is told so."""
+
+    async def main():
+        async with connect() as c, connect() as other:
+            state = "SELECT query ~ 'pg_sleep' AND state = 'active' FROM pg_stat_activity"
+            for make in (c.stream, c.stream_arrow):
+                stream = make("SELECT 1 FROM pg_sleep(60)")
+                reading = asyncio.create_task(all_of(stream))
+                while not await other.fetchval(f"{state} WHERE pid = $1", c.get_server_pid()):
+                    await asyncio.sleep(0.001)
+                for _ in range(20):  # it has come to its wait
+                    await asyncio.sleep(0)
+                await stream.aclose()
+                with pytest.raises(errors.InterfaceError, match=r"closed meanwhile|is over"):
+                    await asyncio.wait_for(reading, 30)
+
+    run(main())
+
+
 def test_the_server_waits_while_nobody_takes_rows(dsn):
     """300 MB go through a process that does not grow, slowly."""
     code = """
