@@ -1,4 +1,5 @@
-"""The application in FastAPI without an ORM, on one connection that all requests share."""
+"""The application in FastAPI without an ORM, on one connection that the requests share: as many at
+once as a threaded server would have threads."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from benchmarks.served.asked import asked_of
+from greenletio.integrations.starlette import LimitRequests
 from greenletio.pg import aio
 
 pool: aio.Pool
@@ -23,6 +25,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+app.add_middleware(LimitRequests, limit=40)
 
 
 @app.get("/authors/{number}")
