@@ -14,6 +14,7 @@ typedef struct {
     GioPgBlock *block;
     GioPgLayout layout;
     Py_ssize_t limit; /* rows */
+    bool expects;     /* there is room for as many as it may have */
     bool sealed;      /* it was handed out */
     bool broken;      /* its columns are of different lengths */
 } Batch;
@@ -25,6 +26,8 @@ typedef struct {
     Py_ssize_t len;
 } Buffer;
 
+#define SAMPLE 1024          /* rows by which it is known how large the others are */
+#define MOST 64              /* times as many are expected, at most */
 #define FULL_BYTES (1 << 30) /* of a column: one more value does not go beyond INT32_MAX */
 
 /* ---- filling -------------------------------------------------------------------------------- */
@@ -109,6 +112,12 @@ gio_pg_batch_take(PyObject *self, const PGresult *res)
         }
     }
     block->rows += n;
+    if (!batch->expects && block->rows >= SAMPLE && block->rows < batch->limit) {
+        batch->expects = true;
+        int64_t rows = batch->limit < MOST * SAMPLE ? batch->limit : MOST * SAMPLE;
+        for (int i = 0; i < block->ncols; i++)
+            gio_pg_column_expect(&block->cols[i], rows);
+    }
     return 0;
 }
 

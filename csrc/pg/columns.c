@@ -6,6 +6,12 @@
  */
 #include "pg/columns.h"
 
+#include <sys/mman.h>
+
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_FROM (2 * HUGE_PAGE) /* expected bytes: of the last page a part may be lost */
+#define MOST ((size_t)1 << 30)    /* that is expected of a column */
+
 #define DAYS 10957 /* from 1970 to 2000 */
 #define DAY_US 86400000000LL
 #define MICROSECONDS 946684800000000LL /* the same */
@@ -31,6 +37,30 @@ add(GioPgBytes *b, size_t n)
     char *at = b->data + b->len;
     b->len += n;
     return at;
+}
+
+/* Room for `size` bytes in all, if there is as much. What is large is in large pages: the kernel
+ * gives those with far less work. */
+static void
+expect(GioPgBytes *b, size_t size)
+{
+    size = size < MOST ? size : MOST;
+    if (size <= b->size || b->len == 0)
+        return;
+    size_t paged = size / HUGE_PAGE * HUGE_PAGE;
+    void *data = NULL;
+    if (paged < HUGE_FROM) {
+        data = realloc(b->data, size);
+    }
+    else if (posix_memalign(&data, HUGE_PAGE, size) == 0) {
+        madvise(data, paged, MADV_HUGEPAGE); /* a kernel without it does what it can */
+        memcpy(data, b->data, b->len);
+        free(b->data);
+    }
+    if (data != NULL) {
+        b->data = data;
+        b->size = size;
+    }
 }
 
 static inline int
@@ -437,6 +467,17 @@ gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i, int n)
         rc = append(col, PQgetvalue(res, row, i), len);
     }
     return rc;
+}
+
+void
+gio_pg_column_expect(GioPgColumn *col, int64_t rows)
+{
+    double share = (double)rows / (double)(col->rows > 0 ? col->rows : rows);
+    GioPgBytes *all[] = {&col->valid, &col->data, &col->ends};
+    for (int i = 0; i < 3; i++)
+        expect(all[i], (size_t)(share * (double)all[i]->len * 17 / 16));
+    for (int i = 0; i < col->nchildren; i++)
+        gio_pg_column_expect(&col->children[i], (int64_t)(share * (double)col->children[i].rows));
 }
 
 /* ---- layout

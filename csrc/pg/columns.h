@@ -55,5 +55,7 @@ int gio_pg_column_put(GioPgColumn *col, const char *data, int len);
 /* Append column `i` of a result of `n` rows, which is binary: 0, or -1 with an exception, after
  * which it is of no use. */
 int gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i, int n);
+/* Have room for so many rows in all, if they go on as they have begun; a wish. */
+void gio_pg_column_expect(GioPgColumn *col, int64_t rows);
 
 #endif

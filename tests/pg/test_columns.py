@@ -177,6 +177,25 @@ def test_batches_have_the_rows_that_are_asked_for(sync, n):
     assert table.nbytes >= 9 * n
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "repeat('ab', CASE WHEN i < 3000 THEN 1 ELSE 500 END)",
+        "repeat('ab', CASE WHEN i = 7 THEN 2000000 ELSE 1 END)",
+        "CASE WHEN i > 3000 THEN 'x' || i END",
+        "CASE WHEN i < 3000 THEN 'x' || i END",
+        "CASE WHEN i % 3 <> 0 THEN array_fill(i, ARRAY[1 + i % 7]) END",
+        "i % 5 = 0",
+    ],
+    ids=["longer", "shorter", "NULL at first", "NULL in the end", "lists", "booleans"],
+)
+def test_rows_may_be_unlike_those_by_which_room_was_made(sync, value):
+    query = f"SELECT {value} FROM generate_series(1, 10000) AS i"
+    table = pa.table(sync.cursor().fetch_arrow(query))
+    table.validate(full=True)
+    assert table.column(0).to_pylist() == [row[0] for row in sync.execute(query)]
+
+
 def test_rows_arrive_when_they_are_taken_and_leaving_early_ends_the_query(run, connect):
     async def main():
         async with connect() as c:
