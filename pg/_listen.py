@@ -251,6 +251,8 @@ class Core:
         loop = _get_running_loop()
         if loop is not None:
             self._task = loop.create_task(self._main(started))
+            # Cancelled before its first step it would end without a word.
+            self._task.add_done_callback(lambda _: self._ended(started))
         else:
             _thread.start_new_thread(self._in_thread, (started,))
         try:
@@ -275,6 +277,8 @@ class Core:
             pass
         except BaseException as exc:
             started.set_exception(exc)
+        finally:
+            self._ended(started)
 
     def stop(self) -> None:
         """Nothing more is heard; from any thread, and never waits."""
@@ -313,11 +317,15 @@ class Core:
             try:
                 await self._leave()
             finally:
-                self.inbox.end()
-                self._over = True
-                self._tell_changed()
-                if not started.done():
-                    started.set_exception(ConnectionClosed("the listener was closed"))
+                self._ended(started)
+
+    def _ended(self, started: _core.Waiter[None]) -> None:
+        """Nothing of it is left: whoever waits is told. Again: nothing."""
+        self.closed = self._over = True
+        self.inbox.end()
+        self._tell_changed()
+        if not started.done():
+            started.set_exception(ConnectionClosed("the listener was closed"))
 
     async def _attend(self, started: _core.Waiter[None]) -> None:
         """Connect, again and again."""

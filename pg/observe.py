@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
+import greenlet
+
 from greenletio import _pg
 from greenletio.pg._pool import live_cores
 
@@ -35,7 +37,11 @@ _POOLS = frozenset(
 
 @dataclass(frozen=True)
 class Caller:
-    """The line that asked: the innermost that belongs to no library (`LIBRARIES`)."""
+    """The line that asked: the innermost that belongs to no library (`LIBRARIES`).
+
+    Behind the beginning of a greenlet that is the line that waits for it. Where all is libraries',
+    as in a thread of theirs, it is the outermost line.
+    """
 
     filename: str
     lineno: int
@@ -120,17 +126,21 @@ def _is_library(code: CodeType, name: str) -> bool:
     return found
 
 
-def _find_caller() -> Caller | None:
+def _find_caller() -> Caller:
     frame = sys._getframe(1)
+    current = greenlet.getcurrent()
     while _is_library(frame.f_code, frame.f_globals.get("__name__", "")):
-        if frame.f_back is None:
-            return None
-        frame = frame.f_back
-    return (
-        Caller(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
-        if (sys.version_info >= (3, 11))
-        else Caller(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-    )
+        above = frame.f_back
+        while above is None and current.parent is not None:
+            # A greenlet begins with what it calls, and that may be a library's.
+            current = current.parent
+            above = current.gr_frame
+        if above is None:
+            break
+        frame = above
+    code = frame.f_code
+    name = code.co_qualname if sys.version_info >= (3, 11) else code.co_name
+    return Caller(code.co_filename, frame.f_lineno, name)
 
 
 def _begin(
@@ -139,8 +149,6 @@ def _begin(
     if sys._getframe(1).f_globals.get("__name__") in _POOLS:
         return None
     caller = _find_caller()
-    if caller is None:
-        return None
     started = time.time()
     told = [(hook, at_start and at_start()) for hook, at_start in list(_hooks.items())]
 

@@ -1,18 +1,21 @@
 """Listener, in both faces: events, channels, buffers, queries beside them, lost connections."""
 
+import _thread
 import asyncio
 import gc
 import logging
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from fix_postgres import ask
 from fix_progress import Ticker
 
+import greenletio
 from greenletio import async_, pg
-from greenletio.pg import aio, errors
+from greenletio.pg import _listen, aio, errors
 from greenletio.pg._listen import Turn
 from greenletio.pg._steps import wait
 
@@ -157,6 +160,34 @@ def test_waits_have_an_end(run, dsn, make):
             await listener.close()
 
     run(main())
+
+
+def test_ended_before_it_has_begun(run, make):
+    """Whoever opened it waited for ever."""
+
+    async def main():
+        listener = make(channels=["x"])
+        opening = asyncio.ensure_future(listener.open())
+        await asyncio.sleep(0)
+        await listener.close()
+        with pytest.raises(errors.ConnectionClosed, match="was closed"):
+            await asyncio.wait_for(opening, LIMIT)
+        assert [event async for event in listener] == []
+
+    run(main())
+
+
+def test_ended_before_its_thread_has_begun(dsn, monkeypatch):
+    listener = pg.Listener(dsn, channels=["x"])
+
+    def begin(function, args):
+        listener._core.stop()
+        return _thread.start_new_thread(function, args)
+
+    monkeypatch.setattr(_listen, "_thread", SimpleNamespace(start_new_thread=begin))
+    with greenletio.timeout(LIMIT), pytest.raises(errors.ConnectionClosed, match="was closed"):
+        listener.open()
+    assert list(listener) == []
 
 
 @pytest.mark.parametrize("how", ["cancelled", "too late"])

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 import greenletio
-from greenletio import async_, pg
+from greenletio import async_, pg, spawn
 from greenletio.pg import aio, errors, observe
 
 marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="")
@@ -63,6 +63,21 @@ def test_both_faces_are_told_of_with_the_line_that_asked(run, dsn, seen):
         ("SELECT 6", "query"),
     }
     assert {query.caller.filename for query in seen} == {__file__}
+
+
+def test_a_librarys_function_that_is_a_greenlet_is_told_of(run, dsn, seen):
+    """No line of the program's is in its stack: it was told to nobody."""
+
+    async def main():
+        c = await async_(pg.connect)(dsn, autocommit=True)
+        await async_(c.execute)("SELECT 1")
+        await spawn(c.execute, "SELECT 2")
+        await async_(c.close)()
+
+    run(main())
+    assert texts(seen) == ["SELECT 1", "SELECT 2"]
+    asked = seen[0].caller  # the line that waits; nobody waits for the other one, but the loop
+    assert (asked.filename, asked.lineno) == (__file__, main.__code__.co_firstlineno + 2)
 
 
 def test_what_failed_was_cancelled_or_out_of_time_is_told_as_that(run, dsn, seen):
