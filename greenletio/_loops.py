@@ -17,7 +17,7 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from greenletio import _core
 from greenletio.errors import WouldBlockError
@@ -30,6 +30,15 @@ _CLEAN_UP_S = 5.0
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
+
+class _NoLoop:
+    def get_debug(self) -> bool:
+        return False
+
+
+#: What tasks are woken with: a future of no loop, with the result None.
+done: asyncio.Future[None] = asyncio.Future(loop=cast("Any", _NoLoop()))
+done.set_result(None)
 
 # --- joining a loop ------------------------------------------------------------------------
 

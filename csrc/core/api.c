@@ -33,6 +33,12 @@ api_place(void)
     return place;
 }
 
+static PyObject *
+api_running_loop(void)
+{
+    return gio_running_loop(the_state);
+}
+
 static void
 api_set_would_block(const char *what)
 {
@@ -138,6 +144,7 @@ static const GioAPI api = {
     .version = GIO_API_VERSION,
     .now = gio_now,
     .place = api_place,
+    .running_loop = api_running_loop,
     .set_would_block = api_set_would_block,
     .wait_fd = api_wait_fd,
     .wait_fds = api_wait_fds,

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define GIO_API_VERSION 3
+#define GIO_API_VERSION 4
 #define GIO_API_CAPSULE "greenletio._core._C_API"
 
 /* Events to wait for, and the answer. Errors and hang-ups are reported as the
@@ -41,6 +41,10 @@ typedef struct {
 
     /* Where the caller stands; GIO_PLACE_FORBIDDEN sets no exception. Never fails. */
     GioPlace (*place)(void);
+
+    /* The asyncio loop that runs in this thread, or None: a new reference; NULL with an exception.
+     */
+    PyObject *(*running_loop)(void);
 
     /* Set WouldBlockError for `what`, naming the frame that lacks async_. */
     void (*set_would_block)(const char *what);

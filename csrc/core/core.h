@@ -66,7 +66,9 @@ struct GioState {
     int socket_layout;       /* its fields are where we look for them: 1 yes, -1 no, 0 not known */
     PyObject *greenlet_exit; /* greenlet.GreenletExit */
     PyObject *cancelled_error;   /* asyncio.CancelledError */
-    PyObject *get_running_loop;  /* asyncio._get_running_loop */
+    PyObject *get_running_loop;  /* asyncio._get_running_loop; ask gio_running_loop() */
+    PyTypeObject *holder_type;   /* what that looks at is of it, borrowed; NULL: not known yet */
+    int holder_pid;              /* the process in which that was found out */
     PyObject *buffered_protocol; /* asyncio.BufferedProtocol */
     PyObject *transport_socket;  /* asyncio.trsock.TransportSocket */
     PyObject *set_result;        /* asyncio.futures._set_result_unless_cancelled */
@@ -74,6 +76,7 @@ struct GioState {
     PyObject *enter_task;        /* asyncio.tasks._enter_task */
     PyObject *leave_task;        /* asyncio.tasks._leave_task */
     PyObject *spawn_task;        /* greenletio._green.spawn_task; NULL before the first spawn() */
+    PyObject *done;              /* greenletio._loops.done */
     PyObject *loops;             /* module greenletio._loops: the cold paths */
     PyObject *worker_run;        /* what every worker greenlet runs */
     PyObject *thread_key;        /* of the GioThread in the thread state's dict */
@@ -97,6 +100,7 @@ struct GioState {
     PyObject *str_eof_received;
     PyObject *str_error_received;
     PyObject *str_get_buffer;
+    PyObject *str_running_loop;
     PyObject *str_hub; /* the attribute of a loop that holds its hub */
     PyObject *str_remove_done_callback;
     PyObject *str_throw;
@@ -424,6 +428,8 @@ bool gio_waiter_set(GioWaiter *w, GioWaiterStatus status, PyObject *value);
 /* fn(arg) in a context (NULL: the current one). What it raises is reported; -1 with what is not:
  * KeyboardInterrupt and SystemExit. */
 int gio_call_in_context(PyObject *fn, PyObject *context, PyObject *arg);
+/* What to call a done callback of w with, now that it has ended; borrowed (hub.c). */
+PyObject *gio_wake_argument(GioWaiter *w, PyObject *fn);
 int gio_waiter_bind(GioState *st, GioWaiter *w);
 int gio_waiter_setup_types(PyObject *module, GioState *st);
 
@@ -454,6 +460,8 @@ struct GioHub {
     GioWaiter *ready, **ready_tail;
 };
 
+/* The asyncio loop that runs in this thread, or None: a new reference; NULL with an exception. */
+PyObject *gio_running_loop(GioState *st);
 /* The hub of the loop that runs in this thread, borrowed. NULL without an
  * exception: no asyncio loop runs here. NULL with one: failure. */
 GioHub *gio_hub_running(GioState *st, GioThread *t);

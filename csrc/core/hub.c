@@ -15,6 +15,7 @@
 
 #include <stddef.h>
 #include <structmember.h>
+#include <unistd.h>
 
 void
 gio_hub_push_ready(GioHub *hub, GioWaiter *w)
@@ -57,6 +58,18 @@ gio_hub_release(GioHub *hub, GioWaiter *w)
     }
     w->held_prev = w->held_next = NULL;
     Py_DECREF(w);
+}
+
+/* A task in C takes an exact Future's outcome as it is, where anything else is asked for it by
+ * name, at the price of several allocations. It only wants to know that it may go on: one that
+ * has ended for good serves all. */
+PyObject *
+gio_wake_argument(GioWaiter *w, PyObject *fn)
+{
+    PyObject *done = GIO_STATE(w)->done;
+    bool of_task = w->status == GIO_SET && PyCFunction_CheckExact(fn) && done != NULL &&
+                   strcmp(((PyCFunctionObject *)fn)->m_ml->ml_name, "task_wakeup") == 0;
+    return of_task ? done : (PyObject *)w;
 }
 
 static GioWaiter *
@@ -294,10 +307,50 @@ gio_hub_of_loop(GioState *st, GioThread *t, PyObject *loop)
     return hub;
 }
 
+#if PY_VERSION_HEX < 0x030C0000
+/* What asyncio keeps in the thread state's dict. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *loop; /* or None */
+    int pid;        /* a forked child's loop is not its parent's */
+} Holder;
+
+static Holder *
+holder_of_thread(GioState *st)
+{
+    PyObject *dict = PyThreadState_GetDict();
+    return dict == NULL ? NULL : (Holder *)PyDict_GetItem(dict, st->str_running_loop);
+}
+
+/* Before Python 3.12, each time that asyncio is asked it makes a system call, getpid(). So it is
+ * asked until it has said what we see in its holder; then that is looked at. */
+PyObject *
+gio_running_loop(GioState *st)
+{
+    Holder *h = holder_of_thread(st);
+    if (h != NULL && Py_IS_TYPE(h, st->holder_type) && h->pid == st->holder_pid) {
+        return Py_NewRef(h->loop);
+    }
+    PyObject *loop = PyObject_CallNoArgs(st->get_running_loop);
+    if (loop != NULL && loop != Py_None && h != NULL && st->holder_type == NULL &&
+        Py_TYPE(h)->tp_basicsize == sizeof(Holder) && h->loop == loop && h->pid == getpid()) {
+        st->holder_type = Py_TYPE(h);
+        st->holder_pid = h->pid;
+    }
+    return loop;
+}
+#else
+PyObject *
+gio_running_loop(GioState *st)
+{
+    return PyObject_CallNoArgs(st->get_running_loop);
+}
+#endif
+
 GioHub *
 gio_hub_running(GioState *st, GioThread *t)
 {
-    PyObject *loop = PyObject_CallNoArgs(st->get_running_loop);
+    PyObject *loop = gio_running_loop(st);
     if (loop == NULL || loop == Py_None) {
         Py_XDECREF(loop);
         return NULL;

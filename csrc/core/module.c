@@ -243,6 +243,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     t->ident = PyThread_get_thread_ident();
     Py_CLEAR(t->own_loop);
     gio_thread_forget_wake_fd(t);
+    st->holder_type = NULL;
     gio_hubs_after_fork(st);
     /* asyncio holds that no loop runs in the child, and so does the call that forked: of all that
      * is suspended in the parent's loop nothing goes on here. */
@@ -366,6 +367,7 @@ intern_all(GioState *st)
         {&st->str_eof_received, "eof_received"},
         {&st->str_error_received, "error_received"},
         {&st->str_get_buffer, "get_buffer"},
+        {&st->str_running_loop, "__asyncio_running_event_loop__"},
         {&st->str_hub, "__greenletio_hub__"},
         {&st->str_name, "__name__"},
         {&st->str_qualname, "__qualname__"},
@@ -428,7 +430,8 @@ core_exec(PyObject *module)
     }
     /* It imports this module: by now everything that it needs is there. */
     st->loops = PyImport_ImportModule("greenletio._loops");
-    return st->loops == NULL ? -1 : 0;
+    st->done = st->loops == NULL ? NULL : PyObject_GetAttrString(st->loops, "done");
+    return st->done == NULL ? -1 : 0;
 }
 
 static int
@@ -484,6 +487,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->transport_socket);
     Py_VISIT(st->set_result);
     Py_VISIT(st->current_task);
+    Py_VISIT(st->done);
     Py_VISIT(st->loops);
     Py_VISIT(st->worker_run);
     Py_VISIT(st->task_type);
@@ -497,6 +501,7 @@ static int
 core_clear(PyObject *module)
 {
     GioState *st = PyModule_GetState(module);
+    Py_CLEAR(st->done);
     Py_CLEAR(st->loops);
     Py_CLEAR(st->main_call);
     return 0;

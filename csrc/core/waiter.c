@@ -96,8 +96,9 @@ call_later(GioWaiter *w, PyObject *fn, PyObject *context)
         return gio_call_in_context(fn, context, (PyObject *)w);
     }
     GioState *st = hub->state;
+    PyObject *arg = gio_wake_argument(w, fn);
     if (hub->native != NULL && !hub->native->debug) {
-        if (gio_loop_call_soon(hub->native, fn, (PyObject *)w, context) == 0) {
+        if (gio_loop_call_soon(hub->native, fn, arg, context) == 0) {
             return 0;
         }
         if (!hub->native->closed) {
@@ -112,7 +113,7 @@ call_later(GioWaiter *w, PyObject *fn, PyObject *context)
         return 0;
     }
     bool same_thread = hub->ident == PyThread_get_thread_ident();
-    PyObject *args[] = {loop, fn, (PyObject *)w, context};
+    PyObject *args[] = {loop, fn, arg, context};
     PyObject *r = PyObject_VectorcallMethod(
         same_thread ? st->str_call_soon : st->str_call_soon_threadsafe, args,
         3 | PY_VECTORCALL_ARGUMENTS_OFFSET, context == NULL ? NULL : st->kw_context);
@@ -150,8 +151,8 @@ gio_waiter_wake(GioWaiter *w, bool direct)
     }
     Py_ssize_t i = 0, n = more == NULL ? 0 : PyList_GET_SIZE(more);
     while (fn != NULL) {
-        int r =
-            direct ? gio_call_in_context(fn, context, (PyObject *)w) : call_later(w, fn, context);
+        int r = direct ? gio_call_in_context(fn, context, gio_wake_argument(w, fn))
+                       : call_later(w, fn, context);
         if (r < 0) {
             if (ret == 0 && direct) {
                 ret = -1;
@@ -604,6 +605,11 @@ static PyMemberDef waiter_members[] = {
 #define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
 
 static PyMethodDef waiter_methods[] = {
+    /* those of waiter_getattro() first */
+    {"add_done_callback", METHOD(waiter_add_done_callback), METH_FASTCALL | METH_KEYWORDS,
+     "add_done_callback($self, fn, /, *, context=None)\n--\n\nHave the loop call fn(self) when it ends."},
+    {"get_loop", METHOD(waiter_get_loop), METH_NOARGS,
+     "get_loop($self, /)\n--\n\nThe loop it belongs to."},
     {"set", METHOD(waiter_set), METH_FASTCALL,
      "set($self, result=None, /)\n--\n\nEnd the wait with a result, from any thread. False if it had ended."},
     {"set_exception", METHOD(waiter_set_exception), METH_O,
@@ -624,14 +630,33 @@ static PyMethodDef waiter_methods[] = {
      "result($self, /)\n--\n\nThe result, or the exception raised."},
     {"exception", METHOD(waiter_exception), METH_NOARGS,
      "exception($self, /)\n--\n\nThe exception that ended it, or None."},
-    {"add_done_callback", METHOD(waiter_add_done_callback), METH_FASTCALL | METH_KEYWORDS,
-     "add_done_callback($self, fn, /, *, context=None)\n--\n\nHave the loop call fn(self) when it ends."},
     {"remove_done_callback", METHOD(waiter_remove_done_callback), METH_O,
      "remove_done_callback($self, fn, /)\n--\n\nForget a callback; returns how many were removed."},
-    {"get_loop", METHOD(waiter_get_loop), METH_NOARGS,
-     "get_loop($self, /)\n--\n\nThe loop it belongs to."},
     {NULL},
 };
+
+/* A task asks for all this at each wait: it need not be sought along the type. */
+static PyObject *
+waiter_getattro(GioWaiter *w, PyObject *name)
+{
+    GioState *st = GIO_STATE(w);
+    if (name == st->str_blocking) {
+        return PyBool_FromLong(w->blocking);
+    }
+    if (name == st->str_add_done_callback || name == st->str_get_loop) {
+        return PyCFunction_New(&waiter_methods[name == st->str_get_loop], (PyObject *)w);
+    }
+    return PyObject_GenericGetAttr((PyObject *)w, name);
+}
+
+static int
+waiter_setattro(GioWaiter *w, PyObject *name, PyObject *value)
+{
+    if (name == GIO_STATE(w)->str_blocking) {
+        return waiter_set_blocking(w, value, NULL);
+    }
+    return PyObject_GenericSetAttr((PyObject *)w, name, value);
+}
 
 static PyGetSetDef waiter_getset[] = {
     {"_asyncio_future_blocking", (getter)waiter_get_blocking, (setter)waiter_set_blocking,
@@ -646,6 +671,8 @@ static PyType_Slot waiter_slots[] = {
     {Py_tp_members, waiter_members},
     {Py_tp_methods, waiter_methods},
     {Py_tp_getset, waiter_getset},
+    {Py_tp_getattro, waiter_getattro},
+    {Py_tp_setattro, waiter_setattro},
     {Py_tp_repr, waiter_repr},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, waiter_iternext},

@@ -128,7 +128,7 @@ loop_run_once(GioLoop *loop, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
         return NULL;
     }
-    PyObject *running = PyObject_CallNoArgs(loop->state->get_running_loop);
+    PyObject *running = gio_running_loop(loop->state);
     if (running == NULL) {
         return NULL;
     }

@@ -94,7 +94,7 @@ gio_spawn(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *k
         return NULL;
     }
 #if GIO_TASKLESS
-    PyObject *running = PyObject_CallNoArgs(st->get_running_loop);
+    PyObject *running = gio_running_loop(st);
     if (running == NULL) {
         return NULL;
     }

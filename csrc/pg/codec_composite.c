@@ -20,7 +20,7 @@ gio_pg_composite_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_
         return gio_pg_error_set("OutdatedTypes",
                                 "unexpected number of attributes of composite type %U: %u, not %zd",
                                 codec->name, gio_get32(data), n);
-    GioPgRecord *record = gio_pg_record_new(st->gc_record_type, codec->desc, n);
+    GioPgRecord *record = gio_pg_record_new(st, st->gc_record_type, codec->desc, n);
     if (record == NULL)
         return NULL;
     data += 4;

@@ -77,7 +77,7 @@ int
 gio_pg_engage(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
-    PyObject *running = PyObject_CallNoArgs(c->st->get_running_loop);
+    PyObject *running = c->st->api->running_loop();
     int role = -1;
     if (running == NULL)
         return -1;

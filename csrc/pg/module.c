@@ -44,7 +44,7 @@ make_record(PyObject *module, PyObject *args)
     }
     PyObject *desc = gio_pg_desc_new(st, names);
     GioPgRecord *record =
-        desc == NULL ? NULL : gio_pg_record_new(type, desc, PyTuple_GET_SIZE(values));
+        desc == NULL ? NULL : gio_pg_record_new(st, type, desc, PyTuple_GET_SIZE(values));
     for (Py_ssize_t i = 0; record != NULL && i < PyTuple_GET_SIZE(values); i++)
         record->items[i] = Py_NewRef(PyTuple_GET_ITEM(values, i));
     Py_XDECREF(desc);
@@ -144,8 +144,7 @@ static int
 import_others(GioPgState *st)
 {
     PyObject *safe = NULL;
-    if ((st->get_running_loop = attribute("asyncio", "_get_running_loop")) == NULL ||
-        (st->current_task = attribute("asyncio", "current_task")) == NULL ||
+    if ((st->current_task = attribute("asyncio", "current_task")) == NULL ||
         (st->timeout_error = attribute("asyncio", "TimeoutError")) == NULL ||
         (st->decimal = attribute("decimal", "Decimal")) == NULL ||
         (st->uuid = attribute("uuid", "UUID")) == NULL ||
@@ -236,7 +235,6 @@ module_exec(PyObject *module)
     X(buffer_type)                                                                                 \
     X(observer)                                                                                    \
     X(builtin)                                                                                     \
-    X(get_running_loop)                                                                            \
     X(current_task)                                                                                \
     X(timeout_error)                                                                               \
     X(decimal)                                                                                     \
@@ -285,6 +283,7 @@ module_clear(PyObject *module)
 #undef CLEAR
     for (int i = 0; i < GIO_PG_SMALL; i++)
         Py_CLEAR(st->small[i]);
+    gio_pg_records_free(st);
     return 0;
 }
 

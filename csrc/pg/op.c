@@ -268,8 +268,7 @@ call_later(GioPgOp *op, PyObject **field, double seconds, PyObject *method)
     GioPgState *st = op->conn->st;
     PyObject *bound = PyObject_GetAttr((PyObject *)op, method), *timer = NULL;
     PyObject *delay = PyFloat_FromDouble(seconds);
-    PyObject *loop =
-        bound == NULL || delay == NULL ? NULL : PyObject_CallNoArgs(st->get_running_loop);
+    PyObject *loop = bound == NULL || delay == NULL ? NULL : st->api->running_loop();
     if (loop != NULL)
         timer = PyObject_CallMethodObjArgs(loop, st->str_call_later, delay, bound, NULL);
     Py_XSETREF(*field, timer);

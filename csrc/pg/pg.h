@@ -26,10 +26,12 @@ typedef struct GioPgOp GioPgOp;
 typedef struct GioPgStatement GioPgStatement;
 typedef struct GioPgCodec GioPgCodec;
 typedef struct GioPgWatch GioPgWatch;
+typedef struct GioPgRecord GioPgRecord;
 
 /* ---- module state (module.c) ------------------------------------------- */
 
 #define GIO_PG_SMALL 257
+#define GIO_PG_FREE_WIDTH 16
 
 struct GioPgState {
     const GioAPI *api;
@@ -45,7 +47,6 @@ struct GioPgState {
     PyTypeObject *batch_type, *buffer_type;
     PyObject *builtin;  /* {oid: Codec} that every connection starts with */
     PyObject *observer; /* of operations (trace.c); or NULL */
-    PyObject *get_running_loop;
     PyObject *current_task;
     PyObject *timeout_error; /* asyncio.TimeoutError */
     PyObject *decimal;
@@ -54,6 +55,9 @@ struct GioPgState {
     PyObject *uuid_safe;           /* uuid.SafeUUID.unknown */
     PyObject *small[GIO_PG_SMALL]; /* the integers from 0 on: most values are among them */
     PyObject *empty_tuple;
+    /* Of record_type, to be used again, by how many columns they have; linked by their desc. */
+    GioPgRecord *free_records[GIO_PG_FREE_WIDTH + 1];
+    int nfree_records[GIO_PG_FREE_WIDTH + 1];
     PyObject *str_add_reader, *str_add_writer, *str_remove_reader, *str_remove_writer;
     PyObject *str_call_soon, *str_call_soon_threadsafe, *str_cancel;
     PyObject *str_is_closed, *str_is_running, *str_int, *str_is_safe, *str_bytes;
@@ -627,11 +631,11 @@ int gio_pg_part_encode(GioPgState *st, GioPgCodec *part, PyObject *value, GioBuf
 
 /* ---- records (record.c) --------------------------------------------------------- */
 
-typedef struct {
+struct GioPgRecord {
     PyObject_VAR_HEAD
     PyObject *desc;
     PyObject *items[1];
-} GioPgRecord;
+};
 
 int gio_pg_record_setup_types(PyObject *module);
 /* RecordDesc of a tuple of names (borrowed). */
@@ -639,7 +643,9 @@ PyObject *gio_pg_desc_new(GioPgState *st, PyObject *names);
 /* Where a name is: of equal ones the last. -1 with KeyError. */
 Py_ssize_t gio_pg_desc_find(PyObject *desc, PyObject *name);
 /* An empty record with room for `n`; the caller fills the items, with references that it owns. */
-GioPgRecord *gio_pg_record_new(PyTypeObject *type, PyObject *desc, Py_ssize_t n);
+GioPgRecord *gio_pg_record_new(GioPgState *st, PyTypeObject *type, PyObject *desc, Py_ssize_t n);
+/* Give back the memory of those that are kept for another use. */
+void gio_pg_records_free(GioPgState *st);
 /* Nobody but whoever fills it sees it in between (as a tuple or list would be seen by what walks
  * the collector's objects, with NULL in it). Takes NULL, too, and gives it back. */
 PyObject *gio_pg_hidden(PyObject *container);

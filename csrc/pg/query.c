@@ -381,6 +381,8 @@ static void
 note_change(GioPgConn *c, const PGresult *res)
 {
     const char *tag = PQcmdStatus((PGresult *)res);
+    if (tag[0] > 'R') /* SELECT, UPDATE: most are none of those below */
+        return;
     if (strncmp(tag, "ALTER", 5) == 0 || strncmp(tag, "DROP", 4) == 0 ||
         strcmp(tag, "CREATE VIEW") == 0) {
         c->changes++;

@@ -13,6 +13,7 @@
 
 typedef struct {
     PyObject_HEAD
+    GioPgState *st;  /* borrowed from the module, which the type keeps alive */
     PyObject *names; /* tuple of str */
     PyObject *index; /* {name: position}; of equal names the last one */
 } Desc;
@@ -25,6 +26,7 @@ gio_pg_desc_new(GioPgState *st, PyObject *names)
     Desc *d = (Desc *)st->desc_type->tp_alloc(st->desc_type, 0);
     if (d == NULL)
         return NULL;
+    d->st = st;
     d->names = Py_NewRef(names);
     d->index = PyDict_New();
     for (Py_ssize_t i = 0; d->index != NULL && i < PyTuple_GET_SIZE(names); i++) {
@@ -81,23 +83,61 @@ static PyType_Spec desc_spec = {
 
 /* ---- records ----------------------------------------------------------------------- */
 
+/* As many of one width are kept: a result of that many rows, read again and again, finds its memory
+ * ready. */
+#define FREE_RECORDS 1000
+
+/* One that was kept: without values, and without a reference to its type. NULL: there is none. */
+static GioPgRecord *
+take_kept(GioPgState *st, Py_ssize_t n)
+{
+    GioPgRecord *r = n <= GIO_PG_FREE_WIDTH ? st->free_records[n] : NULL;
+    if (r != NULL) {
+        st->free_records[n] = (GioPgRecord *)r->desc;
+        st->nfree_records[n]--;
+    }
+    return r;
+}
+
+/* One without values; false if it is to be freed. */
+static bool
+keep(GioPgState *st, GioPgRecord *r)
+{
+    Py_ssize_t n = Py_SIZE(r);
+    if (!Py_IS_TYPE(r, st->record_type) || n > GIO_PG_FREE_WIDTH ||
+        st->nfree_records[n] == FREE_RECORDS)
+        return false;
+    r->desc = (PyObject *)st->free_records[n];
+    st->free_records[n] = r;
+    st->nfree_records[n]++;
+    return true;
+}
+
+void
+gio_pg_records_free(GioPgState *st)
+{
+    for (Py_ssize_t n = 0; n <= GIO_PG_FREE_WIDTH; n++)
+        for (GioPgRecord *r; (r = take_kept(st, n)) != NULL;)
+            PyObject_Free(r);
+}
+
 GioPgRecord *
-gio_pg_record_new(PyTypeObject *type, PyObject *desc, Py_ssize_t n)
+gio_pg_record_new(GioPgState *st, PyTypeObject *type, PyObject *desc, Py_ssize_t n)
 {
     GioPgRecord *r;
-    if (PyType_IS_GC(type) || type->tp_basicsize != offsetof(GioPgRecord, items)) {
+    if (type != st->record_type) {
         r = (GioPgRecord *)type->tp_alloc(type, n);
         if (r == NULL)
             return NULL;
     }
     else { /* of rows with few columns the general way takes a large part of the time */
-        size_t size = offsetof(GioPgRecord, items) + (size_t)n * sizeof(PyObject *);
-        r = PyObject_Malloc(size);
-        if (r == NULL)
-            return (GioPgRecord *)PyErr_NoMemory();
+        r = take_kept(st, n);
+        if (r == NULL) {
+            r = PyObject_Calloc(1, offsetof(GioPgRecord, items) + (size_t)n * sizeof(PyObject *));
+            if (r == NULL)
+                return (GioPgRecord *)PyErr_NoMemory();
+        }
         PyObject_InitVar((PyVarObject *)r, type, n);
-        for (Py_ssize_t i = 0; i < n; i++)
-            r->items[i] = NULL;
     }
     r->desc = Py_NewRef(desc);
     return r;
@@ -329,10 +369,12 @@ static void
 release(GioPgRecord *r)
 {
     PyTypeObject *type = Py_TYPE(r);
+    PyObject *desc = r->desc;
     for (Py_ssize_t i = Py_SIZE(r); --i >= 0;)
-        Py_XDECREF(r->items[i]);
-    Py_XDECREF(r->desc);
-    type->tp_free(r);
+        Py_CLEAR(r->items[i]);
+    if (!keep(desc_of(r)->st, r))
+        type->tp_free(r);
+    Py_DECREF(desc);
     Py_DECREF(type);
 }
 

@@ -34,7 +34,7 @@ value_at(GioPgState *st, GioPgStatement *s, const PGresult *res, int row, int co
 static PyObject *
 record_at(GioPgState *st, GioPgStatement *s, PyTypeObject *type, const PGresult *res, int row)
 {
-    GioPgRecord *record = gio_pg_record_new(type, s->desc, s->ncols);
+    GioPgRecord *record = gio_pg_record_new(st, type, s->desc, s->ncols);
     for (int i = 0; record != NULL && i < s->ncols; i++) {
         record->items[i] = value_at(st, s, res, row, i);
         if (record->items[i] == NULL)

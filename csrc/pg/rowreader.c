@@ -63,7 +63,7 @@ reader_read(Reader *r, PyObject *args)
     if (gio_get16(at - 2) != n)
         return malformed();
     PyTypeObject *type = r->atomic ? st->record_type : st->gc_record_type;
-    GioPgRecord *record = gio_pg_record_new(type, r->desc, n);
+    GioPgRecord *record = gio_pg_record_new(st, type, r->desc, n);
     for (Py_ssize_t i = 0; record != NULL && i < n; i++) {
         GioPgCodec *codec = (GioPgCodec *)PyTuple_GET_ITEM(r->codecs, i);
         record->items[i] = read_value(r, st, codec, &at, end);

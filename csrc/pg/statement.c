@@ -434,19 +434,19 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
         goto done;
     }
     const char *at = c->out.data;
-    sql = gio_pg_statement_text(s->sql);
-    if (sql == NULL)
-        goto done;
     for (Py_ssize_t i = 0; i < n; i++) {
         values[i] = lens[i] < 0 ? NULL : at;
         if (lens[i] >= 0)
             at += lens[i] + 1;
     }
     /* What has no name may be another statement by now, where others use the connection, too. */
-    int ok =
-        s->name[0] == '\0' && (c->mode == GIO_PG_SHARED || c->pooler)
-            ? PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !text)
-            : PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !text);
+    int ok;
+    if (s->name[0] != '\0' || (c->mode != GIO_PG_SHARED && !c->pooler))
+        ok = PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !text);
+    else if ((sql = gio_pg_statement_text(s->sql)) != NULL)
+        ok = PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !text);
+    else
+        goto done;
     if (!ok) {
         PyObject *error = gio_pg_error_lost(c);
         if (error != NULL)

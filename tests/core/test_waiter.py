@@ -464,6 +464,21 @@ def test_get_loop(run):
     run(main())
 
 
+def test_what_a_task_looks_up_by_any_name():
+    """A task's own strings are found directly, equal ones along the type: both mean the same."""
+    waiter = Waiter()
+    for name in ("_asyncio_future_blocking", "add_done_callback", "get_loop"):
+        equal = "".join(list(name))
+        assert equal is not name
+        assert getattr(waiter, equal) == getattr(waiter, name)
+        waiter._asyncio_future_blocking = True
+        setattr(waiter, "".join("_asyncio_future_blocking"), False)
+        assert waiter._asyncio_future_blocking is False
+    assert waiter.get_loop.__self__ is waiter
+    with pytest.raises(AttributeError):
+        waiter.another = 1
+
+
 def test_await_protocol_by_hand():
     waiter = Waiter()
     it = waiter.__await__()

@@ -16,7 +16,7 @@ import sys
 from _loop import run
 
 import greenletio
-from greenletio import async_, io, spawn
+from greenletio import _core, async_, io, spawn
 
 
 def job(i):
@@ -53,6 +53,7 @@ def fork_in_green():
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
+        assert _core.place() == 0, "the loop that was running is the parent's"
         thread = threading.Thread(target=check_child, args=("child of green code",))
         thread.start()
         thread.join()

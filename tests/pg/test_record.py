@@ -46,6 +46,24 @@ def test_what_it_refuses(record):
         aio.Record()
 
 
+@pytest.mark.leaks
+@pytest.mark.parametrize("width", [0, 1, 16, 17])
+def test_memory_that_is_used_again(sync, width):
+    """More rows than are kept for another use, in turns with those that are held."""
+    columns = ", ".join(f"i + {at} AS c{at}" for at in range(width))
+    fetch = sync.raw.fetch
+    held = []
+    for many in (3, 2500, 900, 2500):
+        rows = fetch(f"SELECT {columns} FROM generate_series(1, {many}) AS i").run()
+        held.append(rows[many // 2])
+        assert [tuple(row) for row in rows] == [
+            tuple(range(i, i + width)) for i in range(1, many + 1)
+        ]
+        del rows
+    assert held == [tuple(range(i + 1, i + 1 + width)) for i in (1, 1250, 450, 1250)]
+    assert [list(row.keys()) for row in held] == [[f"c{at}" for at in range(width)]] * 4
+
+
 def test_equality_order_and_hash_are_a_tuples(record, sync):
     same = sync.raw.fetchrow("SELECT 1, 'x', NULL").run()
     assert record == same == (1, "x", None)
