@@ -69,7 +69,11 @@ class ChangeStream(StreamBase):
 
     def close(self) -> None:
         """Tell the server what was confirmed, and end the stream: its slot is free then, the
-        session can be used. Takes 10 seconds at most."""
+        session can be used. Takes 10 seconds at most.
+
+        A connection that is lost is not made anew for that: what was confirmed last may come again
+        to the next program.
+        """
         run(self._core.close())
 
     def __enter__(self) -> ChangeStream:

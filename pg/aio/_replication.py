@@ -67,7 +67,11 @@ class ChangeStream(StreamBase):
 
     async def close(self) -> None:
         """Tell the server what was confirmed, and end the stream: its slot is free then, the
-        session can be used. Takes 10 seconds at most."""
+        session can be used. Takes 10 seconds at most.
+
+        A connection that is lost is not made anew for that: what was confirmed last may come again
+        to the next program.
+        """
         await _steps.wait(self._core.close())
 
     async def __aenter__(self) -> ChangeStream:

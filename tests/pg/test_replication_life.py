@@ -56,6 +56,15 @@ def test_waiting_in_vain_loses_nothing(run, replicated_here):
     assert timeouts > many
 
 
+def begun(replication, stream):
+    """The steps to its first item, and the one of them that asks the server to stream."""
+    steps = stream._core.next_item()
+    step = next(steps)
+    while replication._session.stream is None:
+        step = steps.send(step.run())
+    return steps, step
+
+
 @pytest.mark.parametrize("when", ["before it is sent", "when it is sent", "when it is answered"])
 def test_a_start_that_nobody_waits_for_any_more(replicated_here, when):
     """The session hung: its next command waited behind a stream that nobody read."""
@@ -64,10 +73,7 @@ def test_a_start_that_nobody_waits_for_any_more(replicated_here, when):
     replicated_here.sql("INSERT INTO numbers VALUES (1)")
     with pg.connect_replication(replicated_here.url) as replication:
         with replication.stream(slot, "everything") as stream:
-            steps = stream._core.next_item()
-            step = next(steps)
-            while replication._session.stream is None:
-                step = steps.send(step.run())
+            steps, step = begun(replication, stream)
             if when != "before it is sent":
                 step.start()
             if when == "when it is answered":
@@ -81,10 +87,7 @@ def test_a_session_that_begins_to_stream_takes_no_commands(replicated_here):
     slot = replicated_here.slot()
     with pg.connect_replication(replicated_here.url) as replication:
         with replication.stream(slot, "everything") as stream:
-            steps = stream._core.next_item()
-            step = next(steps)
-            while replication._session.stream is None:
-                step = steps.send(step.run())
+            steps, _ = begun(replication, stream)
             with pytest.raises(errors.InterfaceError, match="is streaming"):
                 replication.identify_system()
             steps.close()
