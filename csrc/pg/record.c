@@ -372,7 +372,8 @@ release(GioPgRecord *r)
     PyObject *desc = r->desc;
     for (Py_ssize_t i = Py_SIZE(r); --i >= 0;)
         Py_CLEAR(r->items[i]);
-    if (!keep(desc_of(r)->st, r))
+    /* One that the collector frees may be the last of the module's, whose state is gone then. */
+    if (PyType_IS_GC(type) || !keep(desc_of(r)->st, r))
         type->tp_free(r);
     Py_DECREF(desc);
     Py_DECREF(type);
