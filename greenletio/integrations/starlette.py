@@ -18,10 +18,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import sys
 import tempfile
 import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -39,6 +40,8 @@ __all__ = ("CancelOnDisconnect", "LimitRequests", "patch_starlette", "unpatch_st
 
 T = TypeVar("T")
 
+_NAME = "iterate_in_threadpool"
+
 
 async def _run_sync(func: Callable[..., T], *args: Any, **options: Any) -> T:
     """anyio.to_thread.run_sync without the thread; its limiter and its options have no meaning."""
@@ -54,6 +57,34 @@ def _is_of_a_file(func: Callable[..., Any]) -> bool:
     return inspect.isbuiltin(func) or isinstance(
         getattr(func, "__self__", None), tempfile.SpooledTemporaryFile
     )
+
+
+def _next(steps: Any, end: Any) -> Any:
+    return next(steps, end)
+
+
+async def _iterate(iterator: Iterable[T]) -> AsyncIterator[T]:
+    """starlette.concurrency.iterate_in_threadpool; a generator that is left before its end is
+    closed in a greenlet, too: its own finalization could not wait for what it does then.
+    """
+    steps: Any = iter(iterator)
+    end: Any = object()
+    try:
+        while (item := await async_(_next)(steps, end)) is not end:
+            yield item
+    finally:
+        if inspect.isgenerator(steps):
+            await async_(steps.close)()
+
+
+_iterate_in_threads = starlette.concurrency.iterate_in_threadpool
+
+
+def _replace(old: Any, new: Any) -> None:
+    """In all modules that have it, whichever name they have it from."""
+    for module in list(sys.modules.values()):
+        if isinstance(module, types.ModuleType) and vars(module).get(_NAME) is old:
+            vars(module)[_NAME] = new
 
 
 class _Anyio(types.ModuleType):
@@ -89,12 +120,14 @@ def patch_starlette() -> None:
     for module in _modules():
         if not isinstance(vars(module)["anyio"], _Anyio):
             vars(module)["anyio"] = _Anyio()
+    _replace(_iterate_in_threads, _iterate)
 
 
 def unpatch_starlette() -> None:
     """Undo patch_starlette()."""
     for module in _modules():
         vars(module)["anyio"] = anyio
+    _replace(_iterate, _iterate_in_threads)
 
 
 class CancelOnDisconnect:

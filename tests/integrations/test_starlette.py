@@ -3,7 +3,9 @@
 import asyncio
 import contextvars
 import functools
+import gc
 import io
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -136,6 +138,40 @@ def test_all_that_starlette_gives_to_threads(run: Any) -> None:
             assert said == ["row"] * 3
 
     run(main())
+
+
+def test_rows_that_nobody_wants_any_more(run: Any) -> None:
+    """What a generator does at its end may wait, although nobody takes it there."""
+    ended = green.Event()
+    unraisable: list[Any] = []
+
+    def rows() -> Iterator[str]:
+        try:
+            yield "first"
+        finally:
+            sleep(0.01)
+            ended.set()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(LIMIT_S)
+
+    async def main() -> None:
+        response = StreamingResponse(rows())
+        scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.3"}}
+        answering = asyncio.ensure_future(response(scope, asyncio.Event().wait, send))
+        await asyncio.sleep(0.02)
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+        del response, answering
+        gc.collect()
+        assert await async_(ended.wait)(LIMIT_S)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", unraisable.append)
+        run(main())
+    assert unraisable == []
 
 
 def test_files_stay_in_threads(run: Any, tmp_path: Path) -> None:
