@@ -112,24 +112,29 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         sql, args, oids = prepare(query, params)
         self._check_turn()
         with self._lock:
-            self._begin(timeout)
             if self._pipeline is not None:
+                self._begin(timeout)
                 op = raw._op("query", "tuples", sql, args or (), oids=oids, timeout=timeout)
                 return self._pipeline._send(op, cursor)
             if not args and is_script(sql):
+                self._begin(timeout)
                 results = raw._op("script", "tuples", sql, timeout=timeout).run()
                 return [typed(result, raw._codecs) for result in results or ()]
-            return [raw._op("query", "tuples", sql, args, oids=oids, timeout=timeout).run()]
+            before = self._begin_sql() if self._begins() else None
+            op = raw._op("query", "tuples", sql, args, oids=oids, timeout=timeout, before=before)
+            return [op.run()]
+
+    def _begins(self) -> bool:
+        """Whether the next statement is the first of a transaction."""
+        return not (self._autocommit or self._blocks) and self._raw._transaction_status == IDLE
 
     def _begin(self, timeout: float | None = None) -> None:
         """The first statement begins a transaction, if that is wanted."""
         pipeline = self._pipeline
-        if self._autocommit or self._blocks:
-            return
         if pipeline is None:
-            if self._raw._transaction_status == IDLE:
+            if self._begins():
                 self._raw._op("script", "status", self._begin_sql(), timeout=timeout).run()
-        elif pipeline.idle:
+        elif pipeline.idle and not (self._autocommit or self._blocks):
             pipeline.idle = False
             pipeline._send(self._raw._op("query", "nothing", self._begin_sql(), ()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from greenletio._pg import BUILTIN, ArrowBatch, Op, Statement
@@ -12,6 +13,7 @@ from greenletio.pg import _text
 from greenletio.pg._arrow import BATCH_ROWS, ArrowLike, ArrowTable, Numeric, source_of, to_numpy
 from greenletio.pg._copy import CHUNK, HEADER, TRAILER, Copy, quoted, target
 from greenletio.pg.errors import InterfaceError, NotSupportedError, ProgrammingError
+from greenletio.pg.rows import _same
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +56,16 @@ def _column(name: str, oid: int, size: int, modifier: int) -> Column:
     return Column(name, oid, length, size if size > 0 else None, precision, scale)
 
 
+@lru_cache(512)
+def _columns(description: tuple[tuple[str, int, int, int], ...]) -> tuple[Column, ...]:
+    return tuple(
+        Column(name, oid, None, size if size > 0 else None)
+        if modifier < 4
+        else _column(name, oid, size, modifier)
+        for name, oid, size, modifier in description
+    )
+
+
 class Cursor(Generic[Row]):
     """Runs queries and holds the result of the last one."""
 
@@ -65,26 +77,27 @@ class Cursor(Generic[Row]):
         self.row_factory = row_factory
         self.arraysize = 1
         self.closed = False
-        self._results: list[Result] = []
         self._pending: Op[Result] | None = None  # in a pipeline
-        self._set(None)
+        self._clear()
 
-    def _set(self, result: Result | None) -> None:
-        rows, description, tag = result or (None, None, None)
-        self._rows = rows
-        self.statusmessage = tag
-        self.rownumber: int | None = None if rows is None else 0
-        self.description: list[Column] | None = None
-        if description is not None:
-            self.description = [
-                Column(name, oid, None, size if size > 0 else None)
-                if modifier < 4
-                else _column(name, oid, size, modifier)
-                for name, oid, size, modifier in description
-            ]
-        word = (tag or "").rpartition(" ")[2]
-        self.rowcount = int(word) if word.isdigit() else -1
+    def _clear(self) -> None:
+        """There is no result."""
+        self._results: list[Result] = []  # those to come
+        self._rows: list[Any] | None = None
         self._make: Maker[Row] | None = None
+        self.statusmessage: str | None = None
+        self.description: list[Column] | None = None
+        self.rownumber: int | None = None
+        self.rowcount = -1
+
+    def _set(self, result: Result) -> None:
+        self._rows, description, tag = result
+        self._make = None
+        self.statusmessage = tag
+        self.rownumber = None if self._rows is None else 0
+        self.description = None if description is None else [*_columns(description)]
+        word = tag.rpartition(" ")[2]
+        self.rowcount = int(word) if word.isdigit() else -1
 
     def _check(self) -> None:
         if self.closed:
@@ -93,8 +106,7 @@ class Cursor(Generic[Row]):
     def _start(self) -> None:
         """Something new is run: what there was is dropped."""
         self._check()
-        self._set(None)
-        self._results = []
+        self._clear()
 
     # -- running
 
@@ -112,8 +124,9 @@ class Cursor(Generic[Row]):
         if isinstance(results, Op):
             self._pending = results
             return self
-        self._results = results
-        self._set(self._results.pop(0) if self._results else None)
+        if results:
+            self._set(results.pop(0))
+            self._results = results
         return self
 
     def _settle(self) -> None:
@@ -359,7 +372,7 @@ class Cursor(Generic[Row]):
         """All rows that were not fetched yet."""
         rows, make, at = self._fetched()
         self.rownumber = len(rows)
-        return [make(row) for row in rows[at:]]
+        return rows[at:] if make is _same else [make(row) for row in rows[at:]]
 
     def __next__(self) -> Row:
         rows, make, at = self._fetched()
@@ -391,9 +404,8 @@ class Cursor(Generic[Row]):
     def close(self) -> None:
         """Drop the result; the cursor is of no use afterwards."""
         self.closed = True
-        self._results = []
         self._pending = None
-        self._set(None)
+        self._clear()
 
     def setinputsizes(self, sizes: Any) -> None:
         """Nothing: the DB-API allows that."""

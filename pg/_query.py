@@ -107,9 +107,29 @@ def prepare(query: str, params: Any) -> tuple[str, tuple[Any, ...], bytes]:
             raise ProgrammingError(
                 f"the query has {names} placeholders but {len(values)} parameters were passed"
             )
+    known = _known_types(tuple(map(type, values)))
+    if known is not None:
+        oids, integers = known
+        for at in integers:
+            if not -(2**31) <= values[at] < 2**31:
+                break
+        else:
+            return sql, tuple(values), oids
     adapted = [_adapt(value) for value in values]
-    oids = array.array("I", [oid for _, oid in adapted])
-    return sql, tuple(value for value, _ in adapted), oids.tobytes()
+    oids = array.array("I", [oid for _, oid in adapted]).tobytes()
+    return sql, tuple(value for value, _ in adapted), oids
+
+
+@lru_cache(512)
+def _known_types(kinds: tuple[type, ...]) -> tuple[bytes, list[int]] | None:
+    """What values of these Python types are sent as, and which of them are integers, whose type is
+    right if they fit into 32 bits; None where it is more than the types that matters.
+    """
+    oids = [23 if kind is int else _OIDS.get(kind, -1) for kind in kinds]
+    if -1 in oids:
+        return None
+    integers = [at for at, kind in enumerate(kinds) if kind is int]
+    return array.array("I", oids).tobytes(), integers
 
 
 def _adapt(value: Any) -> tuple[Any, int]:

@@ -250,21 +250,22 @@ find_word(const char *const *words, int n, const char *word)
     return -1;
 }
 
-/* op(kind, want, sql, args=None, *, oids, statement, timeout, record_class, column, session, plain)
- */
+/* op(kind, want, sql, args=None, *, oids, statement, timeout, record_class, column, session, plain,
+ * before) */
 static PyObject *
 conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"kind",    "want",         "sql",    "args",    "oids",  "statement",
-                               "timeout", "record_class", "column", "session", "plain", NULL};
+                               "timeout", "record_class", "column", "session", "plain", "before",
+                               NULL};
     const char *kind_word, *want_word;
     PyObject *sql, *params = Py_None, *oids = Py_None, *statement = Py_None, *seconds = Py_None;
-    PyObject *record_class = Py_None, *session = Py_None;
+    PyObject *record_class = Py_None, *session = Py_None, *before = Py_None;
     Py_ssize_t column = 0;
     int plain = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ssU|O$OOOOnOp:op", keywords, &kind_word,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ssU|O$OOOOnOpO:op", keywords, &kind_word,
                                      &want_word, &sql, &params, &oids, &statement, &seconds,
-                                     &record_class, &column, &session, &plain))
+                                     &record_class, &column, &session, &plain, &before))
         return NULL;
     int kind = find_word(kinds, 15, kind_word), want = find_word(wants, 8, want_word);
     double timeout = kind == GIO_PG_CONNECT ? as_timeout(seconds) : timeout_of(c, seconds);
@@ -275,6 +276,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
         (statement != Py_None && !Py_IS_TYPE(statement, c->st->statement_type)) ||
         (session != Py_None) != (kind >= GIO_PG_COPY_READ && kind <= GIO_PG_COPY_END) ||
         (session != Py_None && !Py_IS_TYPE(session, c->st->op_type)) ||
+        (before != Py_None && (kind != GIO_PG_QUERY || !PyUnicode_Check(before))) ||
         (kind == GIO_PG_STREAM &&
          ((want != GIO_PG_RECORDS && want != GIO_PG_TUPLES && want != GIO_PG_COLUMNS) ||
           !PyTuple_CheckExact(params))) ||
@@ -294,6 +296,7 @@ conn_op(GioPgConn *c, PyObject *args, PyObject *kwargs)
     op->oids = oids == Py_None ? NULL : Py_NewRef(oids);
     op->stmt = statement == Py_None ? NULL : (GioPgStatement *)Py_NewRef(statement);
     op->session = session == Py_None ? NULL : (GioPgOp *)Py_NewRef(session);
+    op->before = before == Py_None ? NULL : Py_NewRef(before);
     op->column = column;
     op->plain = plain;
     if (set_record_class(op, record_class) < 0)

@@ -89,7 +89,7 @@ gio_pg_many_send(GioPgOp *op)
         Py_XDECREF(row);
         op->stmt->element = ++op->taken;
         if (args == NULL ||
-            gio_pg_statement_send(op->stmt, c, args, op->oids != NULL, op->stmt->text) < 0)
+            gio_pg_statement_send(op->stmt, c, args, NULL, op->oids != NULL, op->stmt->text) < 0)
             fail(op);
         else
             op->pending++;

@@ -601,6 +601,7 @@ op_dealloc(GioPgOp *op)
     PyObject_GC_UnTrack(op);
     op_clear(op);
     Py_CLEAR(op->sql);
+    Py_CLEAR(op->before);
     Py_CLEAR(op->args);
     Py_CLEAR(op->rows);
     Py_CLEAR(op->oids);

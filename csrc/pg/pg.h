@@ -198,11 +198,12 @@ typedef enum {
 } GioPgWant;
 
 typedef enum {
-    GIO_PG_IDLE,     /* not started */
-    GIO_PG_QUEUED,   /* in the queue */
-    GIO_PG_PARSING,  /* PREPARE and DESCRIBE are at the server */
-    GIO_PG_LEARNING, /* its types are looked up */
-    GIO_PG_WIDENING, /* libpq is made to have room for larger reads */
+    GIO_PG_IDLE,      /* not started */
+    GIO_PG_QUEUED,    /* in the queue */
+    GIO_PG_BEGINNING, /* BEGIN is at the server, by itself */
+    GIO_PG_PARSING,   /* PREPARE and DESCRIBE are at the server */
+    GIO_PG_LEARNING,  /* its types are looked up */
+    GIO_PG_WIDENING,  /* libpq is made to have room for larger reads */
     GIO_PG_EXECUTING,
     GIO_PG_COPYING, /* COPY: data may go in or out */
     GIO_PG_DONE
@@ -210,15 +211,16 @@ typedef enum {
 
 struct GioPgOp {
     PyObject_HEAD
-    GioPgConn *conn; /* owned */
-    GioPgOp *next;   /* in the queue */
-    GioPgOp *done;   /* in the list of those to be woken: a COPY is in both */
-    PyObject *sql;   /* str; the conninfo of a CONNECT */
-    PyObject *args;  /* tuple, or NULL; MANY: an iterable of sequences */
-    PyObject *rows;  /* MANY: the iterator */
-    int64_t count;   /* MANY: rows that were changed */
-    int64_t taken;   /* MANY: arguments that were taken */
-    PyObject *oids;  /* bytes: the parameters' types as uint32_t; or NULL: the server infers */
+    GioPgConn *conn;  /* owned */
+    GioPgOp *next;    /* in the queue */
+    GioPgOp *done;    /* in the list of those to be woken: a COPY is in both */
+    PyObject *sql;    /* str; the conninfo of a CONNECT */
+    PyObject *before; /* str: the BEGIN, where it is the first of a transaction; or NULL */
+    PyObject *args;   /* tuple, or NULL; MANY: an iterable of sequences */
+    PyObject *rows;   /* MANY: the iterator */
+    int64_t count;    /* MANY: rows that were changed */
+    int64_t taken;    /* MANY: arguments that were taken */
+    PyObject *oids;   /* bytes: the parameters' types as uint32_t; or NULL: the server infers */
     PyObject *record_class; /* or NULL */
     Py_ssize_t column;      /* of GIO_PG_VALUE; of GIO_PG_COLUMNS: rows of a batch */
     PyObject *column_name;  /* str, in its place; or NULL */
@@ -401,6 +403,17 @@ bool gio_pg_query_is_stale(GioPgOp *op, const PGresult *res);
 /* Whether a result has the columns that were described: 0, or -1 with an exception; then the
  * statement leaves the cache. */
 int gio_pg_query_check(GioPgOp *op, const PGresult *res);
+/* begin.c: `before` goes with the query, in one round trip, or by itself: false when that ended it.
+ * Runs no Python. */
+bool gio_pg_begin_joins(const GioPgOp *op);
+bool gio_pg_begin_alone(GioPgOp *op);
+/* With both, so many ends of results and syncs come. */
+#define GIO_PG_WITH_BEGIN 3
+/* The result that comes is that of BEGIN: -1 with an exception if it failed, else 0. */
+bool gio_pg_begin_is_next(const GioPgOp *op);
+int gio_pg_begin_answered(GioPgOp *op, const PGresult *res);
+/* All answers have come: false if the connection is lost. */
+bool gio_pg_begin_ended(GioPgOp *op);
 /* copy.c: what is asked of a COPY. start: 0, or -1 with an exception. */
 int gio_pg_copy_start(GioPgOp *sub);
 /* Rows may come, of a COPY or a stream, that nobody asks for just now. */
@@ -492,6 +505,7 @@ struct GioPgStatement {
     GioPgConn *conn; /* borrowed: only compared */
     PyObject *key, *sql;
     PyObject *desc;              /* RecordDesc, or NULL when there are no columns */
+    PyObject *description;       /* what results of tuples say of the columns; NULL: not made yet */
     GioPgCodec **params, **cols; /* owned, each */
     Oid *param_oids, *col_oids;
     int *col_mods; /* the types' modifiers */
@@ -538,9 +552,10 @@ int gio_pg_statement_described(GioPgStatement *s, const PGresult *res);
  */
 int gio_pg_statement_resolve(GioPgStatement *s, GioPgConn *c, PyObject *unknown);
 /* Send it with parameters. 0, -1 with an exception: nothing was sent. `lenient`: a str is taken
- * for any type, as the literal that it would be in SQL. `text`: its result comes as text. Runs
- * Python. */
-int gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool lenient, bool text);
+ * for any type, as the literal that it would be in SQL. `text`: its result comes as text. `before`
+ * (str, or NULL) goes first, both in libpq's pipeline mode, without the sync. Runs Python. */
+int gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, PyObject *before,
+                          bool lenient, bool text);
 
 /* ---- cancelling (cancel.c) ---------------------------------------------------- */
 

@@ -110,7 +110,7 @@ gio_pg_pipeline_admit(GioPgOp *op)
     default:
         if (op->stmt->command == GIO_PG_OF_COPY)
             what = "COPY";
-        else if (op->stmt->command != GIO_PG_PLAIN && shared)
+        else if (op->before != NULL || (op->stmt->command != GIO_PG_PLAIN && shared))
             what = "what concerns the whole session (transactions, settings, LISTEN, cursors, "
                    "temporary tables)";
     }

@@ -163,6 +163,8 @@ go_on(GioPgOp *op)
         return send_wide(op);
     if (c->mode == GIO_PG_PIPELINE)
         c->learner = op; /* unless this is the last of it */
+    if (op->before != NULL && !gio_pg_begin_joins(op))
+        return gio_pg_begin_alone(op);
     if (!s->described || !s->prepared)
         return send_prepare(op);
     PyObject *unknown = NULL;
@@ -188,9 +190,10 @@ go_on(GioPgOp *op)
     if (op->kind == GIO_PG_MANY)
         return gio_pg_many_begin(op);
     op->stage = GIO_PG_EXECUTING;
-    op->pending = c->mode == GIO_PG_SHARED ? 2 : 1;
+    op->pending = op->before != NULL ? GIO_PG_WITH_BEGIN : c->mode == GIO_PG_SHARED ? 2 : 1;
+    op->in_tx = op->in_tx || op->before != NULL;
     c->learner = NULL;
-    if (gio_pg_statement_send(s, c, op->args, op->oids != NULL,
+    if (gio_pg_statement_send(s, c, op->args, op->before, op->oids != NULL,
                               s->text && op->want != GIO_PG_COLUMNS) < 0) {
         gio_pg_op_finish(op, NULL, NULL);
         return false;
@@ -198,7 +201,7 @@ go_on(GioPgOp *op)
     c->unanswered = true;
     if (op->kind == GIO_PG_STREAM)
         return gio_pg_stream_begin(op);
-    return c->mode != GIO_PG_SHARED || sent(op, gio_pg_pipeline_sync(c));
+    return op->pending == 1 || sent(op, gio_pg_pipeline_sync(c));
 }
 
 bool
@@ -407,7 +410,8 @@ feed_executing(GioPgOp *op, const PGresult *res)
         break;
     case PGRES_COPY_IN:
     case PGRES_COPY_OUT:
-        if (c->mode != GIO_PG_SERIAL) { /* of a function, or what not: libpq has no way on */
+        /* of a function, or what not: libpq has no way on */
+        if (c->mode != GIO_PG_SERIAL || op->before != NULL) {
             gio_pg_error_set("NotSupportedError", "a COPY cannot be part of a pipeline");
             fail(op);
             c->lost = true;
@@ -485,10 +489,12 @@ feed_end(GioPgOp *op)
         end_parsing(op);
         return;
     }
-    if (op->stage == GIO_PG_LEARNING || op->stage == GIO_PG_WIDENING) {
+    if (op->stage < GIO_PG_EXECUTING) {
         next_leg(op);
         return;
     }
+    if (!gio_pg_begin_ended(op))
+        return;
     if (op->retry) {
         op->retry = false;
         op->retried = true;
@@ -543,6 +549,10 @@ gio_pg_query_feed(GioPgOp *op, PGresult *res)
     }
     else if (status == PGRES_PIPELINE_ABORTED) {
         feed_aborted(op);
+    }
+    else if (gio_pg_begin_is_next(op)) {
+        if (gio_pg_begin_answered(op, res) < 0)
+            fail(op);
     }
     else if (op->stage == GIO_PG_EXECUTING) {
         feed_executing(op, res);

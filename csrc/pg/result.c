@@ -123,9 +123,9 @@ text_rows(const PGresult *res)
     return gio_pg_shown(list);
 }
 
-/* (name, oid, size, modifier, format) of each column */
+/* (name, oid, size, modifier) of each column: new reference */
 static PyObject *
-description_of(const PGresult *res)
+make_description(const PGresult *res)
 {
     int n = PQnfields(res);
     PyObject *list = gio_pg_hidden(PyTuple_New(n));
@@ -140,6 +140,21 @@ description_of(const PGresult *res)
             PyTuple_SET_ITEM(list, i, entry);
     }
     return gio_pg_shown(list);
+}
+
+/* The same, made once for a statement that the server has: it refuses to go on with a plan whose
+ * columns have other names, types or modifiers than before. */
+static PyObject *
+description_of(GioPgStatement *s, const PGresult *res)
+{
+    if (s == NULL || s->name[0] == '\0')
+        return make_description(res);
+    if (s->description != NULL)
+        return Py_NewRef(s->description);
+    PyObject *made = make_description(res);
+    if (made != NULL)
+        Py_XSETREF(s->description, Py_NewRef(made));
+    return made;
 }
 
 PyObject *
@@ -163,7 +178,7 @@ gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
         }
         rows = gio_pg_shown(rows);
     }
-    PyObject *description = rows == NULL ? NULL : description_of(res);
+    PyObject *description = rows == NULL ? NULL : description_of(s, res);
     if (description == NULL) {
         Py_XDECREF(rows);
         return NULL;

@@ -218,6 +218,7 @@ forget_types(GioPgStatement *s)
     s->nparams = s->ncols = 0;
     s->described = s->resolved = false;
     Py_CLEAR(s->desc);
+    Py_CLEAR(s->description);
 }
 
 const char *
@@ -391,7 +392,8 @@ explain(GioPgCodec *codec, Py_ssize_t i, PyObject *value, PyObject *element)
 }
 
 int
-gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool lenient, bool text)
+gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, PyObject *before,
+                      bool lenient, bool text)
 {
     Py_ssize_t n = args == NULL ? 0 : PyTuple_GET_SIZE(args);
     if (n != s->nparams) {
@@ -400,7 +402,7 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
                          s->nparams, s->nparams == 1 ? "" : "s", n, n == 1 ? "was" : "were");
         return -1;
     }
-    const char *sql, *few_values[FEW], **values = few_values;
+    const char *sql, *begin = NULL, *few_values[FEW], **values = few_values;
     int few_lens[2 * FEW], *lens = few_lens;
     int rc = -1;
     if (n > FEW) {
@@ -434,23 +436,27 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, bool leni
         goto done;
     }
     const char *at = c->out.data;
+    if (before != NULL && (begin = gio_pg_statement_text(before)) == NULL)
+        goto done;
     for (Py_ssize_t i = 0; i < n; i++) {
         values[i] = lens[i] < 0 ? NULL : at;
         if (lens[i] >= 0)
             at += lens[i] + 1;
     }
     /* What has no name may be another statement by now, where others use the connection, too. */
-    int ok;
-    if (s->name[0] != '\0' || (c->mode != GIO_PG_SHARED && !c->pooler))
+    int ok = begin == NULL || (PQenterPipelineMode(c->pg) &&
+                               PQsendQueryParams(c->pg, begin, 0, NULL, NULL, NULL, NULL, 0));
+    if (ok && (s->name[0] != '\0' || (c->mode != GIO_PG_SHARED && !c->pooler)))
         ok = PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !text);
-    else if ((sql = gio_pg_statement_text(s->sql)) != NULL)
+    else if (ok && (sql = gio_pg_statement_text(s->sql)) != NULL)
         ok = PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !text);
-    else
+    else if (ok)
         goto done;
     if (!ok) {
         PyObject *error = gio_pg_error_lost(c);
         if (error != NULL)
             gio_err_give(error);
+        c->lost = c->lost || begin != NULL;
         goto done;
     }
     rc = 0;

@@ -23,7 +23,13 @@ from sqlalchemy.dialects.postgresql.base import (
     PGReadOnlyConnectionCharacteristic,
 )
 from sqlalchemy.dialects.postgresql.pg_catalog import INT2VECTOR, OIDVECTOR
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.postgresql.psycopg import (
+    PGCompiler_psycopg,
+    PGDialect_psycopg,
+    _PGBigInteger,
+    _PGInteger,
+    _PGSmallInteger,
+)
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
 from sqlalchemy.util.concurrency import await_only
 
@@ -118,6 +124,22 @@ class _DBAPI:
         return pg.connect(*args, **kwargs)
 
 
+# --- the compiler --------------------------------------------------------------------------------
+
+_CASTS = {_PGInteger: "::INTEGER", _PGBigInteger: "::BIGINT", _PGSmallInteger: "::SMALLINT"}
+
+
+class _Compiler(PGCompiler_psycopg):
+    """Knows the casts that there are most of: an IN has one for each value, at each execution."""
+
+    def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:
+        cast = _CASTS.get(type(dbapi_type))
+        if cast is not None:
+            return sqltext + cast
+        rendered: str = super().render_bind_cast(type_, dbapi_type, sqltext)  # type: ignore[no-untyped-call]
+        return rendered
+
+
 # --- the dialect ---------------------------------------------------------------------------------
 
 
@@ -136,6 +158,7 @@ class PGDialect_greenletio(PGDialect_psycopg):
 
     driver = "greenletio"
     supports_statement_cache = True
+    statement_compiler = _Compiler
     minimum_dbapi_version = None  # type: ignore[assignment]
     connection_characteristics = PGDialect_psycopg.connection_characteristics.union(
         {"postgresql_readonly": _ReadOnly(), "postgresql_deferrable": _Deferrable()}

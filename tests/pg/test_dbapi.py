@@ -330,6 +330,28 @@ def test_the_description_of_names_that_are_no_text(pg_url):
             assert [column.name for column in cursor.description] == ["a\ufffd"]
 
 
+def test_a_description_follows_the_table(dsn, sync):
+    sync.autocommit = True
+    with pg.connect(dsn, autocommit=True) as other:
+        sync.execute("CREATE TABLE described (a varchar(3), b int)")
+        try:
+            for change, expected in (
+                ("COLUMN a TYPE varchar(7)", ["a", "b"]),
+                ("RENAME COLUMN b TO c", ["a", "c"]),
+                ("ADD COLUMN d int", ["a", "c", "d"]),
+            ):
+                assert len(sync.execute("SELECT * FROM described").description) >= 2
+                alter = "ALTER " if change.startswith("COLUMN") else ""
+                other.execute(f"ALTER TABLE described {alter}{change}")
+                for _ in range(2):
+                    columns = sync.execute("SELECT * FROM described").description
+                    assert [column.name for column in columns] == expected
+                    assert columns[0].display_size == 7
+                    columns.clear()  # it is the user's
+        finally:
+            sync.execute("DROP TABLE described")
+
+
 def test_codecs_of_ones_own(dsn, sync):
     sync.autocommit = True
     sync.execute("CREATE TYPE pg_temp.pair AS (a int, b text)")

@@ -1,48 +1,14 @@
 """Answers in many parts: libpq is given room for larger reads, once, where nobody minds."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import pytest
+from fix_recorded import recorded
 
 from greenletio.pg import aio, errors
 
 ROOM = b"room for larger reads"
 LARGE = "SELECT repeat('x', 1000) AS x FROM generate_series(1, 1000)"
-
-
-@asynccontextmanager
-async def recorded(dsn: str) -> AsyncIterator[tuple[str, bytearray]]:
-    """A server's address behind which a proxy writes down what is sent."""
-    there, sent, served = urlsplit(dsn), bytearray(), []
-
-    async def forward(reader, writer, note=None):
-        try:
-            while data := await reader.read(1 << 16):
-                if note is not None:
-                    note += data
-                writer.write(data)
-                await writer.drain()
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-
-    async def serve(reader, writer):
-        served.append(asyncio.current_task())
-        up = await asyncio.open_connection(there.hostname, there.port or 5432)
-        await asyncio.gather(forward(reader, up[1], sent), forward(up[0], writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    netloc = f"{there.netloc.rpartition('@')[0]}@127.0.0.1:{port}"
-    try:
-        yield there._replace(netloc=netloc).geturl(), sent
-    finally:
-        server.close()
-        await asyncio.gather(*served)
 
 
 async def read_much(c: aio.Connection, times: int = 30) -> None:

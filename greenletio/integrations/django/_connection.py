@@ -29,7 +29,7 @@ __all__ = ("Connection", "Cursor", "Pooled", "dress")
 Zone = tuple[datetime.tzinfo | None, str]
 
 #: Where the server has to see that two parameters are the same value, which it sees of literals.
-_COMPARES = re.compile(r"\b(?:GROUP BY|DISTINCT)\b")
+_COMPARING = ("GROUP BY", "DISTINCT")
 _CHANGES_SCHEMA = re.compile(r"\s*(?:CREATE|ALTER|DROP)\b", re.IGNORECASE)
 
 #: What is known of the types of a database, for all connections that read values in the same way.
@@ -109,7 +109,7 @@ class Connection(NamedCursors):
         self, query: str, params: Any, timeout: float | None, cursor: pg.Cursor[Any] | None = None
     ) -> Any:
         if params:
-            if self.binds_here or _COMPARES.search(query):
+            if self.binds_here or any(word in query for word in _COMPARING):
                 query, params = compose(query, params, self), None
             else:
                 params = to_driver(params, self._hstore)
