@@ -108,8 +108,8 @@ def check_custom(kind: str, is_array: bool, schema: str, name: str, format: str)
         )
     if kind == "d":
         raise NotSupportedError(
-            f"custom codecs on domain types ({schema}.{name}) are not supported: the server calls "
-            "the values of a domain by its base type, whose codec can be set"
+            "custom codecs on domain types are not supported: the server calls the values of "
+            f"{schema}.{name} by its base type, whose codec can be set"
         )
     if kind == "c" and format != "tuple":
         raise NotSupportedError(
