@@ -386,9 +386,10 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
     def _event(self, kind: str, value: Any) -> None:
         if kind == "notice":
             diagnostic = _errors.Diagnostic(value)
-            for callback in self._notice_handlers:
+            handlers = list(self._notice_handlers)  # one may remove itself
+            for callback in handlers:
                 callback(diagnostic)
-            if not self._notice_handlers:
+            if not handlers:
                 level = logging.WARNING if diagnostic.severity == "WARNING" else logging.INFO
                 logger.log(level, "%s: %s", diagnostic.severity, diagnostic.message_primary)
         elif kind == "outdated":

@@ -99,9 +99,10 @@ class Notifying:
         if kind == "notification":
             pid, channel, payload = value
             notification = Notification(channel, payload, pid)
-            for callback in self._notify_handlers:
+            handlers = list(self._notify_handlers)  # one may remove itself
+            for callback in handlers:
                 callback(notification)
-            if self._listening or not self._notify_handlers:
+            if self._listening or not handlers:
                 self._notified.append(notification)
         for waiter in self._listening:
             waiter.set(None)

@@ -370,7 +370,7 @@ class Core:
     # ---- giving it back
 
     def give(self, slot: Slot) -> bool:
-        """A lease ends: never waits, from whatever place. False if somebody must reset_steps().
+        """A lease ends: never waits, from whatever place. False if the caller must reset it.
 
         Where a loop runs the reset goes on in its background.
         """

@@ -132,9 +132,9 @@ class BitString:
         """The bits as an integer: as from_int() takes them."""
         if bitorder not in ("big", "little"):
             raise ValueError("bitorder must be either 'little' or 'big'")
-        bits = "".join(map(str, self))
-        value = int((bits if bitorder == "big" else bits[::-1]) or "0", 2)
-        return value - (1 << self._length) if signed and value >> self._length - 1 == 1 else value
+        bits = "".join(map(str, self))[:: 1 if bitorder == "big" else -1]
+        value = int(bits or "0", 2)
+        return value - (1 << self._length) if signed and bits.startswith("1") else value
 
     @property
     def bytes(self) -> bytes:

@@ -111,9 +111,10 @@ class Connection(
                 self._call(listener, self._face(), pid, channel, payload)
         elif kind == "notice":
             message = message_of(value)
-            for log_listener in self._log_listeners:
+            log_listeners = list(self._log_listeners)  # one may remove itself
+            for log_listener in log_listeners:
                 self._call_now(log_listener, self._face(), message)
-            if not self._log_listeners:
+            if not log_listeners:
                 level = logging.WARNING if message.severity == "WARNING" else logging.INFO
                 logger.log(level, "%s: %s", message.severity, message.message)
         elif kind in ("outdated", "stale"):

@@ -152,6 +152,11 @@ def test_settings_messages_and_the_end(run, connect, dsn):
         with pytest.raises(AttributeError, match="SHOW"):
             _ = settings.work_mem
         heard = []
+
+        def once(connection, message):
+            connection.remove_log_listener(once)  # which takes nothing from the other one
+
+        c.add_log_listener(once)
         c.add_log_listener(lambda connection, message: heard.append(message))
         await c.execute("DO $$ BEGIN RAISE WARNING 'so' USING ERRCODE = '01004'; END $$")
         assert isinstance(heard[0], aio.exceptions.StringDataRightTruncation)  # at once

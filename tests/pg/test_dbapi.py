@@ -238,9 +238,16 @@ def test_transactions(dsn, sync):
 
 def test_notices(sync):
     heard = []
+
+    def once(diagnostic):
+        heard.append("once")
+        sync.remove_notice_handler(once)  # which takes nothing from the other one
+
+    sync.add_notice_handler(once)
     sync.add_notice_handler(lambda diagnostic: heard.append(diagnostic.message_primary))
-    sync.execute("DO $$ BEGIN RAISE NOTICE 'look'; END $$")
-    assert heard == ["look"]
+    for _ in range(2):
+        sync.execute("DO $$ BEGIN RAISE NOTICE 'look'; END $$")
+    assert heard == ["once", "look", "look"]
 
 
 def test_a_connection_that_is_closed(dsn):

@@ -78,6 +78,20 @@ def test_handlers_hear_while_queries_run(dsn, listening):
     assert len(heard) == 1
 
 
+def test_a_handler_may_remove_itself(dsn, listening):
+    heard = []
+
+    def once(notification):
+        heard.append("once")
+        listening.remove_notify_handler(once)
+
+    listening.add_notify_handler(once)
+    listening.add_notify_handler(lambda notification: heard.append(notification.payload))
+    notify(dsn, "x", "y")
+    listening.execute("SELECT 1")
+    assert heard == ["once", "x", "y"]
+
+
 def test_a_handler_in_a_loop(run, dsn):
     """It hears as it comes, though nobody asks for anything."""
 

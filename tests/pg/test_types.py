@@ -326,6 +326,35 @@ def test_ranges(raw, lower, upper, lower_inc, upper_inc):
     assert parsed == back
 
 
+near = st.none() | st.integers(-2, 2).map(Decimal)
+few = st.tuples(near, near, st.booleans(), st.booleans()).filter(
+    lambda r: None in r[:2] or r[0] <= r[1]
+)
+
+
+@settings(max_examples=100)
+@given(few, few)
+def test_ranges_in_ranges(raw, one, other):
+    query = "SELECT a, b, a <@ b FROM (SELECT $1::numrange AS a, $2::numrange AS b) AS two"
+    a, b, within = raw.fetchrow(query, Range(*one), Range(*other)).run()
+    assert (a.issubset(b), b.issuperset(a)) == (within, within)
+
+
+@pytest.mark.parametrize("order", ["big", "little"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bit_strings_as_integers(order, signed):
+    least = -4 if signed else 0
+    for number in range(least, least + 8):
+        bits = pg.BitString.from_int(number, 3, order, signed=signed)
+        assert (len(bits), bits.to_int(order, signed=signed)) == (3, number)
+    bits = pg.BitString("110")
+    assert bits.to_int("big") == 6 and bits.to_int("little") == 3
+    assert pg.BitString().to_int(order, signed=signed) == 0
+    for wrong in (lambda: bits.to_int("middle"), lambda: pg.BitString.from_int(8, 3, order)):
+        with pytest.raises(ValueError):
+            wrong()
+
+
 @pytest.fixture(scope="module")
 def own_types(raw):
     raw.execute(
