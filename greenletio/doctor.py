@@ -107,12 +107,11 @@ def _versions() -> list[Finding]:
         version = _version_of(package)
         if version is None:
             continue
-        lines.append(found(package, version))
+        line = found(package, version)
         if package in _PATCHERS and _has_patched(*_PATCHERS[package]):
-            lines[-1].status = NOTE
-            lines[
-                -1
-            ].advice = f"its monkey patching and ours exclude each other: leave {package}'s out"
+            line.status = NOTE
+            line.advice = f"its monkey patching and ours exclude each other: leave {package}'s out"
+        lines.append(line)
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     few = soft != resource.RLIM_INFINITY and soft < _ENOUGH_FILES
     lines.append(
@@ -347,16 +346,37 @@ def run(args: argparse.Namespace) -> int:
 
 
 _MARKS = {OK: ("✓", "green"), NOTE: ("!", "yellow"), BAD: ("✗", "red")}
+_ASCII = str.maketrans("✓✗→", "+x>")
 
 
 def _show(found: list[Finding]) -> None:
-    if importlib.util.find_spec("rich") is None:
-        width = max(len(line.name) for line in found)
-        for line in found:
-            print(f"{_MARKS[line.status][0]} {line.name:<{width}}  {line.value}")
-            if line.advice:
-                print(f"  {'':<{width}}  -> {line.advice}")
-        return
+    with_rich = sys.stdout.isatty() and importlib.util.find_spec("rich") is not None
+    report = _table(found) if with_rich else _lines(found)
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        report.encode(encoding)
+    except UnicodeEncodeError:
+        report = report.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+    print(report, end="")
+
+
+def _lines(found: list[Finding]) -> str:
+    """Each finding on one line, however long: for files, and for programs that read it."""
+    width = max(len(line.name) for line in found)
+    report = []
+    section = ""
+    for line in found:
+        if line.section != section:
+            section = line.section
+            report.append(section)
+        report.append(f"{_MARKS[line.status][0]} {line.name:<{width}}  {line.value}")
+        if line.advice:
+            report.append(f"  {'':<{width}}  → {line.advice}")
+    return "\n".join(report) + "\n"
+
+
+def _table(found: list[Finding]) -> str:
+    """As wide as the terminal is."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -368,11 +388,11 @@ def _show(found: list[Finding]) -> None:
             section = line.section
             table.add_row("", Text(section, style="bold"), "")
         mark, style = _MARKS[line.status]
-        value = Text(line.value)
+        value = Text(line.value, overflow="fold")
         if line.advice:
             value.append(f"\n→ {line.advice}", style=style if line.status != OK else "dim")
         table.add_row(Text(mark, style=style), Text(line.name), value)
     console = Console()
-    with console.capture() as report:
+    with console.capture() as report:  # errors of writing are the caller's, rich would end the run
         console.print(table)
-    print(report.get(), end="")  # whose errors are the caller's, rich would end the program
+    return report.get()

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,14 @@ def test_a_server_is_asked(tmp_path, pg_dsn):
     assert found["server"]["value"].startswith("PostgreSQL ")
     assert found["server"]["value"].endswith("primary")
     assert "round trip" in found["connecting"]["value"]
+
+
+def test_the_page_shows_lines_that_there_are(tmp_path, pg_dsn):
+    page = Path(__file__).parents[2] / "docs" / "doctor.md"
+    shown = set(re.findall(r"^ [✓!✗]  (\w.*?)  ", page.read_text(), re.MULTILINE))
+    assert len(shown) >= 10
+    found = examine(tmp_path, "early", "--database", pg_dsn, early="import psycopg2")
+    assert shown <= found.keys()
 
 
 def test_a_server_that_is_not_there_is_said_and_shown_by_the_status(tmp_path):
@@ -112,16 +122,51 @@ def test_the_loop_that_runs_is_said():
     assert running(run(ask())) == "greenletio._event_loop.EventLoop"
 
 
-@pytest.mark.parametrize("has_rich", [False, True])
-def test_what_people_read(tmp_path, has_rich):
-    code = "import sys; from greenletio.__main__ import main; sys.exit(main(['doctor']))"
-    if not has_rich:
-        code = f"import importlib.util as u; u.find_spec = lambda name: None; {code}"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+def read(tmp_path: Path, terminal: bool = False, **environment: str) -> str:
+    """What the command writes, into a pipe or to a terminal of 60 columns."""
+    out, into = os.openpty() if terminal else os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "greenletio", "doctor"],
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "dumb", "COLUMNS": "60", "LINES": "24", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=into,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "✓" in done.stdout and "libevent" in done.stdout
+    os.close(into)
+    said = b""
+    with open(out, "rb", buffering=0) as file, suppress(OSError):  # a terminal ends with EIO
+        while more := file.read(4096):
+            said += more
+    error = process.communicate(timeout=60)[1]
+    assert (process.returncode, error) == (0, "")
+    return said.decode()
+
+
+def test_what_people_read(tmp_path, monkeypatch):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    said = read(tmp_path)
+    assert "✓ libevent" in said
+    assert re.search(", in /.*greenletio\n", said)  # whole, however long
+    assert said.startswith("versions\n") and "\nloop\n" in said
+
+
+def test_what_people_read_in_a_terminal(tmp_path, monkeypatch):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    where = re.search(", in (/.*)\n", read(tmp_path))
+    said = read(tmp_path, terminal=True)
+    lines = said.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any(line.lstrip().startswith("✓  libevent") for line in lines)
+    assert where is not None and "".join(where[1].split()) in "".join(said.split())  # not cut off
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_terminal_that_has_no_such_signs(tmp_path, monkeypatch, terminal):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    said = read(tmp_path, terminal, PYTHONIOENCODING="latin-1")
+    assert "+ " in said and "libevent" in said and "> " in said
 
 
 @pytest.mark.parametrize(
