@@ -71,10 +71,10 @@ test-django: ## Django's own tests on our backend (CHECKOUT=its repository or sd
 	@$(BOOTSTRAP) test
 	$(RUN)/python tests/django/run.py $(or $(CHECKOUT),$(error CHECKOUT= names a copy of Django's repository)) $(ARGS)
 
-test-all: ## all of the above, and the tests marked `slow`
+test-all: ## the tests, those marked `slow` too, and all of the above that needs no CHECKOUT
 	@$(BOOTSTRAP) test
 	$(PYTEST) --pgtap -m '' $(ARGS)
-	$(MAKE) leaks asan test-pythons test-stdlib test-libpq
+	$(MAKE) leaks asan fuzz test-pythons test-asyncio test-stdlib test-libpq
 
 lint: ## ruff, clang-format, and docker-compose.yml against its schema
 	@$(BOOTSTRAP) lint

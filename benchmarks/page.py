@@ -30,7 +30,9 @@ all of them interleaved in one run: each round goes through all contenders, one 
 what the machine does meanwhile hits all alike. What is compared is, unless a title says
 otherwise, the CPU time of the contender's process for one operation; the ratios are of the
 medians over the rounds, and a ratio above 1 means that the contender takes that many times what
-greenletio takes. The figures are as good as the machine: run them on yours.
+greenletio takes. "By round" are the quartiles of the ratios within each round; the ratio of the
+medians may lie beside them where the machine's speed changed between rounds. The figures are as
+good as the machine: run them on yours.
 """
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from greenletio._embedded import EmbeddedServer, EmbeddedStandby
 from greenletio.errors import GreenletioError
 
-SETTINGS = {"max_connections": 200, "wal_level": "logical"}
+SETTINGS = {"max_connections": 200, "max_prepared_transactions": 20, "wal_level": "logical"}
 
 PGBOUNCER = """
 [databases]

@@ -10,8 +10,9 @@ cd "$(dirname "$0")/.."
 OUT=${1:-dist}
 PYTHON=${PYTHON:-python3}
 LIBRARIES=$PWD/build/wheel-libraries
-TOOLS=.venvs/wheel-tools
-FRESH=.venvs/wheel
+VERSION=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+TOOLS=.venvs/wheel-tools-$VERSION
+FRESH=.venvs/wheel-$VERSION
 
 scripts/wheel-libraries.sh "$LIBRARIES"
 

@@ -1,7 +1,9 @@
 """docker-compose.yml, and the same topology from local processes."""
 
 import configparser
+import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from fix_missing import missing
-from fix_postgres import need_embedded
+from fix_postgres import SETTINGS, need_embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "cluster.py"
@@ -65,6 +67,16 @@ def test_the_script_and_docker_configure_pgbouncer_alike(compose: dict[str, Any]
     local.read_string(SCRIPT.read_text().split('PGBOUNCER = """')[1].split('"""')[0])
     for key in ("pool_mode", "max_client_conn", "default_pool_size"):
         assert docker["pgbouncer"][key] == local["pgbouncer"][key]
+
+
+def test_their_servers_are_configured_as_the_one_of_the_tests(compose: dict[str, Any]) -> None:
+    primary = shlex.split(compose["services"]["primary"]["command"])
+    said = dict(word.split("=") for word in primary if "=" in word)
+    assert said == {name: str(value) for name, value in SETTINGS.items()}
+    standby = compose["services"]["standby"]["command"][-1]
+    for name in SETTINGS.keys() - {"wal_level"}:  # a standby's may not be less
+        assert f"-c {name}={said[name]}" in standby
+    assert f"SETTINGS = {json.dumps(SETTINGS)}" in SCRIPT.read_text()
 
 
 def test_docker_runs_the_tests_against_its_primary(compose: dict[str, Any]) -> None:

@@ -117,3 +117,19 @@ def test_what_a_document_names_is_there(document: str) -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)
     files = [link.partition("#")[0] for link in links]  # `make docs` looks at the rest
     assert [file for file in files if not (ROOT / document).parent.joinpath(file).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page, and MyST as well."""
+    text = BLOCK.sub("", page.read_text())
+    if included := re.search(r"^```{include} (\S+)", page.read_text()):
+        return anchors(page.parent / included[1])
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_where_a_document_leads_within_a_page_is_a_heading(document: str) -> None:
+    page = ROOT / document
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+        assert anchor in anchors(page.parent / path if path else page), (path, anchor)
