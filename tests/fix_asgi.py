@@ -65,8 +65,8 @@ def serving(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
         from granian.constants import Interfaces
         from granian.server.embed import Server
 
+        # It binds by itself, beside the socket that keeps the port for it and is never listened on.
         port = listener.getsockname()[1]
-        listener.close()  # it binds by itself
         server = Server(
             app,
             port=port,
@@ -89,12 +89,17 @@ def serving(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
         finally:
             server.stop()
             await asyncio.wait_for(task, LIMIT_S)
+            listener.close()
 
     @contextlib.asynccontextmanager
     async def serving(
         app: Any, name: str = request.param
     ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # granian's do the same
+        listener.bind(("127.0.0.1", 0))
+        if name != "granian":
+            listener.listen()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = {"uvicorn": uvicorn, "hypercorn": hypercorn, "granian": granian}[name]
         timeout = aiohttp.ClientTimeout(total=LIMIT_S)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from fix_missing import missing
 from fix_postgres import SETTINGS, OwnServer, TemporaryDatabase, ask
 
 MD5 = hashlib.md5(b"md5" + b"by_md5").hexdigest()  # of the password and the role's name
@@ -103,7 +104,7 @@ def start_system_server(config: pytest.Config) -> SystemServer:
     if server is None:
         binaries = system_binaries()
         if binaries is None:
-            pytest.skip("the system has no PostgreSQL server: apt-get install postgresql")
+            missing("the system has no PostgreSQL server: apt-get install postgresql")
         server = config.stash[_SERVER] = SystemServer(binaries)
         config.add_cleanup(server.stop)
         server.start()
@@ -130,7 +131,7 @@ def start_pgtap_database(config: pytest.Config) -> str:
         if not url or not ask(url, known):
             url = start_system_server(config).url
         if not ask(url, known):
-            pytest.skip("PostgreSQL has no pgTAP: apt-get install postgresql-15-pgtap, or the like")
+            missing("PostgreSQL has no pgTAP: apt-get install postgresql-15-pgtap, or the like")
         database = TemporaryDatabase(url)
         database.__enter__()
         config.add_cleanup(database.__exit__)

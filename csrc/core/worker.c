@@ -1,7 +1,7 @@
 /* Workers: greenlets that are used again and again.
  *
  * A fresh greenlet costs CPython a 16 KiB data stack that is mapped and
- * unmapped; a recycled one costs a switch. A worker runs gio_worker_run: take the
+ * unmapped; a recycled one costs a switch. A worker runs worker_run: take the
  * job, run it, hand the outcome to the driver, sleep in the pool. Values pass in
  * the mailbox (`in`, `out`), never through the switch, so a switch by somebody
  * else can't be mistaken for ours: the mailbox is looked at after every switch.

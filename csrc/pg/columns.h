@@ -1,4 +1,4 @@
-/* Columns of a result in Arrow's memory layout: what columns.c fills, arrow.c hands out.
+/* Columns of a result in Arrow's memory layout: what columns.c fills, batch.c hands out.
  *
  * Memory is C's, since whoever gets it may free it without the GIL.
  */

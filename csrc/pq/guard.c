@@ -264,7 +264,7 @@ property_set(PyObject *self, PyObject *conn, PyObject *value)
     descrsetfunc set = Py_TYPE(g->original)->tp_descr_set;
     bool waits = true;
     if (value != NULL && PyObject_TypeCheck(conn, g->type)) {
-        /* Only what makes psycopg2 send something, see conn_set_session(). */
+        /* Only what makes psycopg2 send something, see its own conn_set_session(). */
         PyObject *autocommit = PyObject_GetAttrString(conn, "autocommit");
         waits = autocommit != NULL && PyObject_IsTrue(autocommit) > 0;
         Py_XDECREF(autocommit);

@@ -5,6 +5,7 @@ import contextvars
 import sys
 
 import pytest
+from fix_missing import need
 
 import greenletio
 from greenletio import async_, await_
@@ -471,7 +472,7 @@ def test_task_group_inside_await(run):
 
 
 def test_sniffio(run):
-    sniffio = pytest.importorskip("sniffio")
+    sniffio = need("sniffio")
 
     async def coro():
         assert sniffio.current_async_library() == "asyncio"
@@ -487,7 +488,7 @@ def test_sniffio(run):
 
 
 def test_anyio_inside_await(run):
-    anyio = pytest.importorskip("anyio")
+    anyio = need("anyio")
 
     async def coro():
         await anyio.sleep(0)
@@ -513,7 +514,7 @@ def test_anyio_inside_await(run):
 
 
 def test_anyio_cancel_scope_around_green_code(run):
-    anyio = pytest.importorskip("anyio")
+    anyio = need("anyio")
 
     async def main():
         for wait in (lambda: await_(anyio.sleep(3600)), lambda: greenletio.sleep(3600)):

@@ -10,6 +10,7 @@ import threading
 import types
 
 import pytest
+from fix_missing import need
 from fix_progress import settle
 
 import greenletio
@@ -370,24 +371,17 @@ def test_dump_goes_to_standard_error(run, capsys):
 
 
 def test_a_repr_that_fails(run):
-    class Bad:
-        def __await__(self):
-            return self
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            return None
-
+    class Bad(asyncio.Future):
         def __repr__(self):
             raise LookupError("no")
 
     async def main():
         task = asyncio.ensure_future(async_(await_)(Bad()))
         await asyncio.sleep(0)
-        debug.dump(io.StringIO())
+        out = io.StringIO()
+        debug.dump(out)
         task.cancel()
+        assert "waits for <Bad, whose repr fails: no>" in out.getvalue()
 
     run(main())
 
@@ -444,7 +438,7 @@ def test_install(run, capfd):
 
 
 def test_under_trio():
-    trio = pytest.importorskip("trio")
+    trio = need("trio")
     found = []
 
     async def main():

@@ -7,6 +7,7 @@ import weakref
 
 import greenlet
 import pytest
+from fix_missing import need
 
 import greenletio
 from greenletio import _core, async_, await_
@@ -240,7 +241,7 @@ def test_a_users_greenlet_collected_while_suspended(run):
 
 
 def test_sqlalchemys_bridge_inside_ours(run):
-    pytest.importorskip("sqlalchemy")
+    need("sqlalchemy")
     from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
     def theirs(n):
@@ -262,7 +263,7 @@ def test_sqlalchemys_bridge_inside_ours(run):
 
 def test_our_waits_inside_sqlalchemys_greenlet(run, ticks):
     """greenlet_spawn is not async_: waits of ours work there under async_, and are refused else."""
-    pytest.importorskip("sqlalchemy")
+    need("sqlalchemy")
     from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
     def theirs():

@@ -14,6 +14,7 @@ import weakref
 
 import greenlet
 import pytest
+from fix_missing import need
 from fix_progress import settle
 
 import greenletio
@@ -54,12 +55,11 @@ def test_a_second_plain_wait_on_a_waiter():
 
     def wait():
         try:
-            got.append(waiter.wait(5))
+            got.append(waiter.wait(30))
         except RuntimeError:
             got.append("refused")
 
     threads = [threading.Thread(target=wait) for _ in range(2)]
-    start = time.monotonic()
     for thread in threads:
         thread.start()
         time.sleep(0.02)
@@ -67,7 +67,6 @@ def test_a_second_plain_wait_on_a_waiter():
     for thread in threads:
         thread.join()
     assert got in (["refused", True], [True, True])
-    assert time.monotonic() - start < 3
 
 
 # -- timeouts and cancellation
@@ -296,14 +295,14 @@ def test_a_plain_wait_in_a_signal_handler():
     def handler(*_):
         threading.Timer(0.01, outer.set).start()
         threading.Timer(0.05, inner.set).start()
-        assert inner.wait(5)
+        assert inner.wait(60)
 
     old = signal.signal(signal.SIGALRM, handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.02)
         start = time.monotonic()
-        assert outer.wait(5)
-        assert time.monotonic() - start < 3
+        assert outer.wait(60)
+        assert time.monotonic() - start < 30  # against a hang, not a measure
     finally:
         signal.signal(signal.SIGALRM, old)
 
@@ -462,7 +461,7 @@ def test_a_wrapper_in_a_cycle_is_collected():
 
 
 def test_timeout_around_an_awaitable_object_in_trio():
-    trio = pytest.importorskip("trio")
+    trio = need("trio")
 
     class Awaitable:
         def __await__(self):
@@ -483,7 +482,7 @@ def test_timeout_around_an_awaitable_object_in_trio():
 
 
 def test_shield_in_trio():
-    trio = pytest.importorskip("trio")
+    trio = need("trio")
     log = []
 
     def sync():

@@ -3,11 +3,12 @@
 import contextvars
 
 import pytest
+from fix_missing import need
 
 import greenletio
 from greenletio import WouldBlockError, _core, async_, await_, io, timeout
 
-trio = pytest.importorskip("trio")
+trio = need("trio")
 var = contextvars.ContextVar("var", default="unset")
 
 
@@ -98,7 +99,7 @@ def test_context_variables():
 
 
 def test_current_task_and_sniffio():
-    sniffio = pytest.importorskip("sniffio")
+    sniffio = need("sniffio")
 
     async def main():
         task = trio.lowlevel.current_task()
@@ -291,7 +292,7 @@ def test_trio_and_asyncio_one_after_the_other(run):
 
 
 def test_anyio_on_trio():
-    anyio = pytest.importorskip("anyio")
+    anyio = need("anyio")
 
     def sync():
         await_(anyio.sleep(0))

@@ -106,3 +106,22 @@ def test_a_killed_run_leaves_nothing_behind(also: str) -> None:
         time.sleep(0.05)
     assert not Path(folder).exists()
     assert not psutil.pid_exists(int(pid))
+
+
+@pytest.mark.parametrize("in_ci", [False, True])
+def test_what_is_missing_skips_a_test_and_fails_it_in_ci(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, in_ci: bool
+) -> None:
+    monkeypatch.setenv("CI", "true" if in_ci else "")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+    code = "from fix_missing import need\n"
+    pytester.makepyfile(
+        test_one=f"{code}def test_it(): need('no_such_package')",
+        test_other=f"{code}need('no_such_package')",
+    )
+    result = pytester.runpytest_subprocess("-rs", "--continue-on-collection-errors")
+    if in_ci:
+        result.assert_outcomes(failed=1, errors=1)
+    else:
+        result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["*pip install no_such_package*"])

@@ -12,8 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
+from fix_missing import need
 
-django = pytest.importorskip("django")
+django = need("django")
 
 from django.conf import settings  # noqa: E402
 from django.core.exceptions import SynchronousOnlyOperation  # noqa: E402

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import trustme
+from fix_missing import need
 from fix_postgres import Query
 from fix_programs import ServerProgram
 
@@ -79,7 +80,7 @@ def ask(connection: http.client.HTTPConnection, path: str, **options: Any) -> by
 @pytest.fixture
 def gunicorn(tmp_path: Path) -> Iterator[Callable[..., Gunicorn]]:
     """gunicorn(*options, app=...) starts one. Whoever means it to end calls its end()."""
-    pytest.importorskip("psycopg2")
+    need("psycopg2")
     started: list[Gunicorn] = []
 
     def start(*options: str, app: str = "wsgi:app", **env: str) -> Gunicorn:
@@ -132,7 +133,7 @@ def test_one_worker_serves_many_at_once(gunicorn: Any, loop: str) -> None:
 
 
 def test_django(gunicorn: Any, pg_dsn: str, pg_query: Query) -> None:
-    pytest.importorskip("django")
+    need("django")
     states = "SELECT state FROM pg_stat_activity WHERE application_name = 'django_asgi'"
     server = gunicorn("--keep-alive", "30", app="django_wsgi:app", DATABASE_URL=pg_dsn)
     connections = [server.connect() for _ in range(3)]

@@ -24,6 +24,7 @@ def python(*args: object, dsn: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("seed", [1, int.from_bytes(os.urandom(4), "big")], ids=["same", "new"])
 def test_malformed_bytes_of_every_type_are_errors_and_no_crash(dsn, tmp_path, seed):
     case = tmp_path / "case"
+    print(f"again by: make fuzz ARGS='--seed {seed}'")  # pytest shows it where the test fails
     done = python(FUZZ, "--seconds", 1, "--seed", seed, "--case", case, dsn=dsn)
     found = case.read_bytes()[:300].rstrip(b"\0") if case.exists() else b""
     assert done.returncode == 0, (done.stdout, done.stderr[-3000:], found)

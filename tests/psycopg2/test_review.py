@@ -10,6 +10,7 @@ import weakref
 import psycopg2
 import psycopg2.pool
 import pytest
+from fix_missing import need
 from psycopg2 import extensions
 from psycopg2.extensions import QueryCanceledError
 
@@ -216,7 +217,7 @@ def test_a_commit_that_was_done_before_its_cancellation_says_so(run, connect, fe
 
 def test_cancelled_under_trio(connect, fetch):
     """A trio task that is cancelled is refused every further wait, also those of the clean-up."""
-    trio = pytest.importorskip("trio")
+    trio = need("trio")
 
     async def main():
         conn = await async_(connect)()
