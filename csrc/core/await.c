@@ -353,9 +353,15 @@ await_object(GioState *st, PyObject *x, bool *handled)
         gio_here_clear(&here);
         return await_elsewhere(st, x);
     }
-    PyObject *limited = here.job->scopes == NULL ? Py_NewRef(x) : limit_in_trio(st, &here, x);
-    PyObject *it = limited == NULL ? NULL : awaitable_iter(limited);
-    Py_XDECREF(limited);
+    PyObject *it = NULL;
+    if (here.job->scopes == NULL) {
+        it = PyCoro_CheckExact(x) ? Py_NewRef(x) : awaitable_iter(x);
+    }
+    else {
+        PyObject *limited = limit_in_trio(st, &here, x);
+        it = limited == NULL ? NULL : awaitable_iter(limited);
+        Py_XDECREF(limited);
+    }
     if (it != NULL) {
         if (drive(st, &here, it, Py_NewRef(Py_None), false, &result) != PYGEN_RETURN) {
             result = NULL;

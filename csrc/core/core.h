@@ -430,6 +430,8 @@ bool gio_waiter_set(GioWaiter *w, GioWaiterStatus status, PyObject *value);
 int gio_call_in_context(PyObject *fn, PyObject *context, PyObject *arg);
 /* What to call a done callback of w with, now that it has ended; borrowed (hub.c). */
 PyObject *gio_wake_argument(GioWaiter *w, PyObject *fn);
+/* The same of anything with a future's protocol, which was not cancelled. */
+PyObject *gio_done_argument(GioState *st, PyObject *fn, PyObject *ended);
 int gio_waiter_bind(GioState *st, GioWaiter *w);
 int gio_waiter_setup_types(PyObject *module, GioState *st);
 
@@ -519,7 +521,12 @@ bool gio_here_green(GioState *st, GioHere *here);
 int gio_here(GioState *st, GioHere *here);
 /* The same for those that wait: a call that is being closed is refused with GreenletExit. */
 int gio_here_to_wait(GioState *st, GioHere *here);
-void gio_here_clear(GioHere *here);
+static inline void
+gio_here_clear(GioHere *here)
+{
+    Py_CLEAR(here->current);
+    Py_CLEAR(here->worker);
+}
 /* Green, and Python code that ran since has given the call up: RuntimeError is set then. */
 bool gio_here_lost(const GioHere *here);
 void gio_would_block(GioState *st, const char *what);

@@ -64,12 +64,18 @@ gio_hub_release(GioHub *hub, GioWaiter *w)
  * name, at the price of several allocations. It only wants to know that it may go on: one that
  * has ended for good serves all. */
 PyObject *
+gio_done_argument(GioState *st, PyObject *fn, PyObject *ended)
+{
+    bool of_task = PyCFunction_CheckExact(fn) && st->done != NULL &&
+                   strcmp(((PyCFunctionObject *)fn)->m_ml->ml_name, "task_wakeup") == 0;
+    return of_task ? st->done : ended;
+}
+
+PyObject *
 gio_wake_argument(GioWaiter *w, PyObject *fn)
 {
-    PyObject *done = GIO_STATE(w)->done;
-    bool of_task = w->status == GIO_SET && PyCFunction_CheckExact(fn) && done != NULL &&
-                   strcmp(((PyCFunctionObject *)fn)->m_ml->ml_name, "task_wakeup") == 0;
-    return of_task ? done : (PyObject *)w;
+    bool well = w->status == GIO_SET;
+    return well ? gio_done_argument(GIO_STATE(w), fn, (PyObject *)w) : (PyObject *)w;
 }
 
 static GioWaiter *

@@ -102,13 +102,6 @@ gio_here_to_wait(GioState *st, GioHere *here)
     return 0;
 }
 
-void
-gio_here_clear(GioHere *here)
-{
-    Py_CLEAR(here->current);
-    Py_CLEAR(here->worker);
-}
-
 bool
 gio_here_lost(const GioHere *here)
 {

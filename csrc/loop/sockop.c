@@ -67,6 +67,9 @@ gio_sockop_wake(GioSockOp *op, bool direct)
         return 0;
     }
     op->callback = op->context = NULL;
+    if (op->status != GIO_OP_CANCELLED) {
+        self = gio_done_argument(op->loop->state, callback, self);
+    }
     if (direct) {
         r = gio_call_in_context(callback, context, self);
     }
@@ -416,20 +419,44 @@ op_dealloc(GioSockOp *op)
 #define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
 
 static PyMethodDef op_methods[] = {
+    /* those of op_getattro() first */
+    {"add_done_callback", METHOD(op_add_done_callback), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"get_loop", (PyCFunction)op_get_loop, METH_NOARGS, NULL},
     {"send", (PyCFunction)op_send, METH_O,
      "send($self, value, /)\n--\n\nTry, or return what is to be waited for; StopIteration has the result."},
     {"throw", METHOD(op_throw), METH_FASTCALL,
      "throw($self, typ, val=None, tb=None, /)\n--\n\nEnd it by an exception."},
     {"close", (PyCFunction)op_close, METH_NOARGS, "close($self, /)\n--\n\nGive it up."},
-    {"add_done_callback", METHOD(op_add_done_callback), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"remove_done_callback", (PyCFunction)op_remove_done_callback, METH_O, NULL},
     {"cancel", METHOD(op_cancel), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"cancelled", (PyCFunction)op_cancelled, METH_NOARGS, NULL},
     {"done", (PyCFunction)op_done, METH_NOARGS, NULL},
     {"result", (PyCFunction)op_result, METH_NOARGS, NULL},
-    {"get_loop", (PyCFunction)op_get_loop, METH_NOARGS, NULL},
     {NULL},
 };
+
+/* A task asks for all this at each wait: it need not be sought along the type. */
+static PyObject *
+op_getattro(GioSockOp *op, PyObject *name)
+{
+    GioState *st = op->loop->state;
+    if (name == st->str_blocking) {
+        return op_get_blocking(op, NULL);
+    }
+    if (name == st->str_add_done_callback || name == st->str_get_loop) {
+        return PyCFunction_New(&op_methods[name == st->str_get_loop], (PyObject *)op);
+    }
+    return PyObject_GenericGetAttr((PyObject *)op, name);
+}
+
+static int
+op_setattro(GioSockOp *op, PyObject *name, PyObject *value)
+{
+    if (name == op->loop->state->str_blocking) {
+        return op_set_blocking(op, value, NULL);
+    }
+    return PyObject_GenericSetAttr((PyObject *)op, name, value);
+}
 
 static PyGetSetDef op_getset[] = {
     {"_asyncio_future_blocking", (getter)op_get_blocking, (setter)op_set_blocking, NULL, NULL},
@@ -446,6 +473,8 @@ static PyType_Slot op_slots[] = {
     {Py_tp_doc, "The awaitable of one sock_recv() or its kin."},
     {Py_tp_methods, op_methods},
     {Py_tp_getset, op_getset},
+    {Py_tp_getattro, op_getattro},
+    {Py_tp_setattro, op_setattro},
     {Py_tp_repr, op_repr},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, op_iternext},

@@ -150,6 +150,31 @@ def test_a_timeout_leaves_the_socket_usable(run_ours):
     run_ours(main())
 
 
+def test_what_a_task_looks_up_by_any_name(run_ours):
+    """A task's own strings are found directly, equal ones along the type: both mean the same."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        here, there = stream_pair()
+        with here, there:
+            op = loop.sock_recv(here, 1)
+            assert op._asyncio_future_blocking is None, "no future before it waits"
+            assert op.send(None) is op
+            for name in ("_asyncio_future_blocking", "add_done_callback", "get_loop"):
+                assert getattr(op, "".join(list(name))) == getattr(op, name)
+            assert op._asyncio_future_blocking is True
+            setattr(op, "".join("_asyncio_future_blocking"), False)
+            assert op._asyncio_future_blocking is False
+            assert op.get_loop() is loop
+            ended = loop.create_future()
+            op.add_done_callback(ended.set_result)
+            there.send(b"x")
+            assert await ended is op, "who is no task gets the operation itself"
+            op.close()
+
+    run_ours(main())
+
+
 def test_the_message_of_a_cancellation_arrives(run_ours):
     async def main():
         loop = asyncio.get_running_loop()
