@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from fix_postgres import TemporaryDatabase
 from fix_recorded import recorded
 
 from greenletio.pg import aio, errors
@@ -75,18 +76,23 @@ def test_whoever_is_cancelled_or_out_of_time_meanwhile_gets_just_that(run, dsn):
     run(main())
 
 
-def test_a_server_that_refuses_it_is_heard_by_nobody(run, dsn):
-    async def main():
-        c = await aio.connect(dsn)
-        async with c.transaction():
-            await read_much(c)
-        await c.execute("SET statement_timeout = 1")  # what is asked for may fail of it
-        assert await c.fetchval("SELECT 4") == 4
-        await c.execute("RESET statement_timeout")
-        await read_much(c, 2)
-        await c.close()
+def test_a_server_that_refuses_it_is_heard_by_nobody(run, pg_url):
+    async def main(dsn):
+        async with recorded(dsn) as (url, sent):
+            c = await aio.connect(url, ssl="disable")
+            await c.execute("REVOKE EXECUTE ON FUNCTION pg_catalog.repeat(text, int) FROM PUBLIC")
+            async with c.transaction():
+                await read_much(c)
+            await c.execute("SET ROLE pg_monitor")  # which must not call repeat()
+            assert await c.fetchval("SELECT 4") == 4
+            assert sent.count(ROOM) == 1
+            await c.execute("RESET ROLE")
+            await read_much(c, 2)
+            assert sent.count(ROOM) == 1
+            await c.close()
 
-    run(main())
+    with TemporaryDatabase(pg_url) as database:
+        run(main(database.url))
 
 
 def test_sync_code_copies_and_streams(sync):
