@@ -343,6 +343,7 @@ def test_waits_leave_nothing_behind(run: Run, connect: Connect) -> None:
     connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_same_holds_for_the_python_implementation() -> None:
     """psycopg chooses its implementation when it is imported: hence another process."""
