@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from greenletio._pg import BUILTIN, ArrowBatch, Op, Statement
@@ -46,9 +47,11 @@ class Column(NamedTuple):
 
 
 def _column(name: str, oid: int, size: int, modifier: int) -> Column:
-    """A column of a type that is restricted: varchar(30), numeric(5, 2)."""
+    """A column, whose type may be restricted: varchar(30), numeric(5, 2)."""
     length = precision = scale = None
-    if oid in (BPCHAR, VARCHAR):
+    if modifier < 4:
+        pass
+    elif oid in (BPCHAR, VARCHAR):
         length = modifier - 4
     elif oid == NUMERIC:
         precision, scale = (modifier - 4) >> 16, (modifier - 4) & 0x7FF
@@ -58,12 +61,7 @@ def _column(name: str, oid: int, size: int, modifier: int) -> Column:
 
 @lru_cache(512)
 def _columns(description: tuple[tuple[str, int, int, int], ...]) -> tuple[Column, ...]:
-    return tuple(
-        Column(name, oid, None, size if size > 0 else None)
-        if modifier < 4
-        else _column(name, oid, size, modifier)
-        for name, oid, size, modifier in description
-    )
+    return tuple(starmap(_column, description))
 
 
 class Cursor(Generic[Row]):

@@ -432,6 +432,16 @@ int gio_call_in_context(PyObject *fn, PyObject *context, PyObject *arg);
 PyObject *gio_wake_argument(GioWaiter *w, PyObject *fn);
 /* The same of anything with a future's protocol, which was not cancelled. */
 PyObject *gio_done_argument(GioState *st, PyObject *fn, PyObject *ended);
+/* An attribute of what tasks wait for. They ask for these two at each wait, which are the first of
+ * its methods: they need not be sought along the type. */
+static inline PyObject *
+gio_awaited_getattro(GioState *st, PyObject *self, PyObject *name, PyMethodDef *methods)
+{
+    if (name == st->str_add_done_callback || name == st->str_get_loop) {
+        return PyCFunction_New(&methods[name == st->str_get_loop], self);
+    }
+    return PyObject_GenericGetAttr(self, name);
+}
 int gio_waiter_bind(GioState *st, GioWaiter *w);
 int gio_waiter_setup_types(PyObject *module, GioState *st);
 

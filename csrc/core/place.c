@@ -15,14 +15,7 @@ gio_here_green(GioState *st, GioHere *here)
         PyErr_Clear();
         return false;
     }
-    here->worker = (GioWorker *)here->current;
-    if (Py_IS_TYPE(here->current, st->worker_type) && here->worker->call != NULL &&
-        here->worker->driver != NULL) { /* as mostly */
-        Py_INCREF(here->worker);
-    }
-    else {
-        here->worker = gio_worker_of(st, here->current);
-    }
+    here->worker = gio_worker_of(st, here->current);
     if (here->worker == NULL) {
         return false;
     }

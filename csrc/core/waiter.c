@@ -605,7 +605,7 @@ static PyMemberDef waiter_members[] = {
 #define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
 
 static PyMethodDef waiter_methods[] = {
-    /* those of waiter_getattro() first */
+    /* those of gio_awaited_getattro() first */
     {"add_done_callback", METHOD(waiter_add_done_callback), METH_FASTCALL | METH_KEYWORDS,
      "add_done_callback($self, fn, /, *, context=None)\n--\n\nHave the loop call fn(self) when it ends."},
     {"get_loop", METHOD(waiter_get_loop), METH_NOARGS,
@@ -635,7 +635,6 @@ static PyMethodDef waiter_methods[] = {
     {NULL},
 };
 
-/* A task asks for all this at each wait: it need not be sought along the type. */
 static PyObject *
 waiter_getattro(GioWaiter *w, PyObject *name)
 {
@@ -643,10 +642,7 @@ waiter_getattro(GioWaiter *w, PyObject *name)
     if (name == st->str_blocking) {
         return PyBool_FromLong(w->blocking);
     }
-    if (name == st->str_add_done_callback || name == st->str_get_loop) {
-        return PyCFunction_New(&waiter_methods[name == st->str_get_loop], (PyObject *)w);
-    }
-    return PyObject_GenericGetAttr((PyObject *)w, name);
+    return gio_awaited_getattro(st, (PyObject *)w, name, waiter_methods);
 }
 
 static int

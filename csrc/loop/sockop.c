@@ -419,7 +419,7 @@ op_dealloc(GioSockOp *op)
 #define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
 
 static PyMethodDef op_methods[] = {
-    /* those of op_getattro() first */
+    /* those of gio_awaited_getattro() first */
     {"add_done_callback", METHOD(op_add_done_callback), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"get_loop", (PyCFunction)op_get_loop, METH_NOARGS, NULL},
     {"send", (PyCFunction)op_send, METH_O,
@@ -435,7 +435,6 @@ static PyMethodDef op_methods[] = {
     {NULL},
 };
 
-/* A task asks for all this at each wait: it need not be sought along the type. */
 static PyObject *
 op_getattro(GioSockOp *op, PyObject *name)
 {
@@ -443,10 +442,7 @@ op_getattro(GioSockOp *op, PyObject *name)
     if (name == st->str_blocking) {
         return op_get_blocking(op, NULL);
     }
-    if (name == st->str_add_done_callback || name == st->str_get_loop) {
-        return PyCFunction_New(&op_methods[name == st->str_get_loop], (PyObject *)op);
-    }
-    return PyObject_GenericGetAttr((PyObject *)op, name);
+    return gio_awaited_getattro(st, (PyObject *)op, name, op_methods);
 }
 
 static int

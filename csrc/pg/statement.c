@@ -402,7 +402,7 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, PyObject 
                          s->nparams, s->nparams == 1 ? "" : "s", n, n == 1 ? "was" : "were");
         return -1;
     }
-    const char *sql, *begin = NULL, *few_values[FEW], **values = few_values;
+    const char *sql = NULL, *begin = NULL, *few_values[FEW], **values = few_values;
     int few_lens[2 * FEW], *lens = few_lens;
     int rc = -1;
     if (n > FEW) {
@@ -436,22 +436,22 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, PyObject 
         goto done;
     }
     const char *at = c->out.data;
-    if (before != NULL && (begin = gio_pg_statement_text(before)) == NULL)
+    /* What has no name may be another statement by now, where others use the connection, too. */
+    bool by_name = s->name[0] != '\0' || (c->mode != GIO_PG_SHARED && !c->pooler);
+    if ((before != NULL && (begin = gio_pg_statement_text(before)) == NULL) ||
+        (!by_name && (sql = gio_pg_statement_text(s->sql)) == NULL))
         goto done;
     for (Py_ssize_t i = 0; i < n; i++) {
         values[i] = lens[i] < 0 ? NULL : at;
         if (lens[i] >= 0)
             at += lens[i] + 1;
     }
-    /* What has no name may be another statement by now, where others use the connection, too. */
     int ok = begin == NULL || (PQenterPipelineMode(c->pg) &&
                                PQsendQueryParams(c->pg, begin, 0, NULL, NULL, NULL, NULL, 0));
-    if (ok && (s->name[0] != '\0' || (c->mode != GIO_PG_SHARED && !c->pooler)))
+    if (ok && by_name)
         ok = PQsendQueryPrepared(c->pg, s->name, (int)n, values, lens, formats, !text);
-    else if (ok && (sql = gio_pg_statement_text(s->sql)) != NULL)
-        ok = PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !text);
     else if (ok)
-        goto done;
+        ok = PQsendQueryParams(c->pg, sql, (int)n, s->param_oids, values, lens, formats, !text);
     if (!ok) {
         PyObject *error = gio_pg_error_lost(c);
         if (error != NULL)

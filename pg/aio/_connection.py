@@ -283,12 +283,10 @@ class Connection(
 
     async def remove_listener(self, channel: str, callback: Listener) -> None:
         """Undo add_listener()."""
-        listeners = self._listeners.get(channel)
-        if self.is_closed() or listeners is None or callback not in listeners:
+        if self.is_closed() or callback not in self._listeners.get(channel, ()):
             return
-        listeners.remove(callback)
-        if not listeners:
-            del self._listeners[channel]
+        self._forget_listener(channel, callback)
+        if channel not in self._listeners:
             await self.fetch(f"UNLISTEN {quoted(channel)}")
 
     def add_log_listener(self, callback: LogListener) -> None:
