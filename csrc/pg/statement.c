@@ -18,12 +18,13 @@ key_of(GioPgOp *op)
 }
 
 /* A plan that this connection has made useless would be prepared again when the server says so. Not
- * inside a transaction: that would have failed by then. */
+ * inside a transaction, be it one that begins with it: that would have failed by then. */
 static bool
-is_doubtful(GioPgStatement *s, GioPgConn *c)
+is_doubtful(GioPgStatement *s, GioPgOp *op)
 {
+    GioPgConn *c = op->conn;
     return s->changes != c->changes && s->prepared && c->mode == GIO_PG_SERIAL &&
-           PQtransactionStatus(c->pg) == PQTRANS_INTRANS;
+           (op->before != NULL || PQtransactionStatus(c->pg) == PQTRANS_INTRANS);
 }
 
 static bool
@@ -72,7 +73,7 @@ gio_pg_statement_get(GioPgOp *op)
         s = NULL;
     }
     char replaces[sizeof s->name] = "";
-    if (s != NULL && is_doubtful(s, c)) {
+    if (s != NULL && is_doubtful(s, op)) {
         if (Py_REFCNT(s) == 1) /* nobody else's */
             memcpy(replaces, s->name, sizeof replaces);
         gio_pg_statement_forget(c, s);

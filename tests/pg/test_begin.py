@@ -99,6 +99,24 @@ def test_what_cannot_be_sent(sync, prepared):
     assert status_of(sync) == IN_TRANSACTION
 
 
+@pytest.mark.parametrize("change", ["ALTER TABLE changing ADD b int", "DROP TABLE changing"])
+def test_a_plan_that_the_connection_has_made_useless_is_not_tried(sync, change):
+    """It would fail in the transaction, which nobody but its user can begin again."""
+    for _ in range(2):
+        sync.execute("CREATE TEMP TABLE IF NOT EXISTS changing (a int)")
+        sync.execute("SELECT * FROM changing")
+        sync.commit()
+    sync.execute(change)
+    if "DROP" in change:
+        sync.execute("CREATE TEMP TABLE changing (a int, b int)")
+    sync.commit()
+    for _ in range(2):
+        cursor = sync.execute("SELECT * FROM changing")
+        assert [column.name for column in cursor.description] == ["a", "b"]
+        assert status_of(sync) == IN_TRANSACTION
+        sync.commit()
+
+
 def test_copy_is_refused_as_ever(sync):
     for _ in range(3):
         with pytest.raises(pg.NotSupportedError, match="copy methods"):
