@@ -472,7 +472,9 @@ gio_pg_column_take(GioPgColumn *col, const PGresult *res, int i, int n)
 void
 gio_pg_column_expect(GioPgColumn *col, int64_t rows)
 {
-    double share = (double)rows / (double)(col->rows > 0 ? col->rows : rows);
+    if (col->rows == 0) /* of lists that are empty so far: nothing is known */
+        return;
+    double share = (double)rows / (double)col->rows;
     GioPgBytes *all[] = {&col->valid, &col->data, &col->ends};
     for (int i = 0; i < 3; i++)
         expect(all[i], (size_t)(share * (double)all[i]->len * 17 / 16));

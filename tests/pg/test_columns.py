@@ -4,9 +4,11 @@ import asyncio
 import datetime as dt
 import gc
 import math
+import resource
 import threading
 import uuid
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -194,6 +196,18 @@ def test_rows_may_be_unlike_those_by_which_room_was_made(sync, value):
     table = pa.table(sync.cursor().fetch_arrow(query))
     table.validate(full=True)
     assert table.column(0).to_pylist() == [row[0] for row in sync.execute(query)]
+
+
+def test_lists_that_are_empty_at_first_have_no_room_made_for_them(sync):
+    def size():
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+    query = "SELECT '{}'::text[] AS a, NULL::bytea[] AS b FROM generate_series(1, 2000)"
+    sync.cursor().fetch_arrow(query.replace("2000", "500"))
+    before = size()
+    table = sync.cursor().fetch_arrow(query)
+    assert size() - before < 1 << 28
+    assert pa.table(table).column("a").to_pylist() == [[]] * 2000
 
 
 def test_rows_arrive_when_they_are_taken_and_leaving_early_ends_the_query(run, connect):
