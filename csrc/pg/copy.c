@@ -295,10 +295,9 @@ end(GioPgOp *session, const char *why)
     session->stage = GIO_PG_EXECUTING;
 }
 
-bool
-gio_pg_copy_advance(GioPgOp *session)
+static bool
+advance(GioPgOp *session, GioPgOp *sub)
 {
-    GioPgOp *sub = session->sub;
     if (session->kind == GIO_PG_STREAM)
         return gio_pg_stream_advance(session);
     if (session->given_up || (session->copy_in && PQstatus(session->conn->pg) == CONNECTION_BAD)) {
@@ -316,17 +315,13 @@ gio_pg_copy_advance(GioPgOp *session)
         }
         return session->kind == GIO_PG_REPLICATION ? read_messages(session, sub)
                                                    : read_rows(session, sub);
-    case GIO_PG_COPY_WRITE: {
+    case GIO_PG_COPY_WRITE:
         if (!session->copy_in) {
             gio_pg_error_set("InterfaceError", "this COPY gives data and takes none");
             sub_finish(sub, NULL, NULL);
             return true;
         }
-        Py_INCREF(sub); /* its buffer may be Python's */
-        bool more = write_rows(session, sub);
-        Py_DECREF(sub);
-        return more;
-    }
+        return write_rows(session, sub);
     default: {
         const char *why = sub->args == NULL ? NULL : PyUnicode_AsUTF8(sub->args);
         if (why == NULL)
@@ -335,4 +330,14 @@ gio_pg_copy_advance(GioPgOp *session)
         return true;
     }
     }
+}
+
+bool
+gio_pg_copy_advance(GioPgOp *session)
+{
+    /* It may be given up meanwhile: its buffer may be Python's, and the collector runs Python. */
+    GioPgOp *sub = (GioPgOp *)Py_XNewRef((PyObject *)session->sub);
+    bool more = advance(session, sub);
+    Py_XDECREF(sub);
+    return more;
 }

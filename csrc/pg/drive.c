@@ -127,16 +127,21 @@ gio_pg_is_mine(GioPgOp *op)
 
 /* ---- connecting ------------------------------------------------------------------------- */
 
+/* libpq calls it while it works on the connection, which nobody may close meanwhile: nor may the
+ * collector, by what it finalizes. */
 static void
 receive_notice(void *arg, const PGresult *res)
 {
     GioPgConn *c = arg;
     PyObject *exc = gio_err_take();
+    int collects = PyGC_Disable();
     PyObject *fields = gio_pg_error_fields(res);
     if (fields == NULL || (c->notices == NULL && (c->notices = PyList_New(0)) == NULL) ||
         PyList_Append(c->notices, fields) < 0)
         PyErr_WriteUnraisable((PyObject *)c);
     Py_XDECREF(fields);
+    if (collects)
+        PyGC_Enable();
     if (exc != NULL)
         gio_err_give(exc);
 }

@@ -117,13 +117,14 @@ gio_pg_op_finish(GioPgOp *op, PyObject *result, PyObject *error)
             error = gio_err_take();
         }
     }
+    /* A stream that had to be begun again, and failed: somebody reads. Runs Python. */
+    if (op->queued && op->sub != NULL)
+        gio_pg_copy_ended(op, error);
     if (!op->queued) { /* ended already: a codec has closed the connection */
         Py_XDECREF(result);
         Py_XDECREF(error);
         return;
     }
-    if (op->sub != NULL) /* a stream that had to be begun again, and failed: somebody reads */
-        gio_pg_copy_ended(op, error);
     unlink_op(c, op);
     if (error != NULL || op->error != NULL)
         note_refusal(c, error != NULL ? error : op->error);

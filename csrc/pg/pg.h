@@ -428,7 +428,7 @@ void gio_pg_copy_stop(GioPgConn *c, bool copy_in, const char *why);
 PyObject *gio_pg_copy_put(GioPgOp *session, PyObject *data);
 /* Why, where a COPY comes that nobody is ready for. */
 #define GIO_PG_COPY_NEEDS "a COPY needs one of the copy methods"
-/* Move it on; true when there is more to do at once. */
+/* Move it on; true when there is more to do at once. Runs Python. */
 bool gio_pg_copy_advance(GioPgOp *session);
 /* Answer what is asked of a COPY or a stream: steals the result; NULL: the exception that is set.
  */
@@ -440,7 +440,8 @@ bool gio_pg_stream_begin(GioPgOp *op);
 int gio_pg_stream_check(GioPgOp *op);
 /* Some of the rows of a stream. */
 bool gio_pg_stream_is_part(const PGresult *res);
-/* Move a stream on; true when there is more to do at once. Runs Python. */
+/* Move a stream on, of which the caller holds what is asked; true when there is more to do at once.
+ * Runs Python. */
 bool gio_pg_stream_advance(GioPgOp *session);
 /* batch.c: whether results like this one of the statement can be taken: 0, or -1 with an exception.
  */

@@ -627,11 +627,13 @@ gio_pg_advance(GioPgConn *c)
             continue;
         }
         if (op->stage == GIO_PG_QUEUED) {
-            if (c->cancelling && !gio_pg_cancel_step(c, true))
-                break; /* the request could hit this one */
-            Py_INCREF(op);
-            gio_pg_query_begin(op);
+            Py_INCREF(op); /* taking a request's fd out of a loop runs Python, too */
+            bool may_begin = !c->cancelling || gio_pg_cancel_step(c, true);
+            if (may_begin && op->queued)
+                gio_pg_query_begin(op);
             Py_DECREF(op);
+            if (!may_begin)
+                break; /* the request could hit this one */
         }
         else if (op->stage == GIO_PG_COPYING) {
             Py_INCREF(op);

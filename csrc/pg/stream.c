@@ -180,7 +180,7 @@ fill(GioPgOp *session, PyObject *batch)
 static bool
 advance_columns(GioPgOp *session)
 {
-    GioPgOp *sub = (GioPgOp *)Py_NewRef((PyObject *)session->sub);
+    GioPgOp *sub = session->sub;
     PyObject *batch = sub->args;
     bool more = true;
     if (batch == NULL || !Py_IS_TYPE(batch, session->conn->st->batch_type)) {
@@ -198,7 +198,6 @@ advance_columns(GioPgOp *session)
     else {
         more = session->all_sent;
     }
-    Py_DECREF(sub);
     return more;
 }
 
@@ -217,7 +216,6 @@ gio_pg_stream_advance(GioPgOp *session)
         return advance_columns(session);
     PyObject *rows = PyList_New(0);
     int rc = rows == NULL ? -1 : 0;
-    Py_INCREF(sub);
     while (rc == 0 && !session->all_sent && PyList_GET_SIZE(rows) < AT_ONCE &&
            (PQstatus(c->pg) == CONNECTION_BAD || !PQisBusy(c->pg))) {
         PGresult *res = PQgetResult(c->pg);
@@ -242,6 +240,5 @@ gio_pg_stream_advance(GioPgOp *session)
         more = false;
     PyErr_Clear();
     Py_XDECREF(rows);
-    Py_DECREF(sub);
     return more;
 }

@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import threading
+import time
 from decimal import Decimal
 
 from greenletio import _pg, pg
@@ -425,6 +426,141 @@ def operation_that_two_await(dsn):
 
     async def later(op):
         return await op
+
+    asyncio.run(main())
+
+
+class Finalized:
+    """Garbage of the collector's, which calls a function."""
+
+    def __init__(self, function):
+        self.function = function
+        self.cycle = self
+
+    def __del__(self):
+        self.function()
+
+
+def collector_that_closes_while_notices_come(dsn):
+    """libpq hands them over while it works on the connection."""
+    c = pg.connect(dsn)
+    raw = c.raw
+    said = []
+
+    def close():
+        try:
+            raw.fetchval("SELECT 1").start()
+        except errors.Error as exc:
+            said.append(exc)
+        raw.terminate()
+
+    sql = "DO $$BEGIN FOR i IN 1..500 LOOP RAISE NOTICE 'n'; END LOOP; PERFORM pg_sleep(1); END$$"
+    op = raw.execute(sql)
+    op.start()
+    time.sleep(0.3)  # until they are there
+    gc.collect()
+    gc.disable()
+    hold = [{} for _ in range(300)]  # what is kept of freed ones is used up
+    Finalized(close)
+    gc.enable()
+    gc.set_threshold(10)
+    try:
+        op.run()
+    except errors.Error:
+        pass
+    del hold
+    gc.collect()
+    assert not said, said
+    assert raw.is_closed()
+
+
+def collector_that_gives_up_what_is_read(dsn):
+    c = pg.connect(dsn)
+    raw = c.raw
+    session = raw._op("stream", "records", "SELECT 1 FROM pg_sleep(0.2)", ())
+    session.run()
+    other = raw.fetchval("SELECT 2")
+    other.start()
+    gc.collect()
+    gc.disable()
+    read = raw._op("copy_read", "nothing", "", session=session)
+    read.start()
+    hold = [[] for _ in range(300)]
+    Finalized(read.close)
+    del read
+    gc.set_threshold(1)
+    gc.enable()
+    assert other.run() == 2
+    del hold
+    c.close()
+
+
+def loop_that_ends_what_is_to_begin(dsn):
+    """Its remove_reader() gives up the operation that stands behind a cancelled one."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        remove_reader = loop.remove_reader
+        held = []
+
+        def spy(fd):
+            while held:
+                held.pop().close()
+            return remove_reader(fd)
+
+        loop.remove_reader = spy
+        for _ in range(30):
+            c = await aio.connect(dsn)
+            slow = asyncio.ensure_future(c.fetchval("SELECT pg_sleep(10)"))
+            await asyncio.sleep(0.02)
+            op = c.fetchval("SELECT 1").start()
+            slow.cancel()
+            await asyncio.sleep(0)
+            held.append(op)
+            del op
+            await asyncio.sleep(0.03)
+            held.clear()
+            assert await asyncio.wait_for(c.fetchval("SELECT 2"), 10) == 2
+            await c.close()
+
+    asyncio.run(main())
+
+
+def timer_that_closes(dsn):
+    """It is stopped when a stream, which must be prepared again and cannot be, tells its reader."""
+
+    class Timer:
+        def __init__(self, timer, c):
+            self.timer = timer
+            self.c = c
+
+        def cancel(self):
+            self.timer.cancel()
+            self.c.terminate()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+        c = await aio.connect(dsn)
+        await c.execute("CREATE TEMP TABLE gone (a int)")
+        await c.fetch("SELECT * FROM gone")
+        await c.execute("DO $$BEGIN EXECUTE 'DEALLOCATE ALL'; END$$")
+        await c.execute("DROP TABLE gone")
+        stream = c._op("stream", "records", "SELECT * FROM gone", ())
+        await stream
+        read = c._op("copy_read", "nothing", "", session=stream, timeout=20)
+        loop.call_later = lambda *args, **options: Timer(call_later(*args, **options), c)
+        try:
+            await read
+        except errors.UndefinedTable:
+            pass
+        else:
+            raise AssertionError
+        before = sys.getrefcount(stream)
+        del read
+        assert sys.getrefcount(stream) == before - 1 >= 2
+        stream.close()
+        assert c.is_closed()
 
     asyncio.run(main())
 
