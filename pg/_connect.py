@@ -127,7 +127,7 @@ def connected(c: _pg.Connection, own: dict[int, _pg.Codec] | None = None) -> Non
     made: then it looks up by itself.
     """
     process = _process.current()
-    known = {} if own else process.known.setdefault(_database(c), {})
+    known = {} if own else process.known_in(_database(c))
     set_ones = {**process.codecs, **(own or {})}
     c._codecs.clear()
     c._codecs.update({**known, **set_ones})

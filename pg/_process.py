@@ -12,6 +12,9 @@ from greenletio.pg._types import Wish, check_custom, check_format, custom, own_n
 
 __all__ = ("Process", "current", "reset_type_codec", "set_type_codec")
 
+#: How many databases are remembered.
+DATABASES = 100
+
 
 @dataclass(frozen=True)
 class Process:
@@ -21,8 +24,19 @@ class Process:
     wishes: Mapping[tuple[str, str], Wish] = field(default_factory=dict)
     #: Of those that every server has, and their arrays, by oid.
     codecs: Mapping[int, Codec] = field(default_factory=dict)
-    #: By database: the codecs of types that were looked up there.
+    #: By database: the codecs of types that were looked up there. The one used last is the last.
     known: dict[tuple[Any, ...], dict[int, Codec]] = field(default_factory=dict)
+
+    def known_in(self, database: tuple[Any, ...]) -> dict[int, Codec]:
+        """The codecs of types that were looked up there, to which the caller adds.
+
+        Addresses may be ever new ones, of tunnels and containers: the oldest leaves.
+        """
+        with _mutex:
+            known = self.known[database] = self.known.pop(database, {})
+            if len(self.known) > DATABASES:
+                del self.known[next(iter(self.known))]
+        return known
 
 
 _current = Process()

@@ -31,6 +31,8 @@ __all__ = (
 #: A row of the catalogue, all text: oid, schema, name, kind, element, base, subtype, range,
 #: attributes, the name of the function that sends it.
 Row = tuple[Any, ...]
+#: How many types of a database are remembered.
+TYPES = 2000
 Codecs = dict[int, Codec]
 
 
@@ -85,6 +87,8 @@ def builder(
     wanted_so = wishes or {}
 
     def build(rows: Iterable[Row], wanted: list[int]) -> Codecs:
+        if len(known) > TYPES:  # those of temporary tables are ever new ones
+            known.clear()
         described = {int(row[0]): row for row in rows}
         for oid in wanted:
             _find(oid, described, known, own, range_class, wanted_so)

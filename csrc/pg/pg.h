@@ -552,6 +552,9 @@ int gio_pg_statement_described(GioPgStatement *s, const PGresult *res);
 /* Find the codecs. 1, 0 if `unknown` (a list) has got oids to be looked up, -1 with an exception.
  */
 int gio_pg_statement_resolve(GioPgStatement *s, GioPgConn *c, PyObject *unknown);
+/* It is executed as the server has prepared it: what has no name may be another statement by now,
+ * where others use the connection, too. */
+bool gio_pg_statement_by_name(const GioPgStatement *s, const GioPgConn *c);
 /* Send it with parameters. 0, -1 with an exception: nothing was sent. `lenient`: a str is taken
  * for any type, as the literal that it would be in SQL. `text`: its result comes as text. `before`
  * (str, or NULL) goes first, both in libpq's pipeline mode, without the sync. Runs Python. */

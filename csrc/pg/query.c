@@ -107,6 +107,15 @@ send_prepare(GioPgOp *op)
     return ok;
 }
 
+/* What is sent without a name takes the place of a statement that has none. */
+static void
+lose_unnamed(GioPgOp *op)
+{
+    GioPgStatement *s = op->stmt;
+    if (s->name[0] == '\0' && gio_pg_statement_by_name(s, op->conn))
+        s->prepared = false;
+}
+
 static bool
 send_catalogue(GioPgOp *op, PyObject *unknown)
 {
@@ -119,6 +128,7 @@ send_catalogue(GioPgOp *op, PyObject *unknown)
         array[0] = '{';
         array[PyUnicode_GET_LENGTH(text) - 1] = '}';
         const char *const values[] = {array};
+        lose_unnamed(op);
         op->stage = GIO_PG_LEARNING;
         op->pending = c->mode == GIO_PG_SHARED ? 2 : 1;
         ok = sent(op, PQsendQueryParams(c->pg, catalogue, 1, NULL, values, NULL, NULL, 0) &&
@@ -142,6 +152,7 @@ send_wide(GioPgOp *op)
 {
     GioPgConn *c = op->conn;
     c->wide = true;
+    lose_unnamed(op);
     op->stage = GIO_PG_WIDENING;
     op->pending = 1;
     return sent(op, PQsendQueryParams(c->pg, WIDE, 0, NULL, NULL, NULL, NULL, 1));

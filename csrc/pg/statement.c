@@ -99,7 +99,9 @@ gio_pg_statement_get(GioPgOp *op)
     s->command = gio_pg_command_of(op->sql);
     s->used = ++c->clock;
     s->born = c->st->api->now();
-    s->cached = c->cache_size > 0 && s->command != GIO_PG_OF_CURSOR &&
+    /* In a pipeline none leaves the cache, and so none comes when it is full. */
+    s->cached = PyDict_GET_SIZE(c->cache) < c->cache_size || c->mode != GIO_PG_PIPELINE;
+    s->cached = s->cached && c->cache_size > 0 && s->command != GIO_PG_OF_CURSOR &&
                 (c->cacheable_size == 0 || PyUnicode_GET_LENGTH(s->sql) <= c->cacheable_size);
     if ((s->cached || op->kind == GIO_PG_PREPARE) && !c->pooler)
         PyOS_snprintf(s->name, sizeof s->name, "_gio_%lx", ++c->serial);
@@ -392,6 +394,12 @@ explain(GioPgCodec *codec, Py_ssize_t i, PyObject *value, PyObject *element)
     Py_DECREF(cause);
 }
 
+bool
+gio_pg_statement_by_name(const GioPgStatement *s, const GioPgConn *c)
+{
+    return s->name[0] != '\0' || (c->mode != GIO_PG_SHARED && !c->pooler);
+}
+
 int
 gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, PyObject *before,
                       bool lenient, bool text)
@@ -437,8 +445,7 @@ gio_pg_statement_send(GioPgStatement *s, GioPgConn *c, PyObject *args, PyObject 
         goto done;
     }
     const char *at = c->out.data;
-    /* What has no name may be another statement by now, where others use the connection, too. */
-    bool by_name = s->name[0] != '\0' || (c->mode != GIO_PG_SHARED && !c->pooler);
+    bool by_name = gio_pg_statement_by_name(s, c);
     if ((before != NULL && (begin = gio_pg_statement_text(before)) == NULL) ||
         (!by_name && (sql = gio_pg_statement_text(s->sql)) == NULL))
         goto done;

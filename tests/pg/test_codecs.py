@@ -3,13 +3,15 @@
 import asyncio
 import enum
 import json
+import socket
 from decimal import Decimal
+from urllib.parse import urlsplit
 
 import pytest
 from fix_postgres import TemporaryDatabase
 
 from greenletio import pg
-from greenletio.pg import _process, aio
+from greenletio.pg import _process, _types, aio
 
 
 class Mood(enum.Enum):
@@ -166,3 +168,41 @@ def test_many_threads_set_some_at_once(process):
 
     asyncio.run(main())
     assert len(_process.current().wishes) == 20
+
+
+def test_types_of_a_statement_without_a_name(run, own):
+    """What looks them up has no name either, and takes its place at the server."""
+
+    async def main():
+        c = await aio.connect(own)
+        too_long_to_be_kept = "SELECT $1::mood -- " + "x" * 20000
+        assert await c.fetchval(too_long_to_be_kept, "sad") == "sad"
+        async with c.transaction():
+            cursor = await c.cursor("SELECT $1::mood[]", ["happy"])
+            assert await cursor.fetch(2) == [(["happy"],)]
+        await c.close()
+
+    run(main())
+
+
+def test_so_many_databases_are_remembered(process, monkeypatch, dsn):
+    """Each by the address that was connected to, which may be an ever new one."""
+    monkeypatch.setattr(_process, "DATABASES", 3)
+    address = socket.gethostbyname(urlsplit(dsn).hostname)
+    for i in (0, 1, 2, 0, 3, 4):
+        with pg.connect(dsn, host=f"place-{i}", hostaddr=address) as c:
+            c.execute("SELECT NULL::pg_catalog.pg_am")  # a type that is looked up
+    known = _process.current().known
+    assert [key[1] for key in known] == ["place-0", "place-3", "place-4"]
+    assert all(known.values())
+
+
+def test_so_many_types_of_a_database_are_remembered(own, monkeypatch):
+    """Some live as short as the table that they are of."""
+    monkeypatch.setattr(_types, "TYPES", 5)
+    with pg.connect(own) as c:
+        for i in range(30):
+            c.execute(f"CREATE TEMP TABLE t{i} AS SELECT {i} AS a, 'sad'::mood AS b")
+            assert c.execute(f"SELECT t FROM t{i} t").fetchone() == ((i, "sad"),)
+        (known,) = _process.current().known.values()
+        assert len(known) < 10

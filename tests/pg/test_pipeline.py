@@ -177,6 +177,23 @@ def test_statements_and_types_that_are_not_known_yet(run, connect):
     run(main())
 
 
+def test_texts_that_are_ever_new_do_not_stay(run, connect):
+    async def main():
+        async with connect(statement_cache_size=5) as c:
+            await c.execute("CREATE TYPE pg_temp.mood AS ENUM ('sad', 'happy')")
+            for i in range(0, 40, 10):
+                async with c.pipeline() as p:
+                    values = [p.fetchval(f"SELECT {i + j}") for j in range(10)]
+                    mood = p.fetchval(f"SELECT 'sad'::pg_temp.mood, {i}")  # is looked up, once
+                assert [await value for value in values] == list(range(i, i + 10))
+                assert await mood == "sad"
+            assert len(c._cache) <= 6  # one may be on its way when the last place is taken
+            there = await c.fetchval("SELECT count(*) FROM pg_prepared_statements")
+            assert there == len(c._cache)
+
+    run(main())
+
+
 def test_the_server_goes_away(run, connect, dsn):
     async def main():
         other = await aio.connect(dsn)
