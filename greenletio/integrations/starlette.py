@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 import starlette.concurrency
+from anyio.lowlevel import checkpoint
 
 from greenletio import async_
 from greenletio.integrations._disconnect import READ_AHEAD, Watch
@@ -40,14 +41,45 @@ __all__ = ("CancelOnDisconnect", "LimitRequests", "patch_starlette", "unpatch_st
 
 T = TypeVar("T")
 
-_NAME = "iterate_in_threadpool"
+#: A module's own names. To ask a lazy one for its __dict__ would import it.
+_names_of: Callable[[Any], dict[str, Any]] = vars(types.ModuleType)["__dict__"].__get__
+
+
+class _Once:
+    """A call in a scope of anyio's, which cancels it once.
+
+    What waits in a scope that is cancelled is cancelled again and again: a `finally` that waits
+    would be cut short. Code that was written for threads, where anyio cancels nothing, knows no
+    shield.
+    """
+
+    def __init__(self, call: Any, scope: anyio.CancelScope) -> None:
+        self._call = call
+        self._scope = scope
+        self.send, self.close = call.send, call.close
+
+    def __await__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def throw(self, *exc: Any) -> Any:
+        self._scope.shield = True
+        return self._call.throw(*exc)
 
 
 async def _run_sync(func: Callable[..., T], *args: Any, **options: Any) -> T:
     """anyio.to_thread.run_sync without the thread; its limiter and its options have no meaning."""
     if _is_of_a_file(func):
         return await anyio.to_thread.run_sync(func, *args, **options)
-    return await async_(func)(*args)
+    return await _green(func, *args)
+
+
+async def _green(func: Callable[..., T], *args: Any, shield: bool = False) -> T:
+    with anyio.CancelScope(shield=shield) as scope:
+        result: T = await _Once(async_(func)(*args), scope)
+    return result
 
 
 def _is_of_a_file(func: Callable[..., Any]) -> bool:
@@ -70,21 +102,26 @@ async def _iterate(iterator: Iterable[T]) -> AsyncIterator[T]:
     steps: Any = iter(iterator)
     end: Any = object()
     try:
-        while (item := await async_(_next)(steps, end)) is not end:
+        while (item := await _green(_next, steps, end)) is not end:
             yield item
+            # Servers take parts without a wait once the client has gone: who never waits either
+            # would hold the loop, and never be told.
+            await checkpoint()
     finally:
         if inspect.isgenerator(steps):
-            await async_(steps.close)()
+            await _green(steps.close, shield=True)
 
 
 _iterate_in_threads = starlette.concurrency.iterate_in_threadpool
 
 
 def _replace(old: Any, new: Any) -> None:
-    """In all modules that have it, whichever name they have it from."""
+    """In all modules but this that have it, under whichever name."""
     for module in list(sys.modules.values()):
-        if isinstance(module, types.ModuleType) and vars(module).get(_NAME) is old:
-            vars(module)[_NAME] = new
+        if issubclass(type(module), types.ModuleType) and module is not sys.modules[__name__]:
+            names = _names_of(module)
+            for name in [name for name, value in list(names.items()) if value is old]:
+                names[name] = new
 
 
 class _Anyio(types.ModuleType):

@@ -4,10 +4,12 @@ import asyncio
 import contextvars
 import functools
 import gc
+import importlib.util
 import io
 import sys
 import tempfile
 import threading
+import types
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
+import starlette.concurrency
 from fastapi import BackgroundTasks, Body, Depends, FastAPI, HTTPException, Request
 from fix_asgi import status_of
 from fix_progress import Ticker
@@ -211,6 +214,29 @@ def test_unpatched_they_are_threads_again(run: Any) -> None:
             assert (await client.get("/")).json() is True
 
     run(main())
+
+
+def test_patching_loads_no_module_that_is_lazy(tmp_path: Path) -> None:
+    (tmp_path / "lazy_and_broken.py").write_text("raise OSError('loaded')")
+    spec = importlib.util.spec_from_file_location("lazy", tmp_path / "lazy_and_broken.py")
+    assert spec is not None and spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    lazy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lazy)
+    own = types.ModuleType("own")
+    vars(own)["by_another_name"] = starlette.concurrency.iterate_in_threadpool
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "lazy", lazy)
+        patch.setitem(sys.modules, "own", own)
+        for change, name in (
+            (unpatch_starlette, "iterate_in_threadpool"),
+            (patch_starlette, "_iterate"),
+        ):
+            change()
+            assert own.by_another_name.__name__ == name
+            assert own.by_another_name is starlette.concurrency.iterate_in_threadpool
+    with pytest.raises(OSError, match="loaded"):
+        getattr(lazy, "anything", None)
 
 
 def test_a_request_that_is_cancelled_ends_its_function(run: Any) -> None:
