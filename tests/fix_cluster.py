@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from fix_missing import missing
-from fix_pgbouncer import free_port, wait_for_port
+from fix_pgbouncer import held_port, wait_for_port
 from fix_postgres import OwnServer, ask
 from fix_system_postgres import system_binaries
 
@@ -165,7 +165,7 @@ def haproxy(cluster: Cluster) -> Iterator[tuple[int, int]]:
             threading.Thread(target=check.serve_forever, daemon=True).start()
             asked = check.server_address[1]
             servers.append(f"    server s{port} 127.0.0.1:{port} check port {asked}")
-        ports = free_port(), free_port()
+        ports = stack.enter_context(held_port()), stack.enter_context(held_port())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gio-haproxy-")))
         config = folder / "haproxy.cfg"
         config.write_text(

@@ -45,11 +45,15 @@ def program() -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that the kernel gives to nobody else while one who asks for it by number, with
+    SO_REUSEADDR as servers do, may listen there: for it is bound, and nobody listens yet."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        yield port
 
 
 @contextmanager
@@ -57,8 +61,10 @@ def running(url: str, mode: str, **settings: object) -> Iterator[str]:
     """PgBouncer before the server of `url`, in this pool mode; gives the URL through it."""
     parts = urlsplit(url)
     command = program()
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="gio-bouncer-", dir="/tmp") as name:
+    with (
+        held_port() as port,
+        tempfile.TemporaryDirectory(prefix="gio-bouncer-", dir="/tmp") as name,
+    ):
         folder = Path(name)
         text = CONFIG.format(
             host=parts.hostname or "127.0.0.1",
