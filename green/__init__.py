@@ -17,12 +17,14 @@ from greenletio._patch import load_twins
 load_twins()
 
 __all__ = (
+    "fcntl",
     "os",
     "queue",
     "select",
     "selectors",
     "signal",
     "socket",
+    "sqlite3",
     "ssl",
     "subprocess",
     "threading",

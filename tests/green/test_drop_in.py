@@ -101,6 +101,11 @@ def test_all_is_a_tuple_of_what_exists_and_of_all_that_does(
     assert set(green.__all__) == expected
 
 
+def test_the_package_names_its_modules() -> None:
+    names = {name for name in MODULES if not name.startswith("_")}
+    assert set(importlib.import_module("greenletio.green").__all__) == names
+
+
 def test_constants_are_the_same_objects(pair: tuple[ModuleType, ModuleType]) -> None:
     standard, green = pair
     for name in public(standard):
