@@ -228,7 +228,7 @@ def test_data_that_is_none_is_refused(run):
         transport, protocol = await loop.create_datagram_endpoint(
             Recorder, local_addr=("127.0.0.1", 0)
         )
-        with pytest.raises(TypeError, match="bytes-like"):
+        with pytest.raises(TypeError, match="data argument must be"):
             transport.sendto("text", ("127.0.0.1", 9))
         transport.close()
         await protocol.lost

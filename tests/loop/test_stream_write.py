@@ -82,7 +82,7 @@ def test_only_bytes_can_be_written(run, sockets, data):
     async def main():
         a, _ = sockets()
         transport, protocol = await attach(a, Recorder)
-        with pytest.raises(TypeError, match="bytes-like"):
+        with pytest.raises(TypeError, match="data argument must be"):
             transport.write(data)
         transport.close()
         await protocol.lost

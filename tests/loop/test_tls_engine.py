@@ -7,6 +7,7 @@ import ssl
 
 import pytest
 import trustme
+from fix_tls import bad_record
 
 from greenletio import _core, _tls
 
@@ -227,8 +228,10 @@ def test_garbage(ours):
         with pytest.raises(ssl.SSLError) as raised:
             ours.server.read()
     assert raised.value.library == "SSL"
-    assert raised.value.reason == "WRONG_VERSION_NUMBER"
-    assert str(raised.value).startswith("[SSL: WRONG_VERSION_NUMBER] wrong version number")
+    reason = bad_record("WRONG_VERSION_NUMBER")
+    words = reason.lower().replace("_", " ")
+    assert raised.value.reason == reason
+    assert str(raised.value).startswith(f"[SSL: {reason}] {words}")
     # The peer is told, and hears it as Python would say it.
     ours.carry()
     with pytest.raises(ssl.SSLError, match="ALERT"):
@@ -242,7 +245,7 @@ def test_a_record_that_was_tampered_with(pair):
     pair.server.feed(data)
     with pytest.raises(ssl.SSLError) as raised:
         pair.server.read()
-    assert raised.value.reason == "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
+    assert raised.value.reason == bad_record("DECRYPTION_FAILED_OR_BAD_RECORD_MAC")
 
 
 def test_an_error_does_not_reach_the_next_session(contexts, ours):
@@ -301,7 +304,7 @@ def test_a_session_outlives_its_engine(ours):
     session = ours.client.object
     ours.client = None
     assert session.version() is not None
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(OSError):  # of OpenSSL or of the system, as its version has it
         session.read(10)
 
 
