@@ -16,7 +16,7 @@ import greenlet
 
 from greenletio import _core
 
-__all__ = ("Frame", "Stack", "describe", "frame_of", "running_frames", "stacks")
+__all__ = ("Frame", "Stack", "describe", "follow", "frame_of", "running_frames", "stacks")
 
 # A coroutine-like object's attributes: its frame, and what it awaits.
 _COROUTINE_LIKE = (
@@ -85,7 +85,7 @@ def stacks(*, loop: asyncio.AbstractEventLoop | None = None) -> list[Stack]:
         calls = [call for call in _core.calls() if id(call) not in seen]
         below: dict[int, object] = {}
         for call in calls:
-            _follow(call.cr_await, below)
+            follow(call.cr_await, below)
         found += [_of_call(call) for call in calls if id(call) not in below]
     return found
 
@@ -112,9 +112,8 @@ def _loop_of(task: asyncio.Task[Any]) -> asyncio.AbstractEventLoop | None:
 def _of_task(task: asyncio.Task[Any], seen: dict[int, object]) -> Stack:
     coro = task.get_coro()
     running = asyncio.current_task(task.get_loop()) is task
-    frames, end = _follow(coro, seen)
-    if running and (above := _of_running(coro, seen)):
-        frames = above
+    suspended, end = follow(coro, seen)
+    frames = (running and _of_running(coro, seen)) or [frame_of(f) for f in suspended]
     waiter = getattr(task, "_fut_waiter", None)
     state: Literal["running", "waiting", "ready"] = (
         "running" if running else "ready" if waiter is None else "waiting"
@@ -125,38 +124,33 @@ def _of_task(task: asyncio.Task[Any], seen: dict[int, object]) -> Stack:
 
 
 def _of_call(call: _core._Call) -> Stack:
-    frames, end = _follow(call, {})
+    suspended, end = follow(call, {})
+    frames = [frame_of(f) for f in suspended]
     if call.cr_running:
-        return Stack(
-            call.__qualname__,
-            "running",
-            tuple(_of_running(call, {}) or frames),
-            None,
-            None,
-            call,
-        )
+        frames = _of_running(call, {}) or frames
+        return Stack(call.__qualname__, "running", tuple(frames), None, None, call)
     state: Literal["waiting", "ready"] = "waiting" if call.cr_suspended else "ready"
     return Stack(call.__qualname__, state, tuple(frames), end, None, call)
 
 
-def _follow(awaitable: object, seen: dict[int, object]) -> tuple[list[Frame], object | None]:
+def follow(awaitable: object, seen: dict[int, object]) -> tuple[list[FrameType], object | None]:
     """The frames of a suspended chain of awaitables, and the object at its end, if it has one.
 
     Every link is noted in `seen`.
     """
-    frames: list[Frame] = []
+    frames: list[FrameType] = []
     while awaitable is not None and id(awaitable) not in seen:
         seen[id(awaitable)] = awaitable
         within = getattr(awaitable, "greenlet", None)
         if isinstance(awaitable, _core.AsyncCall | _core.PortalCoroutine) and within is not None:
-            frames += reversed([frame_of(f) for f in _back_from(within.gr_frame)])
+            frames += reversed(list(_back_from(within.gr_frame)))
             awaitable = awaitable.cr_await
             continue
         for frame_name, next_name in _COROUTINE_LIKE:
             if hasattr(awaitable, frame_name):
                 frame = getattr(awaitable, frame_name)
                 if frame is not None:
-                    frames.append(frame_of(frame))
+                    frames.append(frame)
                 awaitable = getattr(awaitable, next_name, None)
                 break
         else:

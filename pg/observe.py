@@ -7,19 +7,24 @@ While nobody asks, it costs nothing. OpenTelemetry stands on it
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import CodeType
+from functools import partial
+from types import CodeType, FrameType
 from typing import Any
 
 import greenlet
 
-from greenletio import _pg
+from greenletio import Green, _core, _pg
+from greenletio._stacks import follow
 from greenletio.pg._pool import live_cores
 
 __all__ = ("Caller", "Query", "add_hook", "hook", "log_slow", "pools", "remove_hook")
@@ -39,8 +44,9 @@ _POOLS = frozenset(
 class Caller:
     """The line that asked: the innermost that belongs to no library (`LIBRARIES`).
 
-    Behind the beginning of a greenlet that is the line that waits for it. Where all is libraries',
-    as in a thread of theirs, it is the outermost line.
+    Behind the beginning of a greenlet that is the line that has spawned it, if a hook was there
+    already, or that waits for it; behind that of a task, the one that waits for the task. Where
+    that is not known, or all is libraries', as in a thread of theirs, it is the outermost line.
     """
 
     filename: str
@@ -96,6 +102,7 @@ def add_hook(hook: Hook, *, at_start: Callable[[], Any] | None = None) -> None:
     with _lock:
         _hooks[hook] = at_start
         _pg.set_observer(_begin)
+        _core._on_spawn(_note_spawn)
 
 
 def remove_hook(hook: Hook) -> None:
@@ -104,6 +111,7 @@ def remove_hook(hook: Hook) -> None:
         _hooks.pop(hook, None)
         if not _hooks:
             _pg.set_observer(None)
+            _core._on_spawn(None)
 
 
 @contextmanager
@@ -126,21 +134,95 @@ def _is_library(code: CodeType, name: str) -> bool:
     return found
 
 
+#: The calls that were spawned while somebody asks, and where.
+_spawned: weakref.WeakKeyDictionary[Any, Caller] = weakref.WeakKeyDictionary()
+
+
+def _note_spawn(green: Green[Any]) -> None:
+    _spawned[green._call] = _find_caller()
+
+
 def _find_caller() -> Caller:
     frame = sys._getframe(1)
-    current = greenlet.getcurrent()
+    call, current = _core.current_call(), greenlet.getcurrent()
+    task = _current_task() if call is None else None  # a greenlet may have none yet
+    root = None if task is None else getattr(task.get_coro(), "cr_frame", None)
+    in_task = True
     while _is_library(frame.f_code, frame.f_globals.get("__name__", "")):
         above = frame.f_back
+        if above is None and call in _spawned:
+            return _spawned[call]
         while above is None and current.parent is not None:
             # A greenlet begins with what it calls, and that may be a library's.
             current = current.parent
             above = current.gr_frame
         if above is None:
             break
+        if in_task and (frame is root or _steps_tasks(above)):
+            in_task = False
+            if found := _find_waiting(task or _current_task()):
+                return found
         frame = above
+    return _caller(frame)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        return None
+
+
+def _caller(frame: FrameType) -> Caller:
     code = frame.f_code
     name = code.co_qualname if sys.version_info >= (3, 11) else code.co_name
     return Caller(code.co_filename, frame.f_lineno, name)
+
+
+_LOOPS = frozenset(
+    (
+        "asyncio.base_events",
+        "asyncio.events",
+        "asyncio.runners",
+        "greenletio._event_loop",
+        "greenletio._loops",
+    )
+)
+_STEPS = frozenset(("_run", "_run_once", "run", "run_forever", "run_until", "run_until_complete"))
+
+
+def _steps_tasks(frame: FrameType) -> bool:
+    """Whether it is the loop's, and what it has called a step of a task or a greenlet."""
+    return frame.f_code.co_name in _STEPS and frame.f_globals.get("__name__") in _LOOPS
+
+
+def _find_waiting(task: asyncio.Task[Any] | None) -> Caller | None:
+    """The line of whoever waits for a task, or for the task that does so, or None."""
+    while task is not None:
+        task = _who_waits(task)
+        frames = [] if task is None else follow(task.get_coro(), {})[0]
+        for frame in reversed(frames):
+            if not _is_library(frame.f_code, frame.f_globals.get("__name__", "")):
+                return _caller(frame)
+    return None
+
+
+def _who_waits(task: asyncio.Task[Any]) -> asyncio.Task[Any] | None:
+    """The task that waits for another one, by itself or in gather() and the like."""
+    futures: list[Any] = [task]
+    for future in futures:
+        for callback, _ in getattr(future, "_callbacks", None) or ():
+            owner: Any = getattr(callback, "__self__", None)
+            if isinstance(owner, asyncio.Task):
+                return owner
+            if hasattr(owner, "_parent_task"):  # a TaskGroup
+                parent: asyncio.Task[Any] = owner._parent_task
+                return parent
+            # What it is to end: in its closure, or among the arguments of a partial().
+            others = gc.get_referents(*(getattr(callback, "__closure__", None) or ()))
+            others += callback.args if isinstance(callback, partial) else ()
+            futures += [one for one in others if asyncio.isfuture(one) and one not in futures]
+    return None
 
 
 def _begin(
@@ -196,7 +278,7 @@ def log_slow(seconds: float | None, *, level: int = logging.WARNING) -> None:
 
 
 def pools() -> dict[str, dict[str, int]]:
-    """The statistics of every open pool, by its name: those of ``pool.get_stats()``.
+    """The statistics of every open pool, by its name: those of ``pool.stats()``.
 
     Two of the same name have a number after it. Any thread.
     """

@@ -76,6 +76,7 @@ struct GioState {
     PyObject *enter_task;        /* asyncio.tasks._enter_task */
     PyObject *leave_task;        /* asyncio.tasks._leave_task */
     PyObject *spawn_task;        /* greenletio._green.spawn_task; NULL before the first spawn() */
+    PyObject *on_spawn;          /* callable(green) of whoever wants to hear of each; or NULL */
     PyObject *done;              /* greenletio._loops.done */
     PyObject *loops;             /* module greenletio._loops: the cold paths */
     PyObject *worker_run;        /* what every worker greenlet runs */
@@ -582,6 +583,7 @@ int gio_timeout_setup_types(PyObject *module, GioState *st);
 /* ---- greenlets without a task (loop/green.c, loop/spawn.c) --------------------------- */
 
 PyObject *gio_spawn(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *gio_spawn_tell(PyObject *module, PyObject *function);
 /* Make the tasks of all greenlets of the loop that runs here. */
 PyObject *gio_greens_ask(PyObject *module, PyObject *ignored);
 /* Whether what runs here is one that has no task. */

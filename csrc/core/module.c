@@ -286,6 +286,9 @@ static PyMethodDef core_methods[] = {
      "turn of the loop, with a copy of the current context variables, as create_task does. With no\n"
      "loop running, it belongs to the thread's own loop, and makes progress whenever plain code\n"
      "waits. On greenletio's own loop it has no asyncio task until somebody asks for one."},
+    {"_on_spawn", gio_spawn_tell, METH_O,
+     "_on_spawn($module, function, /)\n--\n\n"
+     "Have function(green) called where one is spawned, before it begins; None: no longer."},
     {"_greens_ask", gio_greens_ask, METH_NOARGS,
      "Make the tasks that the greenlets of the loop that runs here have done without."},
     {"wait_fd", (PyCFunction)(void (*)(void))core_wait_fd, METH_VARARGS | METH_KEYWORDS,
@@ -470,6 +473,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->enter_task);
     Py_VISIT(st->leave_task);
     Py_VISIT(st->spawn_task);
+    Py_VISIT(st->on_spawn);
     Py_VISIT(st->handle_type);
     Py_VISIT(st->timer_handle_type);
     Py_VISIT(st->sock_type);

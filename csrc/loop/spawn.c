@@ -82,10 +82,9 @@ error:
 }
 #endif
 
-PyObject *
-gio_spawn(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+static PyObject *
+spawn(GioState *st, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    GioState *st = PyModule_GetState(module);
     if (nargs < 1) {
         PyErr_SetString(PyExc_TypeError, "spawn() needs a function to call");
         return NULL;
@@ -112,6 +111,31 @@ gio_spawn(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     }
 #endif
     return PyObject_Vectorcall(st->spawn_task, args, (size_t)nargs, kwnames);
+}
+
+PyObject *
+gio_spawn(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    GioState *st = PyModule_GetState(module);
+    PyObject *green = spawn(st, args, nargs, kwnames);
+    if (green != NULL && st->on_spawn != NULL) {
+        PyObject *told = Py_NewRef(st->on_spawn);
+        PyObject *r = PyObject_CallOneArg(told, green);
+        if (r == NULL) {
+            PyErr_WriteUnraisable(told);
+        }
+        Py_XDECREF(r);
+        Py_DECREF(told);
+    }
+    return green;
+}
+
+PyObject *
+gio_spawn_tell(PyObject *module, PyObject *function)
+{
+    GioState *st = PyModule_GetState(module);
+    Py_XSETREF(st->on_spawn, function == Py_None ? NULL : Py_NewRef(function));
+    Py_RETURN_NONE;
 }
 
 /* ---- the Python face ------------------------------------------------------------------------ */

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 import greenletio
-from greenletio import async_, pg, spawn
+from greenletio import Group, async_, await_, pg, spawn
 from greenletio.pg import aio, errors, observe
 
 marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="")
@@ -76,8 +76,74 @@ def test_a_librarys_function_that_is_a_greenlet_is_told_of(run, dsn, seen):
 
     run(main())
     assert texts(seen) == ["SELECT 1", "SELECT 2"]
-    asked = seen[0].caller  # the line that waits; nobody waits for the other one, but the loop
-    assert (asked.filename, asked.lineno) == (__file__, main.__code__.co_firstlineno + 2)
+    lines(seen, main, 2, 3)
+
+
+def lines(seen, function, *expected):
+    """The queries were asked on these lines of a function of this file, in this order."""
+    callers = [query.caller for query in seen]
+    assert {caller.filename for caller in callers} == {__file__}
+    first = function.__code__.co_firstlineno
+    assert [caller.lineno - first for caller in callers] == list(expected)
+    seen.clear()
+
+
+def test_a_function_of_ones_own_is_who_asks_wherever_it_runs(run, dsn, seen):
+    async def main():
+        c = await async_(pg.connect)(dsn, autocommit=True)
+
+        def ask():
+            c.execute("SELECT 1")
+
+        async def task():
+            await async_(c.execute)("SELECT 1")
+
+        await spawn(ask)
+        await async_(ask)()
+        await asyncio.to_thread(ask)
+        lines(seen, ask, 1, 1, 1)
+        await asyncio.create_task(task())
+        lines(seen, task, 1)
+        await async_(c.close)()
+
+    run(main())
+
+
+def test_what_has_begun_a_librarys_function_is_who_asks(run, dsn, seen):
+    def work(c):
+        greens = [spawn(c.execute, "SELECT 1") for _ in range(2)]
+        with Group() as group:
+            group.spawn(c.execute, "SELECT 2")
+        for green in greens:
+            green.get()
+        spawn(spawn, c.execute, "SELECT 3").get().get()
+
+    async def main():
+        c = await async_(pg.connect)(dsn, autocommit=True)
+        await async_(work)(c)
+        await async_(c.close)()
+        lines(seen, work, 1, 1, 3, 6)
+
+    run(main())
+
+
+def test_behind_a_task_that_is_a_librarys_it_is_who_waits_for_it(run, dsn, seen):
+    async def main():
+        async with aio.create_pool(dsn, min_size=1, max_size=2) as pool:
+            await asyncio.create_task(pool.fetchval("SELECT 1"))
+            await asyncio.gather(
+                pool.fetchval("SELECT 2"), asyncio.gather(pool.fetchval("SELECT 3"))
+            )
+            await asyncio.wait_for(asyncio.shield(pool.fetchval("SELECT 4")), 30)
+            await asyncio.wait([asyncio.ensure_future(pool.fetchval("SELECT 5"))])
+            await async_(lambda: await_(asyncio.gather(pool.fetchval("SELECT 6"))))()
+            left = asyncio.ensure_future(pool.fetchval("SELECT 7"))
+            await asyncio.sleep(0)
+            lines(seen[:6], main, 2, 3, 3, 6, 7, 8)
+            await left
+
+    run(main())
+    assert texts(seen)[-1] == "SELECT 7"  # nobody waited for it when it began
 
 
 def test_what_failed_was_cancelled_or_out_of_time_is_told_as_that(run, dsn, seen):
