@@ -9,6 +9,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,11 +137,12 @@ def _show(lines: Iterator[str], args: argparse.Namespace) -> int:
 
         console = Console()
         before: dict[str, Any] | None = None
-        if args.once:
-            for line in lines:
-                console.print(view(json.loads(line), None))
-                return 0
-            return 1
+        if args.once:  # two looks: rates are of what is between them
+            looks = [json.loads(line) for line in islice(lines, 2)]
+            if not looks:
+                return 1
+            console.print(view(looks[-1], looks[0] if len(looks) > 1 else None))
+            return 0
         with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
             for line in lines:
                 now = json.loads(line)
@@ -190,13 +192,15 @@ def view(now: dict[str, Any], before: dict[str, Any] | None) -> Group:
         columns = ("pool", "in use", "idle", "max", "waiting", "requests/s", "wait ms", "errors")
         pools = table("Pools", *columns)
         for name, pool in now["pools"].items():
-            last = {} if before is None else before["pools"].get(name, {})
-
-            def more(key: str, pool: dict[str, int] = pool, last: dict[str, int] = last) -> int:
-                return pool[key] - last.get(key, pool[key])
-
-            asked = more("requests_num")
-            waits = more("requests_wait_ms") / asked if asked else 0.0
+            last = None if before is None else before["pools"].get(name)
+            rate = wait = ""  # not known at the first look
+            if last is not None:
+                if pool["requests_num"] < last["requests_num"]:  # pop_stats()
+                    last = dict.fromkeys(last, 0)
+                asked = pool["requests_num"] - last["requests_num"]
+                waited = pool["requests_wait_ms"] - last["requests_wait_ms"]
+                rate = f"{asked / passed:.0f}"
+                wait = f"{waited / asked if asked else 0:.1f}"
             waiting = pool["requests_waiting"]
             pools.add_row(
                 Text(name),
@@ -204,8 +208,8 @@ def view(now: dict[str, Any], before: dict[str, Any] | None) -> Group:
                 str(pool["pool_available"]),
                 str(pool["pool_max"]),
                 Text(str(waiting), style="yellow" if waiting else ""),
-                f"{asked / passed:.0f}",
-                f"{waits:.1f}",
+                rate,
+                wait,
                 str(pool["requests_errors"] + pool["connections_errors"]),
             )
     if now["queries"]:

@@ -1,5 +1,6 @@
 """What a running process tells: the monitor's socket, and `python -m greenletio top`."""
 
+import io
 import json
 import signal
 import socket
@@ -9,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from greenletio import GreenletioError, monitor
+from greenletio import GreenletioError, monitor, top
 
 PROCESS = """
 import asyncio, os, time, greenletio
@@ -47,13 +49,13 @@ def process(tmp_path, pg_dsn, monkeypatch):
     started.stdout.close()
 
 
-def top(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_top(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "greenletio", "top", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_a_look_at_a_process(process):
-    done = top("--once", "--json")
+    done = run_top("--once", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     look = json.loads(done.stdout)
     assert look["pid"] == process.pid
@@ -73,10 +75,39 @@ def test_a_look_at_a_process(process):
 
 
 def test_the_view_for_people(process):
-    done = top(str(process.pid), "--once")
+    done = run_top(str(process.pid), "--once")
     assert (done.returncode, done.stderr) == (0, "")
-    for part in (str(process.pid), "greenlets", "Loops", "Pools", "main", "Queries", "SELECT"):
+    parts = (str(process.pid), "greenlets", "CPU", "Loops", "Pools", "main", "Queries", "SELECT")
+    for part in parts:
         assert part in done.stdout
+
+
+def look(**pool):
+    """A look at a process with one pool, at which so much has happened."""
+    counts = dict.fromkeys(("requests_waiting", "requests_errors", "connections_errors"), 0)
+    counts |= {"pool_size": 1, "pool_available": 1, "pool_max": 9} | pool
+    head = {"pid": 1, "command": ["x"], "uptime_s": 1.0, "rss_bytes": 1, "threads": 1}
+    more = {"greenlets": 0, "cpu_s": 0.0, "loops": [], "queries": [], "pools": {"main": counts}}
+    return head | more
+
+
+def shown(now, before):
+    """What the view has of the pool."""
+    console = Console(width=120, file=io.StringIO())
+    console.print(top.view(now, before))
+    (line,) = [line for line in console.file.getvalue().splitlines() if "main" in line]
+    return line.split()
+
+
+def test_rates_are_of_what_is_between_two_looks():
+    first = look(requests_num=100, requests_wait_ms=500) | {"time": 10.0}
+    second = look(requests_num=140, requests_wait_ms=540) | {"time": 12.0}
+    anew = look(requests_num=6, requests_wait_ms=0) | {"time": 14.0}
+    known = ["main", "0", "1", "9", "0"]
+    assert shown(first, None) == [*known, "0"]  # its errors: there is no rate yet
+    assert shown(second, first) == [*known, "20", "1.0", "0"]
+    assert shown(anew, second) == [*known, "3", "0.0", "0"]  # pop_stats()
+    assert shown(second, first | {"pools": {}}) == [*known, "0"]
 
 
 def test_the_end_of_the_process_is_the_end_of_the_view(process):
@@ -110,7 +141,7 @@ def test_a_view_that_is_read_no_further_ends_without_a_traceback(process):
 def test_nobody_to_look_at(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     for arguments in ((), ("123456",), (str(tmp_path / "none.sock"),)):
-        done = top(*arguments)
+        done = run_top(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
         assert "greenletio top: " in done.stderr
 
@@ -121,7 +152,7 @@ def test_what_a_dead_process_left_is_removed(tmp_path, monkeypatch):
     left = monitor.folder() / "4000000.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(left))
-    assert top().returncode == 1
+    assert run_top().returncode == 1
     assert not left.exists()
 
 
