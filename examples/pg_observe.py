@@ -32,7 +32,7 @@ async def main(seconds: float) -> None:
         async with aio.create_pool(url, min_size=2, max_size=5) as pool:
             end = time.monotonic() + seconds
             await asyncio.gather(*[visitor(pool, end) for _ in range(20)])
-            stats = pool.get_stats()
+            stats = pool.stats()
     for text, count in totals.most_common():
         print(f"{count:6}  {text}")
     print(f"{stats['requests_num']} leases, {stats['requests_wait_ms']} ms waited for in all")

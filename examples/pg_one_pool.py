@@ -72,6 +72,6 @@ with pg.Pool(url, min_size=1, max_size=3) as pool:
         thread.start()
     for thread in threads:
         thread.join()
-    stats = pool.get_stats()
+    stats = pool.stats()
 print(", ".join(f"{done[who]} of {who}s" for who in sorted(done)))
 print(f"{stats['requests_num']} leases of at most {stats['pool_max']} connections")

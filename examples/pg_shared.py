@@ -51,7 +51,7 @@ async def main() -> None:
         await asyncio.gather(*(visit(pool, page) for page in pages))
         seen = await asyncio.gather(*(async_(look)(pool.sync, n + 1) for n in range(PAGES)))
         in_thread = await asyncio.to_thread(look, pool.sync, 1)
-        stats = pool.get_stats()
+        stats = pool.stats()
         print(f"{sum(seen)} visits, {in_thread} of the first page")
         print(f"{stats['shared_requests']} questions on {stats['shared_size']} connections")
 

@@ -445,13 +445,15 @@ class Pool:
 
     # ---- statistics
 
-    def get_stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int]:
         """What there is and what has happened: psycopg_pool's names; times in milliseconds."""
         return self._core.as_dict()
 
+    get_stats = stats  # psycopg_pool's name
+
     def pop_stats(self) -> dict[str, int]:
         """The same, and begin to count anew."""
-        stats = self.get_stats()
+        stats = self.stats()
         self._core.stats.clear()
         if self._core.readers is not None:
             self._core.readers.stats.clear()

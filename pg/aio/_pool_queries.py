@@ -175,6 +175,8 @@ class Queries(Single):
         """How many nobody has."""
         return self._core.available
 
-    def get_stats(self) -> dict[str, int]:
-        """What there is and what has happened: ``greenletio.pg.Pool.get_stats()``."""
+    def stats(self) -> dict[str, int]:
+        """What there is and what has happened: ``greenletio.pg.Pool.stats()``."""
         return self._core.as_dict()
+
+    get_stats = stats  # the sync pool's other name for it, psycopg_pool's

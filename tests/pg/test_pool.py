@@ -143,7 +143,7 @@ def test_first_come_first_served(run, dsn):
                 await asyncio.gather(*(work(i) for i in range(50)))
             assert order == list(range(50))
             assert pool.get_size() == 2
-            stats = pool.get_stats()
+            stats = pool.stats()
             assert (stats["requests_num"], stats["requests_queued"]) == (50, 48)
             errors = ("requests_errors", "returns_bad", "connections_num", "connections_lost")
             assert [stats[name] for name in errors] == [0, 0, 0, 0]

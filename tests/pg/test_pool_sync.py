@@ -104,7 +104,7 @@ def test_in_greenlets_threads_and_spawned_in_plain_code(run, pool):
     stats = pool.pop_stats()
     assert stats["requests_num"] == 102
     assert (stats["requests_errors"], stats["returns_bad"]) == (0, 0)
-    assert pool.get_stats()["requests_num"] == 0
+    assert pool.stats()["requests_num"] == pool.get_stats()["requests_num"] == 0
 
 
 def test_under_trio(pool):
