@@ -145,18 +145,22 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         """
         raw = self._raw
         rows = (prepare(query, params) for params in params_seq)
+        # All of them before our turn: what makes them may wait, and use this connection, too.
+        groups = [
+            (sql, oids, [row[1] for row in group])
+            for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2]))
+        ]
         total = 0
         self._check_turn()
         with self._lock:
             self._begin()
-            if self._pipeline is not None:
-                for sql, args, oids in rows:
+            for sql, oids, values in groups:
+                if self._pipeline is None:
+                    total += raw._op("many", "nothing", sql, values, oids=oids).run()
+                    continue
+                for args in values:
                     self._pipeline._send(raw._op("query", "nothing", sql, args or (), oids=oids))
-                return -1
-            for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2])):
-                values = [row[1] for row in group]
-                total += raw._op("many", "nothing", sql, values, oids=oids).run()
-        return total
+            return total if self._pipeline is None else -1
 
     @contextmanager
     def _copying(self, sql: str) -> Iterator[Copy]:

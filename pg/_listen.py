@@ -21,6 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenletio import _core
+from greenletio.pg._copy import quoted
 from greenletio.pg._errors import DatabaseError, InterfaceError, OperationalError
 from greenletio.pg._pool_connect import Run
 from greenletio.pg._pool_parts import Ask, PoolClosed, Steps, Wait, reason, wait
@@ -184,10 +185,6 @@ class Source(Protocol):
 
     async def take(self, timeout: float) -> Connection: ...
     async def leave(self, con: Connection) -> None: ...
-
-
-def quoted(name: str) -> str:
-    return '"{}"'.format(name.replace('"', '""'))
 
 
 class Core:
@@ -552,8 +549,12 @@ class Core:
         """The steps to a channel that is listened to."""
         self.check()
         end = monotonic() + timeout
+        yield from self._in_turn(self._add(_checked(channel), function, end), end)
+
+    def _add(self, channel: str, function: Callable[[Any], Any] | None, end: float) -> Steps:
+        """In turn: of two that add the same, the second one finds what has come of the first."""
         with self._mutex:
-            is_new = _checked(channel) not in self.channels
+            is_new = channel not in self.channels
             functions = self.channels.setdefault(channel, [])
             known = function is None or function in functions
             if not known:
@@ -580,38 +581,42 @@ class Core:
                 if functions:
                     return
             del self.channels[channel]
-        yield from self._bring(channel, "UNLISTEN", monotonic() + timeout)
+        end = monotonic() + timeout
+        yield from self._in_turn(self._bring(channel, "UNLISTEN", end), end)
+
+    def _in_turn(self, steps: Steps, end: float) -> Steps:
+        yield from self.turn.take(max(0.0, end - monotonic()))
+        try:
+            yield from steps
+        finally:
+            self._give_turn()
 
     def _bring(self, channel: str, verb: str, end: float) -> Steps:
         """Have the server know of it; the next connection knows by itself."""
-        yield from self.turn.take(max(0.0, end - monotonic()))
-        try:
-            while True:
-                con: Connection = yield from self._connected(end)
-                wanted = verb == "LISTEN"
-                if (channel in self._listening) is wanted:
-                    return
-                if wanted:
-                    con._listeners[channel] = [self._heard]
-                sql = f"{verb} {quoted(channel)}"
-                left = min(max(0.0, end - monotonic()), self._answer_within)
-                try:
-                    yield Ask(con._op("script", "status", sql, timeout=left))
-                except LOST as exc:
-                    con.terminate()
-                    if monotonic() >= end:
-                        raise asyncio.TimeoutError(f"{sql} was not answered in time") from exc
-                    continue
-                except BaseException:
-                    con.terminate()  # nobody knows whether it was done
-                    raise
-                if self.con is con:
-                    with self._mutex:
-                        (self._listening.add if wanted else self._listening.discard)(channel)
-                    if not wanted:
-                        con._listeners.pop(channel, None)
-        finally:
-            self._give_turn()
+        while True:
+            con: Connection = yield from self._connected(end)
+            wanted = verb == "LISTEN"
+            if (channel in self._listening) is wanted:
+                return
+            if wanted:
+                con._listeners[channel] = [self._heard]
+            sql = f"{verb} {quoted(channel)}"
+            left = min(max(0.0, end - monotonic()), self._answer_within)
+            try:
+                yield Ask(con._op("script", "status", sql, timeout=left))
+            except LOST as exc:
+                con.terminate()
+                if monotonic() >= end:
+                    raise asyncio.TimeoutError(f"{sql} was not answered in time") from exc
+                continue
+            except BaseException:
+                con.terminate()  # nobody knows whether it was done
+                raise
+            if self.con is con:
+                with self._mutex:
+                    (self._listening.add if wanted else self._listening.discard)(channel)
+                if not wanted:
+                    con._listeners.pop(channel, None)
 
 
 def _checked(channel: Any) -> str:

@@ -38,7 +38,13 @@ gio_pg_many_begin(GioPgOp *op)
         gio_pg_op_finish(op, NULL, PyErr_Occurred() ? NULL : gio_pg_error_lost(c));
         return false;
     }
-    gio_pg_many_send(op);
+    /* A wait of what makes the arguments would be refused when the loop sends the rest of them. So
+     * the loop sends the first ones, too: here others would meet a connection that is stuck. */
+    bool made = PyList_CheckExact(op->args) || PyTuple_CheckExact(op->args);
+    if (!made && c->st->api->place() == GIO_PLACE_GREEN)
+        c->unflushed = true;
+    else
+        gio_pg_many_send(op);
     return true;
 }
 

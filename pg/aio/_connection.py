@@ -81,7 +81,8 @@ class Connection(
         self._source: list[str] = []
         self._to_close: list[str] = []  # statements that nobody has any more
         self._listeners: dict[str, list[Listener]] = {}
-        self._unanswered: set[str] = set()  # channels whose LISTEN may not have been heard
+        # Channels whose LISTEN may not have been heard, and for whom it was sent.
+        self._unanswered: dict[str, list[Listener]] = {}
         self._log_listeners: list[LogListener] = []
         self._termination_listeners: list[Callable[[Connection], Any]] = []
         self._lease: Callable[[], Connection | None] | None = None  # whose listeners these are
@@ -164,7 +165,7 @@ class Connection(
         """Run a statement once for each sequence of arguments, all or nothing.
 
         They are sent as fast as the server takes them, without waiting for each. `args` is
-        iterated over meanwhile, in the loop's own turns.
+        iterated over meanwhile, in the loop's own turns: what makes them cannot wait.
         """
         self._check_open()
         await self._op("many", "nothing", command, args, timeout=timeout)
@@ -266,13 +267,16 @@ class Connection(
             listeners.append(callback)
         if not is_first and channel not in self._unanswered:
             return
-        self._unanswered.add(channel)
+        asking = self._unanswered.setdefault(channel, [])
+        asking.append(callback)
         try:
             await self.fetch(f"LISTEN {quoted(channel)}")
         except BaseException:
-            self._forget_listener(channel, callback)
+            asking.remove(callback)
+            if callback not in asking:  # nobody else has, or will have, added it
+                self._forget_listener(channel, callback)
             raise
-        self._unanswered.discard(channel)
+        self._unanswered.pop(channel, None)
 
     def _forget_listener(self, channel: str, callback: Listener) -> None:
         listeners = self._listeners.get(channel, [])

@@ -1,5 +1,6 @@
 """The sync face: the DB-API 2.0, psycopg's placeholders, rows, transactions."""
 
+import asyncio
 import datetime
 import warnings
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from uuid import uuid4
 import pytest
 from fix_postgres import TemporaryDatabase
 
-from greenletio import pg
+from greenletio import async_, pg
 from greenletio.pg import errors, rows
 from greenletio.pg._query import is_script
 
@@ -162,6 +163,28 @@ def test_several_statements(sync):
 )
 def test_which_queries_are_several(query, several):
     assert is_script(query) is several
+
+
+@pytest.mark.parametrize("place", ["plain", "green"])
+def test_what_makes_the_rows_of_executemany_may_wait(dsn, place):
+    """It asks another connection for each, and this one."""
+
+    def work():
+        with pg.connect(dsn) as c, pg.connect(dsn) as other:
+            c.execute("CREATE TEMP TABLE t (a int, b int)")
+
+            def rows():
+                for i in range(1200):
+                    (a,) = other.execute("SELECT %s::int", (i,)).fetchone()
+                    (b,) = c.execute("SELECT %s::int", (i,)).fetchone() if i % 100 == 0 else (0,)
+                    yield a, b
+
+            for _ in range(2):
+                c.cursor().executemany("INSERT INTO t VALUES (%s, %s)", rows())
+            found = c.execute("SELECT count(*), sum(a), sum(b) FROM t").fetchone()
+            assert found == (2400, 1200 * 1199, 2 * 6600)
+
+    work() if place == "plain" else asyncio.run(async_(work)())
 
 
 def test_executemany(sync):

@@ -104,6 +104,40 @@ def test_channels_come_and_go(run, dsn, make, caplog):
     assert caplog.text.count("LookupError: of mine") == 2
 
 
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_callback_that_is_added_twice_at_once(run, dsn, make, cancelled):
+    """One of the two is cancelled: the other has added it."""
+
+    async def main():
+        heard = asyncio.Queue()
+        async with make(channels=["x"]) as listener:
+            adding = [asyncio.ensure_future(listener.add("y", heard.put)) for _ in range(2)]
+            await asyncio.sleep(0)
+            adding[cancelled].cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await adding[cancelled]
+            await adding[1 - cancelled]
+            notify(dsn, ("y", "one"))
+            event = await asyncio.wait_for(heard.get(), LIMIT)
+            if isinstance(event, aio.Gap):  # the connection that was cancelled is another one now
+                event = await asyncio.wait_for(heard.get(), LIMIT)
+            assert event.payload == "one"
+
+    run(main())
+
+
+def test_of_two_that_add_a_channel_in_vain_none_is_left(run, make):
+    async def main():
+        async with make(channels=["x"]) as listener:
+            async with listener.connection():
+                adding = [listener.add("y", function, timeout=0.02) for function in (print, repr)]
+                failed = await asyncio.gather(*adding, return_exceptions=True)
+                assert all(isinstance(one, TIMED_OUT) for one in failed)
+            assert listener.channels == ("x",)
+
+    run(main())
+
+
 def test_what_has_no_room_is_a_gap(run, dsn, make):
     async def main():
         async with make(channels=["x"], buffer=3) as listener:

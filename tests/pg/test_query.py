@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from fix_progress import Ticker
 
+import greenletio
+from greenletio import async_, await_
 from greenletio.pg import aio, errors
 
 pytestmark = pytest.mark.leaks
@@ -285,6 +287,19 @@ def test_executemany_that_fails_undoes_all(run, connect):
 
             with pytest.raises(RuntimeError):  # WouldBlockError
                 await c.executemany(insert, use_connection())
+
+            def wait():
+                yield (1,)
+                greenletio.sleep(0.001)
+
+            @async_  # where a wait is possible: others would meet a connection that is stuck
+            def in_a_greenlet():
+                await_(c.executemany(insert, [(1,)]))  # its statement is prepared from now on
+                with pytest.raises(RuntimeError):  # WouldBlockError
+                    await_(c.executemany(insert, wait()))
+                await_(c.execute("DELETE FROM t"))
+
+            await in_a_greenlet()
             assert await c.fetchval("SELECT count(*) FROM t") == 0
             async with c.transaction():
                 await c.executemany(insert, [(1,), (2,)])
@@ -378,6 +393,31 @@ def test_notifications_and_notices(run, connect):
             await asyncio.sleep(0)
             assert notices == ["look"]
             await c.reset()
+            assert await c.fetch("SELECT pg_listening_channels()") == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_listener_that_is_added_twice_at_once(run, connect, cancelled):
+    """One of the two is cancelled: the other has added it."""
+
+    async def main():
+        heard = asyncio.Queue()
+
+        def listener(*args):
+            heard.put_nowait(args[-1])
+
+        async with connect() as c, connect() as other:
+            adding = [asyncio.ensure_future(c.add_listener("twice", listener)) for _ in range(2)]
+            await asyncio.sleep(0)
+            adding[cancelled].cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await adding[cancelled]
+            await adding[1 - cancelled]
+            await other.execute("NOTIFY twice, 'one'")
+            assert await asyncio.wait_for(heard.get(), 30) == "one"
+            await c.remove_listener("twice", listener)
             assert await c.fetch("SELECT pg_listening_channels()") == []
 
     run(main())
