@@ -32,13 +32,16 @@ static const char catalogue[] =
     " JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
     " LEFT JOIN pg_catalog.pg_proc p ON p.oid = t.typsend::oid";
 
-/* libpq took it, or the operation is over. */
+/* libpq took it, or the operation is over; and so is the connection where some of it may be on its
+ * way: answers would be taken for the next one's. */
 static bool
 sent(GioPgOp *op, int ok)
 {
+    GioPgConn *c = op->conn;
     if (ok)
         return true;
-    gio_pg_op_finish(op, NULL, gio_pg_error_lost(op->conn));
+    c->lost = c->lost || PQpipelineStatus(c->pg) != PQ_PIPELINE_OFF;
+    gio_pg_op_finish(op, NULL, gio_pg_error_lost(c));
     return false;
 }
 

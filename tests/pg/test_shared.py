@@ -1,7 +1,10 @@
 """Connection.shared: queries of many at the same time, each one by itself."""
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -292,3 +295,33 @@ def test_closing_cancels_no_neighbour(run, dsn):
         assert [await one for one in slow] == [0, 1, 2]
 
     run(main())
+
+
+STARVED = """
+import asyncio, resource, sys
+from greenletio.pg import aio, errors
+
+async def main():
+    options = {"statement_cache_size": 1, "max_cacheable_statement_size": 0}
+    c = await aio.connect(sys.argv[1], shared=True, **options)
+    await c.fetchval("SELECT 1")  # is to make room for the next one, which needs more
+    huge = "SELECT 2 /*" + "x" * 300_000_000 + "*/"
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 100_000_000, resource.RLIM_INFINITY))
+    asked = [c.fetchval(huge), c.fetchval("SELECT 3"), c.fetchval("SELECT 4")]
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        print(answer if isinstance(answer, int) else isinstance(answer, errors.Error))
+    print(c.is_closed())
+
+asyncio.run(main())
+"""
+
+
+def test_it_is_lost_when_memory_ends_in_the_middle_of_a_message(dsn):
+    """The answer to the part that was sent was taken for one to the next query."""
+    options = os.environ.get("ASAN_OPTIONS", "")
+    env = {**os.environ, "ASAN_OPTIONS": f"{options}:allocator_may_return_null=1"}
+    command = [sys.executable, "-c", STARVED, dsn]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split(), done.stderr) == (["True"] * 4, "")
