@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from greenletio import _pg
+from greenletio.pg._copy import literal
 from greenletio.pg._steps import Steps
 from greenletio.pg._types import (
     Wish,
@@ -50,10 +51,6 @@ class _Found(NamedTuple):
     send: str | None
     is_array: bool
     sql: str  # its name, as SQL has it
-
-
-def _literal(text: str) -> str:
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def set_codec(
@@ -120,7 +117,7 @@ def _set(face: Face, found: _Found, codec: _pg.Codec) -> None:
 
 def _find_type(raw: _pg.Connection, name: str, schema: str) -> Steps[_Found]:
     _, wanted = own_name(schema, name)
-    sql = _FIND_TYPE.format(name=_literal(wanted), schema=_literal(schema))
+    sql = _FIND_TYPE.format(name=literal(wanted), schema=literal(schema))
     [(rows, _, _)] = yield raw._op("script", "tuples", sql)
     if not rows:
         raise ValueError(f"unknown type: {schema}.{name}")

@@ -10,7 +10,7 @@ from typing import Any
 from greenletio import _pg
 from greenletio.pg.errors import Error, InterfaceError, NotSupportedError
 
-__all__ = ("CHUNK", "HEADER", "TRAILER", "Copy", "quoted", "target")
+__all__ = ("CHUNK", "HEADER", "TRAILER", "Copy", "literal", "quoted", "target")
 
 CHUNK = 256 * 1024  # bytes that are sent at a time
 #: Before and after the rows of a COPY in binary.
@@ -27,6 +27,11 @@ _ESCAPED = re.compile(r"\\.")
 def quoted(name: str) -> str:
     """A name as SQL has it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string as SQL has it, whatever standard_conforming_strings says."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def target(name: str, schema: str | None, columns: Sequence[str] | None) -> str:

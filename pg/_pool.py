@@ -26,6 +26,8 @@ from greenletio import _core
 from greenletio.pg._errors import InterfaceError, OperationalError
 from greenletio.pg._pool_keeper import Keeper
 from greenletio.pg._pool_parts import (
+    RETRY_AFTER,
+    RETRY_AFTER_MOST,
     Limits,
     PoolClosed,
     PoolTimeout,
@@ -51,8 +53,6 @@ logger = logging.getLogger("greenletio.pg.pool")
 
 #: How much of its lifetime a connection may lose by chance, so that they do not all end at once.
 JITTER = 0.1
-#: Seconds before a connect that failed is tried again; it doubles up to the second number.
-RETRY_AFTER, RETRY_AFTER_MOST = 0.1, 30.0
 #: Seconds after which those who wait look whether the loop of a reset has ended. Each looks for
 #: all of them: with every so many more it looks that much more rarely.
 LOOK, LOOKERS = 1.0, 100

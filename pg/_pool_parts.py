@@ -12,6 +12,8 @@ from greenletio.pg._steps import Steps as GeneratorSteps
 from greenletio.pg._steps import run, wait
 
 __all__ = (
+    "RETRY_AFTER",
+    "RETRY_AFTER_MOST",
     "Ask",
     "Limits",
     "PoolClosed",
@@ -26,6 +28,10 @@ __all__ = (
     "run",
     "wait",
 )
+
+
+#: Seconds before a connect that failed is tried again; it doubles up to the second number.
+RETRY_AFTER, RETRY_AFTER_MOST = 0.1, 30.0
 
 
 class PoolTimeout(OperationalError, asyncio.TimeoutError):
@@ -145,7 +151,7 @@ def reason(exc: BaseException) -> str:
 
 
 class Ask(Step):
-    """An operation of a connection: what comes of it."""
+    """An operation that is nobody's but the pool's: asked from here, hooks are not told of it."""
 
     def __init__(self, op: _pg.Op[Any]) -> None:
         self._op = op

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from greenletio import _core
 from greenletio.pg._errors import Error, NotSupportedError, OperationalError
-from greenletio.pg._pool_parts import PoolClosed, PoolTimeout, Steps, Wait, reason
+from greenletio.pg._pool_parts import (
+    RETRY_AFTER,
+    RETRY_AFTER_MOST,
+    PoolClosed,
+    PoolTimeout,
+    Steps,
+    Wait,
+    reason,
+)
 from greenletio.pg._pool_slot import Slot
 from greenletio.pg.errors import ConnectionClosed, QueryInDoubt
 
@@ -34,8 +42,6 @@ AGAIN, ALONE = "again", "alone"
 
 #: Seconds without any answer after which a query that was given up takes its lane with it.
 STUCK = 1.0
-#: Seconds before a connect that failed is tried again; it doubles up to the second number.
-RETRY_AFTER, RETRY_AFTER_MOST = 0.1, 30.0
 #: Seconds that the end of a lane may take that has something under way.
 END_TIMEOUT = 10.0
 

@@ -10,6 +10,7 @@ import datetime
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from greenletio.pg._copy import literal
 from greenletio.pg.errors import ConnectionClosed, ProgrammingError
 
 if TYPE_CHECKING:
@@ -62,12 +63,6 @@ def parse(text: str) -> Xid:
     return Xid(None, text)
 
 
-def _literal(xid: Xid | str) -> str:
-    """As a literal, whatever standard_conforming_strings says."""
-    text = str(xid).replace("'", "''").replace("\\", "\\\\")
-    return f"E'{text}'"
-
-
 class TwoPhase:
     """The tpc_ methods of a connection."""
 
@@ -112,7 +107,7 @@ class TwoPhase:
             if failed:  # the server would only roll it back, and say nothing
                 raise ProgrammingError("the transaction has failed: tpc_rollback() is left")
             try:
-                self._command(f"PREPARE TRANSACTION {_literal(self._tpc)}")
+                self._command(f"PREPARE TRANSACTION {literal(str(self._tpc))}")
             except BaseException:
                 if self._raw._transaction_status == 0:  # refused, it is rolled back
                     self._tpc = None
@@ -133,12 +128,12 @@ class TwoPhase:
             if xid is not None:
                 if self._tpc is not None or self._raw._transaction_status != 0:
                     raise ProgrammingError(f"{name} of another transaction inside a transaction")
-                self._command(f"{what} PREPARED {_literal(xid)}")
+                self._command(f"{what} PREPARED {literal(str(xid))}")
                 return
             if self._tpc is None:
                 raise ProgrammingError(f"{name} needs tpc_begin() before it, or a transaction id")
             if self._tpc_prepared:
-                self._command(f"{what} PREPARED {_literal(self._tpc)}")
+                self._command(f"{what} PREPARED {literal(str(self._tpc))}")
             else:
                 self._command(what)
             self._tpc, self._tpc_prepared = None, False

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from greenletio.pg import _sqlstates
+from greenletio.pg._copy import quoted
 from greenletio.pg.errors import InterfaceError, ProgrammingError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Transaction:
                     )
                 connection._savepoints += 1
                 name = self.savepoint_name or f"_gio_savepoint_{connection._savepoints}"
-                self._name = '"' + name.replace('"', '""') + '"'
+                self._name = quoted(name)
                 sql = f"SAVEPOINT {self._name}"
             connection._command(sql)
             connection._blocks += 1
