@@ -18,6 +18,7 @@ from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
@@ -187,6 +188,17 @@ class BuildExt(build_ext):
                     link.symlink_to(Path("..", name))
 
 
+class BdistWheel(bdist_wheel):
+    """Lays the licences of the libraries that will be put into a wheel beside our own."""
+
+    def egg2dist(self, egginfo_path, distinfo_path):
+        super().egg2dist(egginfo_path, distinfo_path)
+        if PG_CONFIG is not None:  # scripts/wheel-libraries.sh makes the folder
+            folder = Path(ask(PG_CONFIG, "--bindir")).with_name("licenses")
+            for licence in folder.glob("*.txt"):
+                shutil.copy(licence, Path(distinfo_path, "licenses"))
+
+
 SUBPACKAGES = {"greenletio.green": "green", "greenletio.pg": "pg"}
 
 
@@ -214,5 +226,5 @@ setup(
     package_dir={"greenletio": "greenletio", **SUBPACKAGES},
     package_data={"": ["*.pyi", "py.typed"]},
     ext_modules=[CORE, PQ, PG],
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"bdist_wheel": BdistWheel, "build_ext": BuildExt},
 )

@@ -4,6 +4,10 @@
 # OpenSSL and libpq as shared libraries, libevent as a static one, from their makers' own archives,
 # whose checksums are below. Nothing of the system's is replaced; what is in PREFIX already, in these
 # versions, is kept. Needs a C compiler, make, perl, bison, flex and, unless the archives are there, curl.
+# PREFIX/licenses has what each is licensed under: setup.py puts that into the wheel.
+#
+# Where the archives cannot be fetched from their makers, Debian's source packages have the same files
+# under other names: openssl_3.5.7.orig.tar.gz for openssl-3.5.7.tar.gz.
 #
 #   SOURCES=folder   where the archives are, or go to (PREFIX/sources)
 set -eu
@@ -48,13 +52,18 @@ unpack() {
     cd "$WORK/$1"
 }
 
-# done_with ARCHIVE: whether PREFIX has it; mark ARCHIVE: it has it now
-done_with() { [ -f "$PREFIX/$1.built" ] && echo "$1: there already" >&2; }
+# done_with ARCHIVE: whether PREFIX has it; mark ARCHIVE LICENCE: it has it now, and no other version
+licence() { echo "$PREFIX/licenses/${1%.tar.*}.txt"; }
+done_with() { [ -f "$(licence "$1")" ] && echo "$1: there already" >&2; }
 mark() {
-    touch "$PREFIX/$1.built"
+    mkdir -p "$PREFIX/licenses"
+    rm -f "$PREFIX/licenses/${1%%-*}"-*
+    cp "$WORK/$1/$2" "$(licence "$1")"
     rm -rf "${WORK:?}/$1"
 }
 
+# PostgreSQL makes its generated headers in the outermost make alone, which may be ours.
+unset MAKELEVEL MAKEFLAGS MFLAGS
 export CFLAGS="${CFLAGS:--O2 -fPIC}"
 
 if ! done_with $OPENSSL; then
@@ -64,7 +73,7 @@ if ! done_with $OPENSSL; then
         --openssldir=/etc/ssl >"$WORK/log" 2>&1 &&
         make -j"$JOBS" build_sw >>"$WORK/log" 2>&1 &&
         make install_sw >>"$WORK/log" 2>&1 || { tail -40 "$WORK/log" >&2; fail "OpenSSL was not built"; }
-    mark $OPENSSL
+    mark $OPENSSL LICENSE.txt
 fi
 
 if ! done_with $LIBEVENT; then
@@ -73,7 +82,7 @@ if ! done_with $LIBEVENT; then
         --disable-openssl --disable-mbedtls --disable-samples --disable-libevent-regress >"$WORK/log" 2>&1 &&
         make -j"$JOBS" >>"$WORK/log" 2>&1 &&
         make install >>"$WORK/log" 2>&1 || { tail -40 "$WORK/log" >&2; fail "libevent was not built"; }
-    mark $LIBEVENT
+    mark $LIBEVENT LICENSE
 fi
 
 if ! done_with $POSTGRESQL; then
@@ -85,5 +94,5 @@ if ! done_with $POSTGRESQL; then
         for part in src/include src/interfaces/libpq src/bin/pg_config; do
             make -j"$JOBS" -C $part install >>"$WORK/log" 2>&1
         done || { tail -40 "$WORK/log" >&2; fail "libpq was not built"; }
-    mark $POSTGRESQL
+    mark $POSTGRESQL COPYRIGHT
 fi

@@ -1,8 +1,8 @@
 """Does an installed wheel work by itself? Run with the Python that it is installed in.
 
-The libraries that it uses have to be the ones that came with it, the doctor has to find nothing
-wrong, and a loop, TLS, green sockets and a connection to a PostgreSQL (DATABASE_URL, if there is
-one) have to work.
+The libraries that it uses have to be the ones that came with it, with their licences, the doctor
+has to find nothing wrong, and a loop, TLS, green sockets and a connection to a PostgreSQL
+(DATABASE_URL, if there is one) have to work.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import greenletio
@@ -50,6 +51,14 @@ def check_libraries() -> None:
     print("libraries:", *(Path(path).name for path in found))
 
 
+def check_licences() -> None:
+    """Ours, and what the libraries that came with the wheel ask to be told of."""
+    files = metadata.files("greenletio") or []
+    there = {file.name.partition("-")[0] for file in files if "licenses" in file.parts}
+    if missing := {"LICENSE", "libevent", "openssl", "postgresql"} - there:
+        sys.exit(f"no licence of: {', '.join(sorted(missing))}")
+
+
 def main() -> None:
     if greenletio.run(async_(echo)()) != b"hello":
         sys.exit("the echo is wrong")
@@ -69,6 +78,7 @@ def main() -> None:
         else:
             sys.exit("a port that nobody listens at was connected to")
     check_libraries()
+    check_licences()
     print(f"{greenletio.__name__} {greenletio.__version__} works, beside {ssl.OPENSSL_VERSION}")
 
 
