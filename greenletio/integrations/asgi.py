@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
-from greenletio import async_, await_
+from greenletio import async_, await_, sleep
 from greenletio.integrations._disconnect import READ_AHEAD, Watch
 from greenletio.integrations._places import Places
 
@@ -173,6 +173,10 @@ class _Request:
             self._answered()
         if data or last:
             await_(self._send({"type": "http.response.body", "body": data, "more_body": not last}))
+        if not last:
+            # Servers take parts without a wait once the client has gone: an application that never
+            # waits either would hold the loop, and never be told.
+            sleep(0)
 
     def _start(self, length: int | None) -> None:
         if self._status is None:

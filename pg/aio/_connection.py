@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import sys
@@ -27,7 +28,7 @@ from greenletio.pg.aio._prepared import PreparedStatement
 from greenletio.pg.aio._rows import RowFactory
 from greenletio.pg.aio._stream import Stream
 from greenletio.pg.aio._transaction import Transaction
-from greenletio.pg.errors import ConnectionClosed, InterfaceError
+from greenletio.pg.errors import ConnectionClosed, InterfaceError, InvalidSqlStatementName
 
 if TYPE_CHECKING:
     from greenletio.pg._pool import Core
@@ -200,10 +201,16 @@ class Connection(
         return PreparedStatement(self, statement, record_class)
 
     async def _close_statements(self, timeout: float | None) -> None:
-        if self._to_close and self._transaction_status != _FAILED:
-            names, self._to_close = self._to_close, []
-            sql = "; ".join(f"DEALLOCATE {quoted(each)}" for each in names)
-            await self._op("script", "status", sql, timeout=timeout)
+        if not self._to_close or self.is_in_transaction():  # which would fail with it
+            return
+        names, self._to_close = self._to_close, []
+        close = [f"DEALLOCATE {quoted(each)}" for each in names]
+        try:
+            await self._op("script", "status", "; ".join(close), timeout=timeout)
+        except InvalidSqlStatementName:  # DEALLOCATE ALL was sent meanwhile
+            for each in close:
+                with contextlib.suppress(InvalidSqlStatementName):
+                    await self._op("script", "status", each, timeout=timeout)
 
     def transaction(
         self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False
@@ -377,7 +384,6 @@ class Connection(
         return f"<{type(self).__module__}.{type(self).__name__} {state}>"
 
 
-_FAILED = 3  # libpq's PQTRANS_INERROR
 _SOURCE = "run in asyncio debug mode to see where it was made"
 
 

@@ -150,7 +150,10 @@ def test_a_slow_application_holds_the_client(run: Any, serving: Any) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("where", ["before it answers", "while it reads", "while it streams"])
+@pytest.mark.parametrize(
+    "where",
+    ["before it answers", "while it reads", "while it streams", "while it streams without a wait"],
+)
 def test_a_client_that_goes_away_cancels_the_request(run: Any, serving: Any, where: str) -> None:
     # hypercorn does not look at an HTTP/1 connection between the request's end and the answer.
     name = {"name": "uvicorn"} if where == "before it answers" else {}
@@ -165,11 +168,12 @@ def test_a_client_that_goes_away_cancels_the_request(run: Any, serving: Any, whe
                 if where == "while it reads":
                     while environ["wsgi.input"].read(1000):
                         pass
-                elif where == "while it streams":
+                elif where.startswith("while it streams"):
                     plain(start_response)
                     while True:
                         yield b"x" * 1000
-                        sleep(0.001)
+                        if where == "while it streams":
+                            sleep(0.001)
                 sleep(LIMIT_S)
             except BaseException as exc:
                 how.append(exc)
@@ -189,7 +193,7 @@ def test_a_client_that_goes_away_cancels_the_request(run: Any, serving: Any, whe
             if where == "before it answers":
                 writer.write(b"x" * 99_999)
             await asyncio.wait_for(began.wait(), LIMIT_S)
-            if where == "while it streams":
+            if where.startswith("while it streams"):
                 await reader.readexactly(1000)
             writer.transport.abort()
             await asyncio.wait_for(ended.wait(), LIMIT_S)

@@ -62,6 +62,16 @@ def test_statements_have_names_a_status_and_an_end(run, connect):
             again = await c.prepare("SELECT 3")
             assert await c.fetchval(held, name) == 0
             assert await again.fetchval() == 3
+            dropped = await c.prepare("SELECT 4")
+            await c.execute("DEALLOCATE ALL")
+            del dropped
+            again = await c.prepare("SELECT 5")
+            assert await again.fetchval() == 5
+            async with c.transaction():
+                dropped = await c.prepare("SELECT 6")
+                await c.execute("DEALLOCATE ALL")
+                del dropped
+                assert await (await c.prepare("SELECT 7")).fetchval() == 7
             with pytest.raises(errors.InterfaceError, match="bytes"):
                 await c.prepare("SELECT 1", name="x" * 64)
             rows = await c.fetchmany("SELECT $1::int AS i", [(1,), (2,)])

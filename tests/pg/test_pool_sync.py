@@ -287,22 +287,23 @@ def test_notices_go_to_the_lease_that_caused_them(pool):
     assert heard == ["mine"]
 
 
-def test_a_forked_child_makes_its_own_connections(pool):
-    assert query(pool, 1) == 1
-    with pool.connection() as c:
-        pid = c.raw._pid
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with pool.connection() as c:
-                if c.raw._pid != pid and query(pool, 2) == 2:
-                    code = 0
-        finally:
-            os._exit(code)
-    assert os.waitpid(child, 0)[1] == 0
-    with pool.connection() as c:
-        assert c.raw._pid == pid
+def test_a_forked_child_makes_its_own_connections(dsn):
+    with pg.Pool(dsn, min_size=0, max_size=1) as pool:
+        with pool.connection() as c:
+            pid = c.raw._pid
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with pool.connection() as c:
+                    if c.raw._pid != pid and c.execute("SELECT 2").fetchone() == (2,):
+                        code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        with pool.connection() as c:
+            assert c.raw._pid == pid
+            assert c.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_one_is_lost_while_it_is_handed_out(dsn, monkeypatch):

@@ -79,7 +79,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return pool
 
     def _make_pool(self, options: Any) -> pg.Pool:
-        wanted = {**POOL, **(options if isinstance(options, dict) else {})}
+        own = options if isinstance(options, dict) else {}
+        wanted = {"name": f"of Django's {self.alias!r}", **POOL, **own}
         wanted["max_size"] = max(wanted["min_size"], wanted["max_size"] or 0)
         for name in NOT_THE_POOLS:
             wanted.pop(name, None)
@@ -89,7 +90,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return pg.Pool(
             kwargs={**params, "autocommit": True},
             open=False,
-            name=f"of Django's {self.alias!r}",
             **wanted,
         )
 
