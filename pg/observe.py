@@ -127,10 +127,11 @@ def hook(function: Hook) -> Iterator[None]:
 _own: dict[CodeType, bool] = {}  # whether code is a library's; there is only so much of it
 
 
-def _is_library(code: CodeType, name: str) -> bool:
-    found = _own.get(code)
+def _is_library(frame: FrameType) -> bool:
+    found = _own.get(frame.f_code)
     if found is None:
-        found = _own[code] = name.partition(".")[0] in LIBRARIES
+        name = frame.f_globals.get("__name__", "")
+        found = _own[frame.f_code] = name.partition(".")[0] in LIBRARIES
     return found
 
 
@@ -148,7 +149,7 @@ def _find_caller() -> Caller:
     task = _current_task() if call is None else None  # a greenlet may have none yet
     root = None if task is None else getattr(task.get_coro(), "cr_frame", None)
     in_task = True
-    while _is_library(frame.f_code, frame.f_globals.get("__name__", "")):
+    while _is_library(frame):
         above = frame.f_back
         if above is None and call in _spawned:
             return _spawned[call]
@@ -202,7 +203,7 @@ def _find_waiting(task: asyncio.Task[Any] | None) -> Caller | None:
         task = _who_waits(task)
         frames = [] if task is None else follow(task.get_coro(), {})[0]
         for frame in reversed(frames):
-            if not _is_library(frame.f_code, frame.f_globals.get("__name__", "")):
+            if not _is_library(frame):
                 return _caller(frame)
     return None
 

@@ -100,8 +100,8 @@ gio_pg_statement_get(GioPgOp *op)
     s->used = ++c->clock;
     s->born = c->st->api->now();
     /* In a pipeline none leaves the cache, and so none comes when it is full. */
-    s->cached = PyDict_GET_SIZE(c->cache) < c->cache_size || c->mode != GIO_PG_PIPELINE;
-    s->cached = s->cached && c->cache_size > 0 && s->command != GIO_PG_OF_CURSOR &&
+    bool room = c->mode != GIO_PG_PIPELINE || PyDict_GET_SIZE(c->cache) < c->cache_size;
+    s->cached = room && c->cache_size > 0 && s->command != GIO_PG_OF_CURSOR &&
                 (c->cacheable_size == 0 || PyUnicode_GET_LENGTH(s->sql) <= c->cacheable_size);
     if ((s->cached || op->kind == GIO_PG_PREPARE) && !c->pooler)
         PyOS_snprintf(s->name, sizeof s->name, "_gio_%lx", ++c->serial);

@@ -332,7 +332,7 @@ def test_while_other_threads_run():
     old = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
-        for _ in range(20):
+        for _ in range(40):
             debug.dump(io.StringIO())
     finally:
         sys.setswitchinterval(old)
