@@ -25,7 +25,10 @@ def serve_example(pg_dsn: str, tmp_path: Path) -> Iterator[Callable[[str], str]]
         for module in {"uvicorn", *name.split("_")} - {"asgi"}:
             if importlib.util.find_spec(module) is None:
                 missing(f"the example needs {module}: pip install {module}")
-        options = ["--no-access-log", "--app-dir", str(EXAMPLES), f"{name}:app"]
+        # httpx keeps an idle connection for 5 s, as uvicorn does by itself: a client can send on
+        # one that the server is closing.
+        keep = ("--timeout-keep-alive", "60")
+        options = [*keep, "--no-access-log", "--app-dir", str(EXAMPLES), f"{name}:app"]
         server = ServerProgram(
             lambda fd: [sys.executable, "-m", "uvicorn", "--fd", str(fd), *options],
             tmp_path / f"{name}.log",
