@@ -16,13 +16,14 @@ finds it, and ``await asyncio.to_thread(...)`` runs it in a thread. Files stay w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import sys
 import tempfile
 import types
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -112,7 +113,23 @@ async def _iterate(iterator: Iterable[T]) -> AsyncIterator[T]:
             await _green(steps.close, shield=True)
 
 
+@contextlib.asynccontextmanager
+async def _context(manager: contextlib.AbstractContextManager[T]) -> AsyncGenerator[T, None]:
+    """fastapi.concurrency.contextmanager_in_threadpool; a dependency is also left by a request that
+    is cancelled. FastAPI's own left it to the garbage collector for long, where it cannot wait.
+    """
+    value = await _green(manager.__enter__)
+    try:
+        yield value
+    except BaseException as exc:
+        if not await _green(manager.__exit__, type(exc), exc, exc.__traceback__, shield=True):
+            raise
+    else:
+        await _green(manager.__exit__, None, None, None, shield=True)
+
+
 _iterate_in_threads = starlette.concurrency.iterate_in_threadpool
+_context_in_threads: Any = None  # FastAPI's, once it is replaced
 
 
 def _replace(old: Any, new: Any) -> None:
@@ -125,7 +142,7 @@ def _replace(old: Any, new: Any) -> None:
 
 
 class _Anyio(types.ModuleType):
-    """What the patched modules see as anyio."""
+    """What starlette.concurrency sees as anyio."""
 
     def __init__(self) -> None:
         super().__init__("anyio")
@@ -136,35 +153,30 @@ class _Anyio(types.ModuleType):
         return getattr(anyio, name)
 
 
-def _modules() -> list[types.ModuleType]:
-    """Those that call anyio.to_thread.run_sync for whatever the application gave them."""
-    modules = [starlette.concurrency]
-    try:
-        import fastapi.concurrency
-    except ImportError:
-        pass
-    else:
-        modules.append(fastapi.concurrency)
-    return modules
-
-
 def patch_starlette() -> None:
     """Run the plain functions of all Starlette and FastAPI applications as greenlets.
 
     What they set of context variables is seen by the rest of the request, as with ``async def``.
     Does nothing if it was called before; `unpatch_starlette` undoes it.
     """
-    for module in _modules():
-        if not isinstance(vars(module)["anyio"], _Anyio):
-            vars(module)["anyio"] = _Anyio()
+    global _context_in_threads
+    vars(starlette.concurrency)["anyio"] = _Anyio()
     _replace(_iterate_in_threads, _iterate)
+    try:
+        from fastapi.concurrency import contextmanager_in_threadpool
+    except ImportError:
+        return
+    if _context_in_threads is None:
+        _context_in_threads = contextmanager_in_threadpool
+    _replace(_context_in_threads, _context)
 
 
 def unpatch_starlette() -> None:
     """Undo patch_starlette()."""
-    for module in _modules():
-        vars(module)["anyio"] = anyio
+    vars(starlette.concurrency)["anyio"] = anyio
     _replace(_iterate, _iterate_in_threads)
+    if _context_in_threads is not None:
+        _replace(_context, _context_in_threads)
 
 
 class CancelOnDisconnect:
