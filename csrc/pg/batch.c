@@ -127,6 +127,10 @@ put_value(GioPgColumn *col, PyObject *value)
     Py_buffer view;
     if (value == Py_None)
         return gio_pg_column_put(col, NULL, -1);
+    if (!PyBytes_CheckExact(value) && !PyMemoryView_Check(value)) { /* others may run Python */
+        PyErr_SetString(PyExc_TypeError, "a value is bytes, a memoryview or None");
+        return -1;
+    }
     if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0)
         return -1;
     int rc = -1;
@@ -545,8 +549,8 @@ static PyMethodDef batch_methods[] = {
      "Arrow's PyCapsule protocol: the rows, without a copy."},
     {"_append", METHOD(batch_append), METH_O,
      "_append($self, values, /)\n--\n\n"
-     "A row, its values in binary as the server sends them, None for NULL: to test what is made\n"
-     "of any bytes."},
+     "A row, its values in binary as the server sends them (bytes or memoryview), None for NULL:\n"
+     "to test what is made of any bytes."},
     {"_parts", METHOD(batch_parts), METH_NOARGS,
      "_parts($self, /)\n--\n\n"
      "Per column (name, format, type, rows, nulls, validity, ends, data, children)."},
