@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from greenletio import _pg
+from greenletio import _core, _pg
 from greenletio._hosts import Host, addresses_of
 from greenletio._threads import run_in_thread
 from greenletio.pg import _process, _types
@@ -49,9 +49,12 @@ class _Attempts:
             self.errors.append(exc)
             return None
 
+    def left(self) -> float | None:
+        """Seconds for all that is to come."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
     def budget(self) -> float | None:
-        left = None if self._end is None else max(0.0, self._end - time.monotonic())
-        return min((t for t in (left, self._each) if t is not None), default=None)
+        return min((t for t in (self.left(), self._each) if t is not None), default=None)
 
     def failed(self, exc: BaseException) -> None:
         self.errors.append(exc)
@@ -74,7 +77,7 @@ async def connect_async(c: _pg.Connection, options: Options, timeout: float | No
     step = run.next(None)
     while step is not None:
         if isinstance(step, Host):
-            step = run.next(await _resolve(step))
+            step = run.next(await asyncio.wait_for(_resolve(step), run.left()))
             continue
         try:
             await c._op("connect", "nothing", step, timeout=run.budget())
@@ -91,11 +94,9 @@ def connect_sync(c: _pg.Connection, options: Options, timeout: float | None) -> 
     step = run.next(None)
     while step is not None:
         if isinstance(step, Host):
-            try:
-                found = run_in_thread(socket.getaddrinfo, *_question(step))
-                step = run.next(list(addresses_of(found)))
-            except OSError as exc:
-                step = run.next(exc)
+            with _core.timeout(run.left()):
+                answer = _resolve_here(step)
+            step = run.next(answer)
             continue
         try:
             c._op("connect", "nothing", step, timeout=run.budget()).run()
@@ -109,6 +110,13 @@ def connect_sync(c: _pg.Connection, options: Options, timeout: float | None) -> 
 
 def _question(host: Host) -> tuple[str, None, int, int]:
     return host.host, None, socket.AF_UNSPEC, socket.SOCK_STREAM
+
+
+def _resolve_here(host: Host) -> list[str] | OSError:
+    try:
+        return list(addresses_of(run_in_thread(socket.getaddrinfo, *_question(host))))
+    except OSError as exc:
+        return exc
 
 
 async def _resolve(host: Host) -> list[str] | OSError:

@@ -25,6 +25,8 @@ def conninfo(options: Mapping[str, str]) -> str:
 
 def options_of(dsn: str | None, given: Mapping[str, Any]) -> Options:
     """The options of a connection string or URL, and of keywords, which go before it."""
+    if dsn and "\0" in dsn:
+        raise ProgrammingError("the connection string has a NUL character in it")
     options = _pg.parse_conninfo(dsn) if dsn else {}
     for key, value in given.items():
         if value is None:

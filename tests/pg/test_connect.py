@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from urllib.parse import urlsplit
 
 import pytest
@@ -132,6 +133,33 @@ def test_names_are_resolved_off_the_loop(run, parts, monkeypatch):
         run(main())
 
 
+def test_a_name_that_is_not_resolved_in_time(run, parts, monkeypatch):
+    release, late = threading.Event(), []
+    resolve = socket.getaddrinfo
+
+    def stuck(host, *args, **kwargs):
+        if host != "a.name":
+            return resolve(host, *args, **kwargs)
+        release.wait(20)
+        late.append(host)
+        raise socket.gaierror("nobody waits any more")
+
+    monkeypatch.setattr(socket, "getaddrinfo", stuck)
+    named = {**parts, "host": "a.name", "timeout": 0.05}
+
+    async def main():
+        try:
+            for connect in (aio.connect, async_(pg.connect)):
+                with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+                    await connect(**named)
+            assert not late
+        finally:
+            release.set()
+
+    if run.kind != "uvloop":  # it has a resolver of its own
+        run(main())
+
+
 def test_why_it_failed(run, parts, nobody):
     async def main():
         with pytest.raises(errors.OperationalError, match="refused"):
@@ -147,6 +175,9 @@ def test_why_it_failed(run, parts, nobody):
             await aio.connect("no_such_option=1")
         with pytest.raises(errors.ProgrammingError, match="no_such_option"):
             await aio.connect(no_such_option=1)
+        for wrong in ("host=127.0.0.1\0 user=x", "postgresql://127.0.0.1\0"):
+            with pytest.raises(errors.ProgrammingError, match="NUL"):
+                await aio.connect(wrong)
 
     run(main())
 
