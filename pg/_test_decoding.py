@@ -60,13 +60,15 @@ class TestDecoding:
 
     def feed(self, data: bytes, lsn: int) -> None:
         """Take a message. UnknownTypes: it was not taken."""
-        if data.startswith(b"message: "):
-            self._message(data, lsn)
-            return
         try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            raise _malformed(data.decode(errors="replace")) from None
+            if data.startswith(b"message: "):
+                self._message(data, lsn)
+            else:
+                self._take(data.decode(), lsn)
+        except ValueError as exc:  # of its bytes, a time, a value
+            raise _malformed(data.decode(errors="replace")) from exc
+
+    def _take(self, text: str, lsn: int) -> None:
         if (begin := _BEGIN.fullmatch(text)) is not None:
             self._sink.begin(int(begin[1]), None, None)
         elif (commit := _COMMIT.fullmatch(text)) is not None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from greenletio._pg import BUILTIN, Codec
 from greenletio.pg import _text
-from greenletio.pg._errors import InterfaceError, NotSupportedError
+from greenletio.pg._errors import InterfaceError, InternalError, NotSupportedError
 from greenletio.pg._range import Range
 from greenletio.pg._values import by_send_function, make
 
@@ -89,9 +89,12 @@ def builder(
     def build(rows: Iterable[Row], wanted: list[int]) -> Codecs:
         if len(known) > TYPES:  # those of temporary tables are ever new ones
             known.clear()
-        described = {int(row[0]): row for row in rows}
-        for oid in wanted:
-            _find(oid, described, known, own, range_class, wanted_so)
+        try:
+            described = {int(row[0]): row for row in rows}
+            for oid in wanted:
+                _find(oid, described, known, own, range_class, wanted_so)
+        except (LookupError, RecursionError, TypeError, ValueError) as exc:
+            raise InternalError("what the server says of types makes no sense") from exc
         return {oid: known[oid] for oid in {*wanted, *described} if oid in known}
 
     return build

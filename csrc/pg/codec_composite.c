@@ -60,7 +60,11 @@ gio_pg_row_decode(GioPgState *st, GioPgCodec *codec, const char *data, Py_ssize_
     PyObject *tuple = gio_pg_hidden(PyTuple_New(n));
     data += 4;
     for (Py_ssize_t i = 0; tuple != NULL && i < n; i++) {
-        Oid oid = end - data < 4 ? 0 : gio_get32(data);
+        if (end - data < 4) {
+            Py_DECREF(tuple);
+            return gio_pg_malformed(codec);
+        }
+        Oid oid = gio_get32(data);
         PyObject *key = PyLong_FromUnsignedLong(oid);
         GioPgCodec *field =
             key == NULL ? NULL : (GioPgCodec *)PyDict_GetItemWithError(st->builtin, key);

@@ -568,6 +568,8 @@ def test_malformed_messages_are_refused():
         b"table " + b"a.bc" * 100,
         b"table " + b"a.b, " * 100,
         b"message: transactional: 1 prefix: " + b", sz: 1" * 100,
+        b"message: transactional: 1 prefix: \xff, sz: 1 content:x",
+        b"COMMIT 1 (at yesterday)",
     ):
         with pytest.raises(errors.InternalError):
             decoder.feed(wrong, 1)

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from greenletio import _pg, pg
-from greenletio.pg import Range, _text, errors
+from greenletio.pg import Range, _text, _types, errors
 
 UTC = datetime.timezone.utc
 SECONDS = 16 * 3600 - 1  # how far the server lets a time zone be from UTC
@@ -421,6 +421,20 @@ def test_malformed_values_are_errors_and_no_crash(oid, data):
         codec.decode(data)
     except (errors.InternalError, errors.DataError, UnicodeDecodeError, ValueError, OverflowError):
         pass
+
+
+def test_a_row_that_ends_too_early_is_malformed():
+    row = struct.pack("!iiii", 2, 23, 4, 7)
+    with pytest.raises(errors.InternalError, match="malformed"):
+        _pg.BUILTIN[2249].decode(row + bytes(2))
+
+
+def test_a_catalogue_that_makes_no_sense_is_the_servers_fault():
+    build = _types.builder({}, {})
+    to_itself = ("5", "public", "t", "b", "5", "0", None, None, None, "x")
+    for row in ((None,) * 10, ("5", "public"), ("5",) + (None,) * 9, to_itself):
+        with pytest.raises(errors.InternalError, match="no sense"):
+            build([row], [5])
 
 
 def test_arrays_are_made_of_whatever_has_a_size_but_a_mapping(raw):
