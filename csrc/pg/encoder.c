@@ -289,7 +289,7 @@ static PyObject *
 decimal_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i)
 {
     __int128 value;
-    char text[64], *p = text + sizeof text;
+    char text[64], *p = text + sizeof text; /* 39 digits at most, a point, a sign */
     memcpy(&value, (const char *)array->buffers[1] + 16 * (array->offset + i), sizeof value);
     bool negative = value < 0;
     unsigned __int128 rest = negative ? -(unsigned __int128)value : (unsigned __int128)value;
@@ -299,8 +299,6 @@ decimal_at(const GioPgEncoder *e, const struct ArrowArray *array, int64_t i)
             *--p = '.';
         *--p = (char)('0' + (int)(rest % 10));
         rest /= 10;
-        if (p - text < 4)
-            break;
     }
     if (negative)
         *--p = '-';

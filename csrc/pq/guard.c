@@ -46,8 +46,7 @@ enter(Guard *g, PyObject *conn, bool waits)
 {
     GioPqState *st = gio_pq_state(g->module);
     if (conn == NULL || !PyObject_TypeCheck(conn, st->connection) ||
-        GIO_PQ_MEMBER(long, conn, st->connection_async) ||
-        GIO_PQ_MEMBER(long, conn, st->connection_closed) == 1)
+        GIO_PQ_MEMBER(long, conn, st->connection_async) || gio_pq_is_closed(st, conn))
         return NULL;
     GioPqConn *c = gio_pq_conn_get(g->module, conn);
     if (c == NULL)

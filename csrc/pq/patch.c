@@ -46,12 +46,12 @@ static const Method connection_methods[] = {
 static const char *const connection_properties[] = {"autocommit", "isolation_level", "readonly",
                                                     "deferrable", NULL};
 
-/* Put `value` in, noting what stood there. */
+/* Put `value` in, noting what stands there. */
 static int
 replace(GioPqState *st, PyTypeObject *type, const char *name, PyObject *value)
 {
-    PyObject *original = PyDict_GetItemString(type->tp_dict, name);
-    PyObject *note = Py_BuildValue("(OsO)", type, name, original ? original : Py_None);
+    PyObject *original = PyDict_GetItemString(type->tp_dict, name); /* there is one */
+    PyObject *note = Py_BuildValue("(OsO)", type, name, original);
     int rc = note == NULL ? -1 : PyList_Append(st->replaced, note);
     Py_XDECREF(note);
     if (rc == 0)
