@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from greenletio import _pg
-from greenletio.pg._copy import literal
+from greenletio.pg._quote import literal
 from greenletio.pg._steps import Steps
 from greenletio.pg._types import (
     Wish,

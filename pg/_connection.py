@@ -88,7 +88,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         self._raw = raw
         self._own_codecs: dict[int, _pg.Codec] = getattr(raw, "_own_codecs", {})
         self._lock = FairLock()
-        self._streamer: greenlet.greenlet | None = None
+        self._holder: greenlet.greenlet | None = None  # who streams or copies
         self._autocommit = autocommit
         self._savepoints = 0
         self._blocks = 0
@@ -110,8 +110,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
             raise TypeError(f"a query is a str, not {type(query).__name__}")
         raw = self._raw
         sql, args, oids = prepare(query, params)
-        self._check_turn()
-        with self._lock:
+        with self._turn():
             if self._pipeline is not None:
                 self._begin(timeout)
                 op = raw._op("query", "tuples", sql, args or (), oids=oids, timeout=timeout)
@@ -151,8 +150,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
             for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2]))
         ]
         total = 0
-        self._check_turn()
-        with self._lock:
+        with self._turn():
             self._begin()
             for sql, oids, values in groups:
                 if self._pipeline is None:
@@ -168,8 +166,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         raw = self._raw
         if self._pipeline is not None:
             raise NotSupportedError("COPY cannot be part of a pipeline: do it outside")
-        self._check_turn()
-        with self._lock:
+        with self._hold():
             self._begin()
             yield Copy(raw, sql)
 
@@ -183,13 +180,11 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         sql, args, oids = prepare(query, params)
         if self._pipeline is not None:
             raise NotSupportedError("a stream cannot be part of a pipeline: do it outside")
-        self._check_turn()
-        with self._lock:
+        with self._hold():
             self._begin(timeout)
             session = raw._op(
                 "stream", want, sql, args, oids=oids, timeout=timeout, column=batch_rows
             )
-            self._streamer = greenlet.getcurrent()
             try:
                 statement = session.run()
 
@@ -200,24 +195,47 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
 
                 yield statement, read
             finally:
-                self._streamer = None
                 session.close()
 
     def _prepared(self, sql: str) -> _pg.Statement:
         """The columns of a query, which is not run."""
         if self._pipeline is not None:
             raise NotSupportedError("COPY cannot be part of a pipeline: do it outside")
-        self._check_turn()
-        with self._lock:
+        with self._turn():
             self._begin()
             statement: _pg.Statement = self._raw._op("prepare", "statement", sql).run()
             return statement
 
+    def _holds(self) -> bool:
+        """Whether this greenlet streams or copies: what it asks now would wait for that."""
+        return self._holder is not None and self._holder is greenlet.getcurrent()
+
     def _check_turn(self) -> None:
-        if self._streamer is not None and self._streamer is greenlet.getcurrent():
+        if self._holds():
             raise InterfaceError(
-                "the connection is streaming rows here: read them to the end, or use another one"
+                "the connection is streaming rows here, or copying: do that to the end, or use "
+                "another one"
             )
+
+    def _turn(self) -> FairLock:
+        """For a ``with`` block in which nobody else asks anything."""
+        self._check_turn()
+        return self._lock
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        """The same, of which this greenlet makes use until the block ends."""
+        with self._turn():
+            self._holder = greenlet.getcurrent()
+            try:
+                yield
+            finally:
+                self._holder = None
+
+    def _let_go(self) -> None:
+        """A stream or COPY that this greenlet has left open is given up."""
+        if self._holds():
+            self._raw._cancel()
 
     def _command(self, sql: str) -> None:
         self._raw._op("script", "status", sql).run()
@@ -266,8 +284,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
             raise ProgrammingError(f"{sql} of a transaction by tpc_begin() is tpc_{sql.lower()}()")
         if self.closed:
             raise ConnectionClosed("the connection is closed")
-        self._check_turn()
-        with self._lock:
+        with self._turn():
             if self._pipeline is not None:
                 self._pipeline._end_transaction(sql)
             elif self._raw._transaction_status != IDLE:
@@ -286,6 +303,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         raw = self._raw
         if self._pipeline is not None:
             raise InterfaceError("a pipeline is open already on this connection")
+        self._check_turn()
         idle = raw._transaction_status == IDLE
         raw._op("pipeline", "nothing", "").run()
         pipeline = self._pipeline = Pipeline(raw, idle)
@@ -366,8 +384,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
             raise ConnectionClosed("the connection is closed")
         if self._pipeline is not None:
             raise NotSupportedError("codecs cannot be changed in a pipeline: do it outside")
-        self._check_turn()
-        with self._lock:
+        with self._turn():
             run(steps)
 
     def _use_codecs(self) -> None:
@@ -428,6 +445,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
     def close(self) -> None:
         """Close it; a transaction that is open is rolled back by the server."""
         if not self._raw.is_closed():
+            self._let_go()
             self._raw._op("finish", "nothing", "").run()
 
     def __enter__(self) -> Connection[Row]:
@@ -445,7 +463,7 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         try:
             if typ is None:
                 self.commit()
-            else:
+            elif not self._holds():  # else close() undoes it, too
                 self.rollback()
         finally:
             self.close()
@@ -493,9 +511,10 @@ def connect(
     """Connect to a server: a libpq connection string or URL, and any option of libpq by its name.
 
     Several hosts are tried in turn, each address within ``connect_timeout`` seconds if that is set,
-    all of them within `timeout` seconds. Names are resolved off the loop. Waits as every call of
-    the connection does; can be cancelled. OperationalError (CannotConnect, or what the server
-    said); TimeoutError after `timeout`.
+    all of them within `timeout` seconds. Names are resolved off the loop (where none runs, by a
+    call of the system's that nothing ends before its time). Waits as every call of the connection
+    does; can be cancelled. OperationalError (CannotConnect, or what the server said); TimeoutError
+    after `timeout`.
 
     ``command_timeout`` is the limit, in seconds, of each wait for the server whose call names none,
     those of BEGIN, COMMIT and a COPY's pieces included: then TimeoutError, and the connection is

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Any
 
 from greenletio import _pg
+from greenletio.pg._quote import quoted
 from greenletio.pg.errors import Error, InterfaceError, NotSupportedError
 
-__all__ = ("CHUNK", "HEADER", "TRAILER", "Copy", "literal", "quoted", "target")
+__all__ = ("CHUNK", "HEADER", "TRAILER", "Copy", "target")
 
 CHUNK = 256 * 1024  # bytes that are sent at a time
 #: Before and after the rows of a COPY in binary.
@@ -24,17 +25,8 @@ _UNESCAPES = {escaped: chr(code) for code, escaped in _ESCAPES.items()}
 _ESCAPED = re.compile(r"\\.")
 
 
-def quoted(name: str) -> str:
-    """A name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A string as SQL has it, whatever standard_conforming_strings says."""
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
 def target(name: str, schema: str | None, columns: Sequence[str] | None) -> str:
+    """A table, and of which columns: as COPY has it."""
     table = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
     return table if columns is None else f"{table} ({', '.join(map(quoted, columns))})"
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from greenletio._pg import BUILTIN, ArrowBatch, Op, Statement
 from greenletio.pg import _text
 from greenletio.pg._arrow import BATCH_ROWS, ArrowLike, ArrowTable, Numeric, source_of, to_numpy
-from greenletio.pg._copy import CHUNK, HEADER, TRAILER, Copy, quoted, target
+from greenletio.pg._copy import CHUNK, HEADER, TRAILER, Copy, target
+from greenletio.pg._quote import quoted
 from greenletio.pg.errors import InterfaceError, NotSupportedError, ProgrammingError
 from greenletio.pg.rows import _same
 
@@ -95,7 +96,7 @@ class Cursor(Generic[Row]):
         self.rownumber = None if self._rows is None else 0
         self.description = None if description is None else [*_columns(description)]
         word = tag.rpartition(" ")[2]
-        self.rowcount = int(word) if word.isdigit() else -1
+        self.rowcount = int(word) if word.isdecimal() else -1
 
     def _check(self) -> None:
         if self.closed:
@@ -362,7 +363,10 @@ class Cursor(Generic[Row]):
     def fetchmany(self, size: int = 0) -> list[Row]:
         """The next `size` rows, or arraysize if it is 0."""
         rows, make, at = self._fetched()
-        end = min(at + (size or self.arraysize), len(rows))
+        size = size or self.arraysize
+        if size < 0:
+            raise ValueError(f"a number of rows is needed, not {size}")
+        end = min(at + size, len(rows))
         self.rownumber = end
         return [make(row) for row in rows[at:end]]
 

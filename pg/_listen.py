@@ -21,10 +21,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenletio import _core
-from greenletio.pg._copy import quoted
 from greenletio.pg._errors import DatabaseError, InterfaceError, OperationalError
 from greenletio.pg._pool_connect import Run
 from greenletio.pg._pool_parts import Ask, PoolClosed, Steps, Wait, reason, wait
+from greenletio.pg._quote import quoted
 from greenletio.pg.errors import ConnectionClosed
 
 if TYPE_CHECKING:

@@ -135,8 +135,7 @@ class LargeObjectMethods:
     def _run_steps(self: Any, steps: Steps[_T], begin: bool = True) -> _T:
         if self._pipeline is not None:
             raise NotSupportedError("large objects cannot be part of a pipeline: use them outside")
-        self._check_turn()
-        with self._lock:
+        with self._turn():
             if begin:
                 self._begin()
             return _steps.run(steps)

@@ -29,7 +29,8 @@ class Notifying:
     _raw: _pg.Connection
 
     if TYPE_CHECKING:
-        _lock: Any
+
+        def _turn(self) -> Any: ...
 
     def __init__(self) -> None:
         self._notify_handlers: list[Callable[[Notification], Any]] = []
@@ -83,7 +84,7 @@ class Notifying:
         """A round trip, with which comes what there is."""
         if self._raw.is_closed():
             raise ConnectionClosed("the connection is closed")
-        with self._lock:
+        with self._turn():
             self._raw._op("script", "status", "").run()
 
     def _await_news(self, waiter: _core.Waiter[None], seconds: float) -> bool:

@@ -71,10 +71,16 @@ class PooledConnection(Connection[Any]):
     def _change_codecs(self, steps: Any) -> None:
         raise NotSupportedError("the codecs of a pool's connections are set by its configure=")
 
-    def __del__(self) -> None:
+    def _release(self) -> Slot | None:
+        """The lease is over: gives what it was of, the first time."""
         slot, self._slot, self._raw = self._slot, None, _RETURNED
         if slot is not None:
             slot.con._on_event = slot.on_event
+        return slot
+
+    def __del__(self) -> None:
+        slot = self._release()
+        if slot is not None:
             warnings.warn(f"{slot.con!r} was not given back", ResourceWarning, 2, source=self)
             slot.core.discard(slot)
 
@@ -321,7 +327,11 @@ class Pool:
                 self._settle(slot, _get_running_loop())
                 connection = self._dressed(slot)
                 if self._checker is not None:
-                    Run(self._checker, connection).run()
+                    try:
+                        Run(self._checker, connection).run()
+                    except BaseException:
+                        connection._release()
+                        raise
                 return connection
             except (OperationalError, ConnectionClosed) as exc:
                 core.spoilt(slot, exc)  # the next one may do, or a new one
@@ -371,10 +381,9 @@ class Pool:
         slot = getattr(connection, "_slot", None)
         if slot is None or not self._core.is_mine(slot):
             raise ValueError(f"{connection!r} is not, or no longer, leased from pool {self.name!r}")
-        cast(PooledConnection, connection)._slot = None
+        connection._let_go()
+        cast(PooledConnection, connection)._release()
         raw = slot.con
-        raw._on_event = slot.on_event
-        connection._raw = _RETURNED
         leave(slot)
         if self._reset is None:
             if slot.core.give(slot):

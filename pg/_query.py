@@ -19,6 +19,9 @@ from greenletio.pg.errors import ProgrammingError
 
 __all__ = ("Typed", "is_script", "prepare", "replace_placeholders")
 
+#: An array of the server's has so many at most.
+DIMENSIONS = 6
+
 _PLACEHOLDER = re.compile(r"%(?:%|\((?P<name>[^)]*)\)(?P<named>.)|(?P<plain>.)|$)", re.DOTALL)
 
 
@@ -156,14 +159,16 @@ def _integer(value: int) -> tuple[int, int]:
 
 
 def _list(value: list[Any]) -> tuple[list[Any], int]:
-    flat: list[Any] = [value]
+    level: list[Any] = value
     oids: set[int] = set()
-    while flat:
-        item = flat.pop()
-        if isinstance(item, list):
-            flat.extend(item)
-        elif item is not None:
-            oids.add(25 if isinstance(item, str) else _adapt(item)[1])
+    for _ in range(DIMENSIONS):  # what is deeper, or has no end, is refused when it is sent
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, list):
+                deeper.extend(item)
+            elif item is not None:
+                oids.add(25 if isinstance(item, str) else _adapt(item)[1])
+        level = deeper
     if not oids:
         return value, 0
     if oids <= {20, 23, 1700}:

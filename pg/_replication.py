@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from greenletio import _pg
 from greenletio.pg._changes import LSN, Slot, SystemIdentity
-from greenletio.pg._copy import quoted
 from greenletio.pg._cursor import typed
+from greenletio.pg._quote import quoted
 from greenletio.pg._steps import Connecting, Steps
 from greenletio.pg._tls import demand
 from greenletio.pg.errors import (

@@ -29,9 +29,9 @@ from greenletio.pg._changes import (
     moment,
 )
 from greenletio.pg._connect import dress
-from greenletio.pg._copy import quoted
 from greenletio.pg._heartbeat import Heartbeat
 from greenletio.pg._pgoutput import PgOutput, TextOnly, UnknownTypes
+from greenletio.pg._quote import quoted
 from greenletio.pg._replication import CLOSE_LIMIT, TIMED_OUT, Session, literal
 from greenletio.pg._steps import Pause, Steps
 from greenletio.pg._test_decoding import TestDecoding

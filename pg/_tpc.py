@@ -10,7 +10,7 @@ import datetime
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from greenletio.pg._copy import literal
+from greenletio.pg._quote import literal
 from greenletio.pg.errors import ConnectionClosed, ProgrammingError
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class TwoPhase:
     _tpc_prepared = False
 
     if TYPE_CHECKING:
-        _lock: Any
 
+        def _turn(self) -> Any: ...
         def _command(self, sql: str) -> None: ...
         def _begin_sql(
             self,
@@ -90,7 +90,7 @@ class TwoPhase:
         """Begin a transaction that is to be prepared."""
         if self._autocommit:
             raise ProgrammingError("tpc_begin() cannot be used with autocommit")
-        with self._lock:
+        with self._turn():
             if self._tpc is not None or self._raw._transaction_status != 0:
                 raise ProgrammingError("tpc_begin() cannot be used inside a transaction")
             self._command(self._begin_sql())
@@ -102,7 +102,7 @@ class TwoPhase:
             raise ProgrammingError("tpc_prepare() needs tpc_begin() before it")
         if self._tpc_prepared:
             raise ProgrammingError("tpc_prepare() was called already")
-        with self._lock:
+        with self._turn():
             failed = self._raw._transaction_status == 3
             if failed:  # the server would only roll it back, and say nothing
                 raise ProgrammingError("the transaction has failed: tpc_rollback() is left")
@@ -124,7 +124,7 @@ class TwoPhase:
 
     def _tpc_end(self, what: str, xid: Xid | str | None) -> None:
         name = f"tpc_{what.lower()}()"
-        with self._lock:
+        with self._turn():
             if xid is not None:
                 if self._tpc is not None or self._raw._transaction_status != 0:
                     raise ProgrammingError(f"{name} of another transaction inside a transaction")
@@ -143,7 +143,7 @@ class TwoPhase:
         if self._raw.is_closed():
             raise ConnectionClosed("the connection is closed")
         query = "SELECT gid, prepared, owner, database FROM pg_catalog.pg_prepared_xacts"
-        with self._lock:
+        with self._turn():
             rows = self._raw._op("query", "tuples", query, (), plain=True).run()[0]
         return [
             parse(gid)._replace(prepared=prepared, owner=owner, database=database)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from greenletio.pg import _sqlstates
-from greenletio.pg._copy import quoted
+from greenletio.pg._quote import quoted
 from greenletio.pg.errors import InterfaceError, ProgrammingError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Transaction:
         if self._state != "new":
             raise InterfaceError("a block of transaction() cannot be entered twice")
         connection = self.connection
-        with connection._lock:
+        with connection._turn():
             self._outermost = connection._raw._transaction_status == 0
             if self._outermost:
                 sql = connection._begin_sql(*self._options)
@@ -117,14 +117,20 @@ class Transaction:
         self._state = "ended"
         connection = self.connection
         connection._blocks -= 1
-        if exc is None and not self._force_rollback:
+        is_kept = exc is None and not self._force_rollback
+        if is_kept and not connection._holds():
             connection._command("COMMIT" if self._outermost else f"RELEASE SAVEPOINT {self._name}")
             return False
         if not connection.closed:
+            connection._let_go()
             undo = "ROLLBACK"
             if not self._outermost:
                 undo = f"ROLLBACK TO {self._name}; RELEASE SAVEPOINT {self._name}"
             connection._command(undo)
+        if is_kept:
+            raise InterfaceError(
+                "the transaction was undone, for a stream of rows, or a COPY, was left open in it"
+            )
         return isinstance(exc, Rollback) and exc.transaction in (None, self)
 
     def __repr__(self) -> str:

@@ -229,7 +229,7 @@ struct GioPgOp {
     GioPgOp *sub;     /* COPY: what is asked of it just now, owned */
     PyObject *waiter;
     PyObject *result, *error;
-    PyObject *owner; /* STREAM: the task that it is for; borrowed, only compared */
+    PyObject *owner; /* STREAM, COPY: the task that it is for; borrowed, only compared */
     PyObject *timer; /* loop.call_later()'s */
     PyObject *look;  /* the same, to look whether somebody moves the connection on */
     PyObject *trace; /* to be called when it has ended (trace.c); or NULL */
@@ -463,6 +463,10 @@ void gio_pg_many_feed(GioPgOp *op, const PGresult *res);
 void gio_pg_advance(GioPgConn *c);
 /* What the operation answers, made of one result: new reference or NULL. */
 PyObject *gio_pg_result_value(GioPgOp *op, const PGresult *res);
+/* The server has ended its answer: 0, or -1 with an exception if that does not say how it went. */
+int gio_pg_result_check(const GioPgOp *op);
+/* The command's tag: new reference or NULL. */
+PyObject *gio_pg_result_tag(const PGresult *res);
 /* (rows or None, description or None, tag) */
 PyObject *gio_pg_result_tuples(GioPgConn *c, GioPgStatement *stmt, const PGresult *res);
 
@@ -505,7 +509,7 @@ struct GioPgStatement {
     PyObject_HEAD
     GioPgConn *conn; /* borrowed: only compared */
     PyObject *key, *sql;
-    PyObject *desc;              /* RecordDesc, or NULL when there are no columns */
+    PyObject *desc;              /* RecordDesc, or NULL: it is not described */
     PyObject *description;       /* what results of tuples say of the columns; NULL: not made yet */
     GioPgCodec **params, **cols; /* owned, each */
     Oid *param_oids, *col_oids;

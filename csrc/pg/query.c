@@ -490,7 +490,8 @@ feed_executing(GioPgOp *op, const PGresult *res)
         fail(op);
         return;
     }
-    Py_XSETREF(op->result, gio_pg_result_value(op, res));
+    PyObject *value = gio_pg_result_value(op, res); /* runs Python, which may close and so end it */
+    Py_XSETREF(op->result, value);
     if (op->result == NULL)
         fail(op);
 }
@@ -519,13 +520,15 @@ feed_end(GioPgOp *op)
     }
     if (op->kind == GIO_PG_PIPELINE_END)
         gio_pg_pipeline_ended(op->conn);
+    if (gio_pg_result_check(op) < 0)
+        fail(op);
     gio_pg_copy_ended(op, NULL);
     PyObject *result = op->result;
     op->result = NULL;
-    if (op->error == NULL && result == NULL) /* an empty script */
-        result = op->want == GIO_PG_STATUS ? PyUnicode_FromString("") : Py_NewRef(Py_None);
     if (op->error != NULL)
         Py_CLEAR(result);
+    else if (result == NULL) /* of a sync, say */
+        result = Py_NewRef(Py_None);
     gio_pg_op_finish(op, result, NULL);
 }
 

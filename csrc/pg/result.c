@@ -91,10 +91,11 @@ is_rows(const PGresult *res)
     return PQresultStatus(res) == PGRES_TUPLES_OK || gio_pg_stream_is_part(res);
 }
 
-static PyObject *
-tag_of(const PGresult *res)
+PyObject *
+gio_pg_result_tag(const PGresult *res)
 {
-    return PyUnicode_FromString(PQcmdStatus((PGresult *)res));
+    const char *tag = PQcmdStatus((PGresult *)res);
+    return PyUnicode_DecodeUTF8(tag, (Py_ssize_t)strlen(tag), "replace");
 }
 
 /* Rows of the simple protocol: all text. */
@@ -161,7 +162,7 @@ PyObject *
 gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
 {
     if (!is_rows(res))
-        return Py_BuildValue("(OON)", Py_None, Py_None, tag_of(res));
+        return Py_BuildValue("(OON)", Py_None, Py_None, gio_pg_result_tag(res));
     PyObject *rows = NULL;
     if (s == NULL) {
         rows = text_rows(res);
@@ -183,7 +184,7 @@ gio_pg_result_tuples(GioPgConn *c, GioPgStatement *s, const PGresult *res)
         Py_XDECREF(rows);
         return NULL;
     }
-    return Py_BuildValue("(NNN)", rows, description, tag_of(res));
+    return Py_BuildValue("(NNN)", rows, description, gio_pg_result_tag(res));
 }
 
 static PyObject *
@@ -202,7 +203,7 @@ make_value(GioPgOp *op, const PGresult *res)
     bool rows = is_rows(res);
     switch (op->want) {
     case GIO_PG_STATUS:
-        return tag_of(res);
+        return gio_pg_result_tag(res);
     case GIO_PG_RECORDS:
         return rows ? records(op, res) : PyList_New(0);
     case GIO_PG_RECORD:
@@ -244,4 +245,21 @@ gio_pg_result_value(GioPgOp *op, const PGresult *res)
             gio_pg_statement_failed(s, op->conn);
     }
     return value;
+}
+
+int
+gio_pg_result_check(const GioPgOp *op)
+{
+    PyObject *result = op->result;
+    bool session = op->kind == GIO_PG_COPY || op->kind == GIO_PG_STREAM; /* has one as it begins */
+    bool query = op->kind == GIO_PG_QUERY || op->kind == GIO_PG_SCRIPT;
+    if (op->error != NULL || op->given_up || !(session || query) ||
+        (result != NULL && (query || PyUnicode_Check(result))))
+        return 0;
+    PyObject *lost = NULL;
+    if (PQstatus(op->conn->pg) != CONNECTION_BAD)
+        gio_pg_error_set("InternalError", "the server has ended its answer without a result");
+    else if ((lost = gio_pg_error_lost(op->conn)) != NULL)
+        gio_err_give(lost);
+    return -1;
 }

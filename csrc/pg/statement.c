@@ -161,7 +161,8 @@ gio_pg_statement_oldest(GioPgConn *c, GioPgStatement *fresh)
         return NULL; /* those that are too old are somebody's still */
     if (oldest != NULL && oldest->used == 0)
         c->expired--;
-    if (oldest != NULL && oldest->name[0] == '\0') { /* the server does not have it */
+    /* The server does not have it: it has no name, or DEALLOCATE ALL has taken it. */
+    if (oldest != NULL && (oldest->name[0] == '\0' || !oldest->prepared)) {
         gio_pg_statement_forget(c, oldest);
         return NULL;
     }

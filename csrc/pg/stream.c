@@ -51,22 +51,26 @@ current_task(GioPgState *st)
 int
 gio_pg_stream_check(GioPgOp *op)
 {
-    GioPgOp *first = op->conn->first;
-    if (op->kind == GIO_PG_STREAM) {
+    if (op->kind == GIO_PG_STREAM || op->kind == GIO_PG_COPY) {
         PyObject *task = current_task(op->conn->st);
         op->owner = task == Py_None ? NULL : task; /* only compared */
         Py_XDECREF(task);
     }
-    if (first == NULL || first->kind != GIO_PG_STREAM || first->stage != GIO_PG_COPYING ||
-        first->given_up || first->owner == NULL || op->session != NULL || op->kind == GIO_PG_FINISH)
+    GioPgOp *first = op->conn->first;
+    if (first == NULL || first->stage != GIO_PG_COPYING || first->given_up ||
+        first->owner == NULL || op->session != NULL || op->kind == GIO_PG_FINISH)
         return 0;
-    PyObject *task = current_task(op->conn->st);
-    bool same = task == first->owner;
+    PyObject *owner = first->owner;
+    bool copies = first->kind == GIO_PG_COPY;
+    PyObject *task = current_task(op->conn->st); /* runs Python, which may end that one */
+    bool same = task == owner;
     Py_XDECREF(task);
     if (!same)
         return 0;
-    gio_pg_error_set("InterfaceError", "the connection is streaming rows to this task, which would "
-                                       "wait for itself: read them to the end, or use another one");
+    gio_pg_error_set("InterfaceError",
+                     "the connection is %s this task, which would wait for itself: do that to the "
+                     "end, or use another one",
+                     copies ? "copying for" : "streaming rows to");
     return -1;
 }
 
@@ -78,7 +82,7 @@ take_tag(GioPgOp *session, const PGresult *res)
     const char *tag = PQcmdStatus((PGresult *)res);
     if (*tag == 0 && (!session->all_sent || PyUnicode_Check(session->result)))
         return 0;
-    Py_XSETREF(session->result, PyUnicode_FromString(tag));
+    Py_XSETREF(session->result, gio_pg_result_tag(res));
     return session->result == NULL ? -1 : 0;
 }
 

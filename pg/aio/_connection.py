@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenletio import _pg
 from greenletio.pg._connect import connected, forget_types
+from greenletio.pg._quote import quoted
 from greenletio.pg._reset import UNDO
 from greenletio.pg._tls import TLS, tls_of
 from greenletio.pg.aio._codecs import CodecMethods
 from greenletio.pg.aio._columns import ColumnMethods
-from greenletio.pg.aio._copy import CopyMethods, quoted
+from greenletio.pg.aio._copy import CopyMethods
 from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.aio._lobject import LargeObjectMethods
 from greenletio.pg.aio._logging import LoggingMethods
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 __all__ = ("Connection", "ServerVersion")
 
 logger = logging.getLogger("greenletio.pg")
+
+#: How many statements that nobody has any more may wait for the end of a transaction.
+KEPT = 20
+HELD = "SELECT name FROM pg_catalog.pg_prepared_statements WHERE name = ANY($1::text[])"
 
 Listener = Callable[["Connection", int, str, str], Any]
 LogListener = Callable[["Connection", PostgresLogMessage], Any]
@@ -201,16 +206,25 @@ class Connection(
         return PreparedStatement(self, statement, record_class)
 
     async def _close_statements(self, timeout: float | None) -> None:
-        if not self._to_close or self.is_in_transaction():  # which would fail with it
-            return
+        """Those that nobody has any more leave the server."""
+        in_transaction = self.is_in_transaction()
+        if in_transaction and (len(self._to_close) <= KEPT or self._transaction_status == 3):
+            return  # it has few of them, or has failed and hears of nothing
         names, self._to_close = self._to_close, []
         close = [f"DEALLOCATE {quoted(each)}" for each in names]
         try:
-            await self._op("script", "status", "; ".join(close), timeout=timeout)
+            if in_transaction:  # which would fail with those that DEALLOCATE ALL has taken
+                held = self._op("query", "records", HELD, (names,), timeout=timeout, plain=True)
+                close = [f"DEALLOCATE {quoted(row[0])}" for row in await held]
+            if close:
+                await self._op("script", "status", "; ".join(close), timeout=timeout)
         except InvalidSqlStatementName:  # DEALLOCATE ALL was sent meanwhile
             for each in close:
                 with contextlib.suppress(InvalidSqlStatementName):
                     await self._op("script", "status", each, timeout=timeout)
+        except BaseException:
+            self._to_close += names
+            raise
 
     def transaction(
         self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False

@@ -7,14 +7,15 @@ import inspect
 import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from itertools import islice
 from typing import IO, Any, cast
 
 from greenletio import _pg
 from greenletio.pg._arrow import ArrowLike, source_of
-from greenletio.pg._copy import CHUNK, HEADER, TRAILER, quoted, target
+from greenletio.pg._copy import CHUNK, HEADER, TRAILER, target
+from greenletio.pg._quote import quoted
+from greenletio.pg.errors import ArgumentsMismatch
 
-__all__ = ("CopyMethods", "quoted")
+__all__ = ("CopyMethods",)
 
 Output = str | os.PathLike[str] | IO[bytes] | Callable[[bytes], Awaitable[Any]]
 Bytes = bytes | bytearray | memoryview
@@ -271,8 +272,13 @@ async def _with_literals(connection: Any, query: str, args: Sequence[Any]) -> st
     What type such a literal is of, the server finds out as it does for a parameter.
     """
     statement = await connection._op("prepare", "statement", query)
+    wanted = len(statement.parameters)
+    if len(args) != wanted:
+        raise ArgumentsMismatch(
+            f"the server expects {wanted} arguments for this query, {len(args)} were passed"
+        )
     literals = []
-    for codec, value in zip(islice(statement.parameters, len(args)), args, strict=True):
+    for codec, value in zip(statement.parameters, args, strict=True):
         # As cstring, which no codec of the user's is for.
         literal = f"pg_catalog.quote_nullable(CAST($1::{codec.name} AS text))"
         quoting = f"SELECT pg_catalog.textout({literal})"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenletio import _pg
-from greenletio.pg.aio._copy import quoted
+from greenletio.pg._quote import quoted
 from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.errors import InterfaceError
 
@@ -75,7 +75,11 @@ class PreparedStatement:
         """Have the server forget it; it is of no use afterwards."""
         self._check()
         self._closed = True
-        await self._connection.execute(f"DEALLOCATE {quoted(self._statement.name)}")
+        connection, name = self._server_side, self._statement.name
+        if connection._transaction_status == 3:  # one that has failed hears of nothing
+            connection._to_close.append(name)
+        else:
+            await self._connection.execute(f"DEALLOCATE {quoted(name)}")
 
     def _check(self) -> None:
         self._connection._check_open()
@@ -94,8 +98,8 @@ class PreparedStatement:
         connection = self._connection
         if timeout is None:
             timeout = connection._timeout
-        if isinstance(column, str):
-            column = self._statement.names.index(column)
+        if isinstance(column, str):  # of equal ones it is the last, as in a Record
+            column = {name: at for at, name in enumerate(self._statement.names)}[column]
         run = connection._op(
             "query",
             want,

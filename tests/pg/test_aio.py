@@ -38,6 +38,20 @@ def test_queries_are_logged_while_there_is_a_logger(run, connect):
     run(main())
 
 
+def test_statements_that_are_dropped_inside_transactions_have_an_end_there(run, connect):
+    async def main():
+        async with connect() as c:
+            async with c.transaction():
+                for i in range(100):
+                    if i == 30:
+                        await c.execute("DEALLOCATE ALL")
+                    assert await (await c.prepare(f"SELECT {i}")).fetchval() == i
+                held = await c.fetchval("SELECT count(*) FROM pg_prepared_statements")
+                assert held < 30
+
+    run(main())
+
+
 def test_statements_have_names_a_status_and_an_end(run, connect):
     async def main():
         async with connect() as c:
@@ -46,6 +60,10 @@ def test_statements_have_names_a_status_and_an_end(run, connect):
             assert (statement.get_name(), statement.get_statusmsg()) == ("mine", None)
             assert len(await statement.fetch()) == 3 and statement.get_statusmsg() == "SELECT 3"
             assert await statement.fetchval(column="n") == 1
+            with pytest.raises(KeyError):
+                await statement.fetchval(column="m")
+            twice = await c.prepare("SELECT 4 AS a, 5 AS a")
+            assert await twice.fetchval(column="a") == 5 == (await twice.fetchrow())["a"]
             assert await c.fetchval("SELECT 4 AS a, 5 AS b", column="b") == 5
             with pytest.raises(KeyError):
                 await c.fetchval("SELECT 4 AS a", column="b")
@@ -72,6 +90,14 @@ def test_statements_have_names_a_status_and_an_end(run, connect):
                 await c.execute("DEALLOCATE ALL")
                 del dropped
                 assert await (await c.prepare("SELECT 7")).fetchval() == 7
+            with pytest.raises(ZeroDivisionError):
+                async with c.transaction():
+                    statement = await c.prepare("SELECT 8", name="mine")
+                    with pytest.raises(errors.DivisionByZero):
+                        await c.fetch("SELECT 1 / 0")
+                    await statement.close()  # at the server later
+                    raise ZeroDivisionError
+            assert await (await c.prepare("SELECT 9", name="mine")).fetchval() == 9
             with pytest.raises(errors.InterfaceError, match="bytes"):
                 await c.prepare("SELECT 1", name="x" * 64)
             rows = await c.fetchmany("SELECT $1::int AS i", [(1,), (2,)])

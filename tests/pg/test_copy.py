@@ -156,8 +156,42 @@ def test_arguments_do_not_go_through_the_users_codec_of_text(run, connect):
             assert await c.copy_from_query(query, "it's", 5, None, output=output) == "COPY 1"
             assert output.getvalue() == b"it's\t5\t\\N\n"
             await c.reset_type_codec("text", schema="pg_catalog")
+            for args in ((5,), (5, 6, 7)):
+                with pytest.raises(errors.ArgumentsMismatch, match="expects 2 arguments"):
+                    await c.copy_from_query("SELECT $1::int, $2::int", *args, output=output)
 
     run(main())
+
+
+def test_what_is_asked_for_in_the_middle_of_a_copy_would_wait_for_it(run, connect, sync):
+    async def main():
+        async with connect() as c:
+            await c.execute("CREATE TEMP TABLE t (a int)")
+
+            async def ask(*_):
+                return await c.fetchval("SELECT 1")
+
+            async def rows():
+                yield (1,)
+                yield (await ask(),)
+
+            with pytest.raises(errors.InterfaceError, match="copying for this task"):
+                await c.copy_from_query("SELECT 1", output=ask)
+            with pytest.raises(errors.InterfaceError, match="copying for this task"):
+                await c.copy_records_to_table("t", records=rows())
+            other = asyncio.ensure_future(c.copy_from_query("SELECT 5", output=io.BytesIO()))
+            assert await c.fetchval("SELECT count(*) FROM t") == 0
+            assert await other == "COPY 1"
+
+    run(main())
+    with sync.cursor().copy("COPY (SELECT 1) TO STDOUT") as copy:
+        with pytest.raises(errors.InterfaceError, match="or copying"):
+            sync.execute("SELECT 1")
+        assert copy.read() == b"1\n"
+    sync.execute("CREATE TEMP TABLE t (a int)")
+    with pytest.raises(errors.InterfaceError, match="or copying"):
+        sync.cursor().copy_records("t", (sync.execute("SELECT 1").fetchone() for _ in range(2)))
+    sync.rollback()
 
 
 @pytest.mark.leaks(False)

@@ -46,6 +46,8 @@ def test_the_cursor(sync):
     cursor.scroll(-1)
     assert [row[0] for row in cursor] == [4, 5]
     assert (cursor.fetchone(), cursor.fetchall(), cursor.fetchmany(3)) == (None, [], [])
+    with pytest.raises(ValueError, match="number of rows"):
+        cursor.fetchmany(-1)
     cursor.scroll(0, "absolute")
     assert len(cursor.fetchall()) == 5
     with pytest.raises(IndexError):
@@ -112,6 +114,10 @@ def test_a_number_for_the_server_is_as_it_says(sync):
     assert sync.execute("SELECT %s, %s::uuid", (uuid, str(uuid))).fetchone() == (uuid, uuid)
 
 
+ENDLESS: list = []
+ENDLESS.append(ENDLESS)
+
+
 @pytest.mark.parametrize(
     ("query", "params", "error"),
     [
@@ -126,6 +132,7 @@ def test_a_number_for_the_server_is_as_it_says(sync):
         ("SELECT %s", "x", TypeError),
         ("SELECT %s", 5, TypeError),
         (b"SELECT 1", None, TypeError),
+        ("SELECT %s", (ENDLESS,), pg.DataError),
     ],
 )
 def test_what_is_refused(sync, query, params, error):

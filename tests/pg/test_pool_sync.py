@@ -5,6 +5,7 @@ import gc
 import os
 import threading
 import time
+import warnings
 
 import pytest
 import trio
@@ -224,8 +225,12 @@ def test_the_users_functions(dsn):
         with pool.connection() as c:
             assert c.execute("SHOW search_path").fetchone() == ("theirs",)
         assert calls == ["configure", "check", "reset"]
-        with pool.connection() as c:
-            assert c.execute("SHOW TimeZone").fetchone() != ("Asia/Tokyo",)  # it is a new one
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            with pool.connection() as c:
+                assert c.execute("SHOW TimeZone").fetchone() != ("Asia/Tokyo",)  # it is a new one
+            gc.collect()
+        assert not [w for w in heard if w.category is ResourceWarning]  # the pool has closed it
         with pool.connection() as c:
             assert c.execute("SHOW TimeZone").fetchone() == ("Asia/Tokyo",)
 

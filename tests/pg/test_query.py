@@ -1,6 +1,7 @@
 """Queries by tasks: what they give, the cache of statements, turns, errors."""
 
 import asyncio
+import io
 import json
 import os
 import socket
@@ -10,9 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from fix_progress import Ticker
+from fix_recorded import Gaps, recorded
 
 import greenletio
-from greenletio import async_, await_
+from greenletio import async_, await_, pg
 from greenletio.pg import aio, errors
 
 pytestmark = pytest.mark.leaks
@@ -130,6 +132,56 @@ def test_a_change_of_its_own_inside_a_transaction(run, connect):
                 assert await c.fetchval("SELECT to_regclass('t')") is None
             count = "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'FROM t$'"
             assert await c.fetchval(count) == 0  # each has left as another came
+
+    run(main())
+
+
+def test_what_deallocate_all_has_taken_leaves_the_cache_without_a_word(run, connect):
+    """Where that would be an error, which ends the transaction."""
+
+    async def main():
+        async with connect(statement_cache_size=2) as c:
+            for i in range(2):
+                await c.fetchval(f"SELECT {i}")
+            await c.execute("DEALLOCATE ALL")
+            async with c.transaction():
+                for i in range(2, 6):
+                    assert await c.fetchval(f"SELECT {i}") == i
+
+    run(main())
+
+
+def test_an_answer_without_a_result_is_an_error(run, dsn):
+    """No server of PostgreSQL's leaves out how it went."""
+
+    async def rows_of(stream):
+        return [row async for row in stream]
+
+    asked = {
+        "records": lambda c: c.fetch("SELECT 1"),
+        "status": lambda c: c.execute("SET work_mem = '1MB'"),
+        "tuples": lambda c: c._op("query", "tuples", "SELECT 1", ()),
+        "script": lambda c: c._op("script", "tuples", "SET work_mem = '1MB'"),
+        "stream": lambda c: rows_of(c.stream("SELECT 1")),
+        "columns": lambda c: c.fetch_arrow("SELECT 1"),
+        "copy": lambda c: c.copy_from_query("SELECT 1", output=io.BytesIO()),
+    }
+
+    async def main():
+        gaps = Gaps()
+        async with recorded(dsn, gaps) as (url, _):
+            for ask in asked.values():
+                c = await aio.connect(url)
+                gaps.kinds = b"C"  # CommandComplete
+                with pytest.raises(errors.InternalError, match="without a result"):
+                    await ask(c)
+                gaps.kinds = b""
+                c.terminate()
+            sync = await async_(pg.connect)(url)
+            gaps.kinds = b"C"
+            with pytest.raises(errors.InternalError, match="without a result"):
+                await async_(sync.execute)("SET work_mem = '1MB'")
+            sync.raw.terminate()
 
     run(main())
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from greenletio import _pg, async_
+from greenletio import _pg, async_, pg
 from greenletio.pg import aio, errors, rows
 
 MANY = "SELECT i, repeat('x', 1000) AS t FROM generate_series(1, $1::int) i"
@@ -260,6 +260,12 @@ def test_cursors_of_the_sync_face_stream(run, sync, dsn):
     assert len(list(got)) == 699
     thread.join()
     assert seen == [("after",)]
+    got = cursor.stream("SELECT 1")
+    next(got)
+    for ask in (sync.tpc_recover, sync.pipeline().__enter__, sync.notifies().__next__):
+        with pytest.raises(errors.InterfaceError, match="streaming rows here"):
+            ask()
+    del got
     for row in cursor.stream("SELECT i FROM generate_series(1, 1000000) i"):
         if row["i"] == 10:
             break
@@ -279,3 +285,44 @@ def test_cursors_of_the_sync_face_stream(run, sync, dsn):
         assert await in_a_greenlet() == 500500
 
     run(main())
+
+
+def test_what_ends_while_a_stream_is_open_does_not_wait_for_it(dsn):
+    """For nobody would read on."""
+    many = "SELECT generate_series(1, 1000000)"
+    c = pg.connect(dsn, autocommit=True)
+    with pytest.raises(errors.InterfaceError, match="left open"):
+        with c.transaction():
+            c.execute("CREATE TABLE kept_by_mistake ()")
+            rows = c.cursor().stream(many)
+            next(rows)
+    del rows
+    with pytest.raises(LookupError):
+        with c.transaction():
+            rows = c.cursor().stream(many)
+            next(rows)
+            raise LookupError
+    del rows
+    assert c.execute("SELECT to_regclass('kept_by_mistake')").fetchone() == (None,)
+    rows = c.cursor().stream(many)
+    next(rows)
+    c.close()
+    with pytest.raises(errors.InterfaceError):
+        list(rows)
+    for error in (LookupError, None):
+        with pytest.raises(error or errors.InterfaceError):
+            with pg.connect(dsn) as c:
+                rows = c.cursor().stream(many)
+                next(rows)
+                if error is not None:
+                    raise error
+        assert c.closed
+        del rows
+    with pg.Pool(dsn, min_size=1) as pool:
+        with pytest.raises(errors.InterfaceError, match="streaming rows here"):
+            with pool.connection() as c:
+                pid = c.raw._pid
+                rows = c.cursor().stream(many)
+                next(rows)
+        with pool.connection() as c:
+            assert c.execute("SELECT pg_backend_pid()").fetchone() == (pid,)

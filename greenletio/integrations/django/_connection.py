@@ -21,8 +21,8 @@ from greenletio.integrations.django._values import (
     to_driver,
 )
 from greenletio.pg import _types
-from greenletio.pg._copy import quoted
 from greenletio.pg._pool_sync import PooledConnection
+from greenletio.pg._quote import quoted
 
 __all__ = ("Connection", "Cursor", "Pooled", "dress")
 
