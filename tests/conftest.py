@@ -1,5 +1,7 @@
 """What every test finds: the fixtures live in the fix_*.py beside this file, one subject each."""
 
+import signal
+
 import hypothesis
 
 pytest_plugins = (
@@ -7,6 +9,7 @@ pytest_plugins = (
     "fix_asgi",
     "fix_loops",
     "fix_flat",
+    "fix_heap",
     "fix_examples",
     "fix_pgbouncer",
     "fix_portal",
@@ -24,3 +27,7 @@ hypothesis.settings.register_profile(
     "greenletio", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("greenletio")
+
+# A shell makes what it starts in the background deaf to Ctrl-C, and so what that starts in turn.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
