@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,11 +34,18 @@ asyncio.run(main())
 """
 
 
+@pytest.fixture(autouse=True)
+def no_others(tmp_path, monkeypatch):
+    """The processes of other tests are not found."""
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
 @pytest.fixture
-def process(tmp_path, pg_dsn, monkeypatch):
+def process(pg_dsn, monkeypatch):
     """A process that can be looked at, and where."""
     monkeypatch.setenv("DATABASE_URL", pg_dsn)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     started = subprocess.Popen(
         [sys.executable, "-c", PROCESS.format(path=None)], stdout=subprocess.PIPE, text=True
     )
@@ -138,16 +146,14 @@ def test_a_view_that_is_read_no_further_ends_without_a_traceback(process):
     view.stderr.close()
 
 
-def test_nobody_to_look_at(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_nobody_to_look_at(tmp_path):
     for arguments in ((), ("123456",), (str(tmp_path / "none.sock"),)):
         done = run_top(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
         assert "greenletio top: " in done.stderr
 
 
-def test_what_a_dead_process_left_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_what_a_dead_process_left_is_removed():
     monitor.folder().mkdir(mode=0o700)
     left = monitor.folder() / "4000000.sock"
     with socket.socket(socket.AF_UNIX) as dead:
@@ -156,8 +162,7 @@ def test_what_a_dead_process_left_is_removed(tmp_path, monkeypatch):
     assert not left.exists()
 
 
-def test_the_socket_is_private_and_goes_with_stop(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_the_socket_is_private_and_goes_with_stop():
     with monitor.start() as found:
         assert found.path.stat().st_mode & 0o077 == 0
         assert found.path.parent.stat().st_mode & 0o077 == 0
