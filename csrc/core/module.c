@@ -136,7 +136,7 @@ core_sleep(PyObject *module, PyObject *seconds)
 static PyObject *
 core_fd_closing(PyObject *Py_UNUSED(module), PyObject *arg)
 {
-    int fd = PyLong_AsLong(arg);
+    int fd = gio_as_int(arg);
     if (fd == -1 && PyErr_Occurred()) {
         return NULL;
     }
@@ -147,7 +147,7 @@ core_fd_closing(PyObject *Py_UNUSED(module), PyObject *arg)
 static PyObject *
 core_fd_released(PyObject *module, PyObject *arg)
 {
-    int fd = PyLong_AsLong(arg);
+    int fd = gio_as_int(arg);
     if (fd == -1 && PyErr_Occurred()) {
         return NULL;
     }
@@ -207,11 +207,11 @@ core_calls(PyObject *module, PyObject *args)
             return NULL;
         }
     }
+    PyObject *list = PyList_New(0); /* before Python 3.12 this may run Python */
     GioThread *t = ((GioState *)PyModule_GetState(module))->threads;
     while (t != NULL && t->ident != ident) {
         t = t->next;
     }
-    PyObject *list = PyList_New(0);
     for (GioCall *c = list == NULL || t == NULL ? NULL : t->calls; c != NULL; c = c->next) {
         if (PyList_Append(list, (PyObject *)c) < 0) {
             Py_CLEAR(list);

@@ -62,6 +62,23 @@ def test_fd_closing_of_what_nobody_waits_for(call, pair):
     call(sync)
 
 
+def test_fd_closing_of_what_cannot_be_one(run, pair):
+    """The number was cut to an int, which was an fd that somebody waited for."""
+    a, b = pair
+
+    async def main():
+        task = asyncio.ensure_future(async_(io.wait_readable)(a, timeout=60))
+        await settle()
+        for tell in (_core.fd_closing, _core.fd_released):
+            with pytest.raises(OverflowError):
+                tell(2**32 + a.fileno())
+        await settle()
+        b.send(b"x")
+        assert await task is True
+
+    run(main())
+
+
 def test_fd_closing_in_another_thread_or_loop_is_harmless(run, pair):
     a, b = pair
 
