@@ -16,7 +16,7 @@ static PyMemberDef call_members[] = {
     {NULL},
 };
 
-/* Free an array of owned arguments in place. */
+/* Let go of what it was called with, and of its locals. Runs Python. */
 void
 gio_call_drop_job(GioCall *c)
 {
@@ -136,6 +136,45 @@ gio_exception_from_throw(PyObject *const *args, Py_ssize_t nargs)
     }
     return exc;
 }
+
+/* ---- the future protocol, of what tasks wait for ------------------------------ */
+
+static bool
+is_keyword(PyObject *kwnames, const char *name)
+{
+    return PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), name) == 0;
+}
+
+PyObject *
+gio_callback_context(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    if (nargs != 1 || nkw > 1 || (nkw == 1 && !is_keyword(kwnames, "context"))) {
+        PyErr_SetString(PyExc_TypeError, "add_done_callback() takes a function and context=");
+        return NULL;
+    }
+    return nkw == 1 && args[1] != Py_None ? Py_NewRef(args[1]) : PyContext_CopyCurrent();
+}
+
+PyObject *
+gio_cancel_message(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    if (nargs + nkw > 1 || (nkw == 1 && !is_keyword(kwnames, "msg"))) {
+        PyErr_SetString(PyExc_TypeError, "cancel() takes one argument, msg");
+        return NULL;
+    }
+    return nargs + nkw == 1 ? args[0] : Py_None;
+}
+
+PyObject *
+gio_cancelled(GioState *st, PyObject *msg)
+{
+    return msg == NULL || msg == Py_None ? PyObject_CallNoArgs(st->cancelled_error)
+                                         : PyObject_CallOneArg(st->cancelled_error, msg);
+}
+
+/* ---- a call's methods ---------------------------------------------------------- */
 
 static PyObject *
 call_throw(GioCall *c, PyObject *const *args, Py_ssize_t nargs)

@@ -606,6 +606,12 @@ int gio_api_export(PyObject *module, GioState *st);
 PyObject *gio_method_result(PySendResult r, PyObject *result);
 /* throw()'s one to three arguments as one exception; NULL with TypeError. */
 PyObject *gio_exception_from_throw(PyObject *const *args, Py_ssize_t nargs);
+/* The context that add_done_callback() is given, or a copy of the current one: a new reference. */
+PyObject *gio_callback_context(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+/* What cancel() is given, or None: borrowed; NULL with TypeError. */
+PyObject *gio_cancel_message(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+/* CancelledError with that message, or without one if it is NULL or None: a new reference. */
+PyObject *gio_cancelled(GioState *st, PyObject *msg);
 
 /* A tracer that keeps its state by greenlet (coverage) notices a switch at the next call or
  * return: make one, where tracing is on. */

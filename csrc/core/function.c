@@ -151,7 +151,7 @@ flagged_code(GioFunction *f, PyObject *name)
     return replaced;
 }
 
-/* Attributes that belong to the wrapper itself even where object has them. */
+/* The wrapper's own attributes come first, then those of fn. */
 static PyObject *
 function_getattro(GioFunction *f, PyObject *name)
 {

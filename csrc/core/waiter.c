@@ -291,25 +291,16 @@ waiter_cancelled(GioWaiter *w, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-make_cancelled(GioState *st, PyObject *msg)
-{
-    return msg == NULL || msg == Py_None ? PyObject_CallNoArgs(st->cancelled_error)
-                                         : PyObject_CallOneArg(st->cancelled_error, msg);
-}
-
-static PyObject *
 waiter_cancel(GioWaiter *w, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    if (n > 1) {
-        PyErr_SetString(PyExc_TypeError, "cancel() takes one argument, msg");
+    PyObject *msg = gio_cancel_message(args, nargs, kwnames);
+    if (msg == NULL) {
         return NULL;
     }
-    PyObject *msg = n == 1 ? args[0] : Py_None;
     if (w->status == GIO_PENDING && w->shielded != NULL) {
         w->shielded->cancels++; /* a timeout that ended meanwhile must not claim it */
         if (w->shielded->kept == NULL) {
-            w->shielded->kept = make_cancelled(GIO_STATE(w), msg);
+            w->shielded->kept = gio_cancelled(GIO_STATE(w), msg);
             if (w->shielded->kept == NULL) {
                 return NULL;
             }
@@ -337,7 +328,7 @@ waiter_check(GioWaiter *w)
         return -1;
     }
     case GIO_CANCELLED: {
-        PyObject *exc = make_cancelled(st, w->value);
+        PyObject *exc = gio_cancelled(st, w->value);
         if (exc != NULL) {
             gio_err_give(exc);
         }
@@ -374,45 +365,41 @@ waiter_exception(GioWaiter *w, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+static int
+add_callback(GioWaiter *w, PyObject *fn, PyObject *context)
+{
+    if (w->status != GIO_PENDING) {
+        return call_later(w, fn, context);
+    }
+    if (w->callback == NULL) { /* then there are no more either */
+        w->callback = Py_NewRef(fn);
+        w->context = Py_NewRef(context);
+        return 0;
+    }
+    /* Before Python 3.12 these two may run Python, which may end it. */
+    PyObject *pair = PyTuple_Pack(2, fn, context), *list = pair == NULL ? NULL : PyList_New(0);
+    int r = -1;
+    if (list != NULL && (w->status != GIO_PENDING || w->callback == NULL)) {
+        r = add_callback(w, fn, context);
+    }
+    else if (list != NULL) {
+        if (w->more == NULL) {
+            w->more = Py_NewRef(list);
+        }
+        r = PyList_Append(w->more, pair);
+    }
+    Py_XDECREF(list);
+    Py_XDECREF(pair);
+    return r;
+}
+
 static PyObject *
 waiter_add_done_callback(GioWaiter *w, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    GioState *st = GIO_STATE(w);
-    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    if (nargs != 1 || nkw > 1 ||
-        (nkw == 1 &&
-         PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "context") != 0)) {
-        PyErr_SetString(PyExc_TypeError, "add_done_callback() takes a function and context=");
-        return NULL;
-    }
-    if (gio_waiter_bind(st, w) < 0) {
-        return NULL;
-    }
-    PyObject *fn = args[0];
-    PyObject *context =
-        nkw == 1 && args[1] != Py_None ? Py_NewRef(args[1]) : PyContext_CopyCurrent();
-    if (context == NULL) {
-        return NULL;
-    }
-    int r = 0;
-    if (w->status != GIO_PENDING) {
-        r = call_later(w, fn, context);
-        Py_DECREF(context);
-    }
-    else if (w->callback == NULL) { /* then there are no more either */
-        w->callback = Py_NewRef(fn);
-        w->context = context;
-    }
-    else {
-        PyObject *pair = PyTuple_Pack(2, fn, context);
-        Py_DECREF(context);
-        if (pair == NULL || (w->more == NULL && (w->more = PyList_New(0)) == NULL)) {
-            Py_XDECREF(pair);
-            return NULL;
-        }
-        r = PyList_Append(w->more, pair);
-        Py_DECREF(pair);
-    }
+    PyObject *context = gio_callback_context(args, nargs, kwnames);
+    int r = context == NULL ? -1 : gio_waiter_bind(GIO_STATE(w), w);
+    r = r < 0 ? -1 : add_callback(w, args[0], context);
+    Py_XDECREF(context);
     if (r < 0) {
         return NULL;
     }
@@ -457,20 +444,21 @@ waiter_remove_done_callback(GioWaiter *w, PyObject *fn)
     }
     for (Py_ssize_t i = 0; w->more != NULL && i < PyList_GET_SIZE(w->more);) {
         PyObject *pair = Py_NewRef(PyList_GET_ITEM(w->more, i));
-        int same = PyObject_RichCompareBool(PyTuple_GET_ITEM(pair, 0), fn, Py_EQ);
+        int same = PyObject_RichCompareBool(PyTuple_GET_ITEM(pair, 0), fn, Py_EQ); /* likewise */
+        bool still =
+            w->more != NULL && i < PyList_GET_SIZE(w->more) && PyList_GET_ITEM(w->more, i) == pair;
         Py_DECREF(pair);
         if (same < 0) {
             return NULL;
         }
-        if (!same) {
+        if (!same || !still) {
             i++;
+            continue;
         }
-        else if (w->more != NULL && i < PyList_GET_SIZE(w->more)) {
-            if (PyList_SetSlice(w->more, i, i + 1, NULL) < 0) {
-                return NULL;
-            }
-            removed++;
+        if (PyList_SetSlice(w->more, i, i + 1, NULL) < 0) {
+            return NULL;
         }
+        removed++;
     }
     return PyLong_FromSsize_t(removed);
 }

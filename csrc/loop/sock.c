@@ -194,8 +194,14 @@ of_fd(GioLoop *loop, int fd)
     memset((char *)s + sizeof(PyObject), 0, sizeof *s - sizeof(PyObject));
     s->loop = loop;
     s->fd = fd;
-    loop->fds[fd].sock = s;
     PyObject_GC_Track(s);
+    /* Before Python 3.12 that may have run Python. */
+    slot = gio_loop_check_open(loop) < 0 ? NULL : gio_polls_slot(loop, fd);
+    if (slot == NULL || slot->sock != NULL) {
+        Py_DECREF(s);
+        return slot == NULL ? NULL : slot->sock;
+    }
+    slot->sock = s;
     return s;
 }
 

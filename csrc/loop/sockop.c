@@ -123,9 +123,7 @@ begin(GioSockOp *op, PyObject **result)
 static PyObject *
 cancelled(GioSockOp *op)
 {
-    PyObject *type = op->loop->state->cancelled_error, *msg = op->value;
-    PyObject *exc =
-        msg == NULL || msg == Py_None ? PyObject_CallNoArgs(type) : PyObject_CallOneArg(type, msg);
+    PyObject *exc = gio_cancelled(op->loop->state, op->value);
     if (exc != NULL) {
         gio_err_give(exc);
     }
@@ -230,21 +228,16 @@ op_close(GioSockOp *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 op_add_done_callback(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    if (nargs != 1 || nkw > 1 ||
-        (nkw == 1 &&
-         PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "context") != 0)) {
-        PyErr_SetString(PyExc_TypeError, "add_done_callback() takes a function and context=");
+    PyObject *context = gio_callback_context(args, nargs, kwnames);
+    if (context == NULL) {
         return NULL;
     }
     if (op->callback != NULL) {
         PyErr_Format(PyExc_RuntimeError, "%s is waited for already", op->kind->name);
+        Py_DECREF(context);
         return NULL;
     }
-    op->context = nkw == 1 && args[1] != Py_None ? Py_NewRef(args[1]) : PyContext_CopyCurrent();
-    if (op->context == NULL) {
-        return NULL;
-    }
+    op->context = context;
     op->callback = Py_NewRef(args[0]);
     if (op->status != GIO_OP_WAITING) {
         gio_sockop_wake(op, false);
@@ -271,9 +264,8 @@ op_remove_done_callback(GioSockOp *op, PyObject *fn)
 static PyObject *
 op_cancel(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    if (n > 1) {
-        PyErr_SetString(PyExc_TypeError, "cancel() takes one argument, msg");
+    PyObject *msg = gio_cancel_message(args, nargs, kwnames);
+    if (msg == NULL) {
         return NULL;
     }
     if (op->status != GIO_OP_WAITING) {
@@ -281,7 +273,7 @@ op_cancel(GioSockOp *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     }
     gio_sock_leave(op);
     op->status = GIO_OP_CANCELLED;
-    op->value = n == 1 ? Py_NewRef(args[0]) : NULL;
+    op->value = Py_NewRef(msg);
     gio_sockop_wake(op, false);
     Py_RETURN_TRUE;
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import os
 import signal
@@ -14,6 +15,7 @@ import weakref
 
 import greenlet
 import pytest
+from fix_garbage import collecting
 from fix_missing import need
 from fix_progress import settle
 
@@ -538,6 +540,45 @@ def test_callbacks_of_a_waiter_that_come_and_go():
         waiter.set()
         await settle()
         assert log == ["unequal", 2]
+
+    log = []
+    asyncio.run(main())
+
+
+def test_a_callback_that_is_removed_while_it_is_compared():
+    """The one behind it was removed, too, and never called."""
+
+    class Leaving:
+        def __eq__(self, other):
+            return other is print and waiter.remove_done_callback(self) == 1
+
+        __hash__ = None
+
+    async def main():
+        first, last = (lambda _, i=i: log.append(i) for i in range(2))
+        for callback in (first, Leaving(), last):
+            waiter.add_done_callback(callback)
+        waiter.remove_done_callback(print)
+        waiter.set()
+        await settle()
+
+    log, waiter = [], _core.Waiter()
+    asyncio.run(main())
+    assert log == [0, 1]
+
+
+@pytest.mark.parametrize("allocations", range(6))
+def test_a_waiter_that_ends_while_a_callback_is_added(allocations):
+    """A collection ended it when there was one callback: the second was never called."""
+
+    async def main():
+        waiter, context = _core.Waiter(), contextvars.copy_context()
+        waiter.add_done_callback(log.append)
+        with collecting(allocations, waiter.set):
+            waiter.add_done_callback(log.append, context=context)
+        waiter.set()
+        await settle()
+        assert log == [waiter, waiter]
 
     log = []
     asyncio.run(main())

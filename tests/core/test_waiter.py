@@ -422,6 +422,19 @@ def test_callback_removed_twice_added(run):
     run(main())
 
 
+def test_arguments_of_the_protocol():
+    waiter = Waiter()
+    for wrong in (((), {"message": "m"}), (("m",), {"msg": "m"}), (("m", "n"), {})):
+        with pytest.raises(TypeError, match="one argument, msg"):
+            waiter.cancel(*wrong[0], **wrong[1])
+    for wrong in (((), {}), ((print,), {"ctx": None}), ((print, None), {})):
+        with pytest.raises(TypeError, match="a function and context="):
+            waiter.add_done_callback(*wrong[0], **wrong[1])
+    assert waiter.cancel(msg="m") is True
+    with pytest.raises(asyncio.CancelledError, match="^m$"):
+        waiter.result()
+
+
 def test_asyncio_accepts_it(run):
     async def main():
         loop = asyncio.get_running_loop()

@@ -12,6 +12,7 @@ import threading
 import weakref
 
 import pytest
+from fix_garbage import collecting
 from fix_sockets import (
     LARGE,
     bound,
@@ -112,6 +113,36 @@ def test_another_thread_closes_the_socket_or_the_operation_while_it_sends(run_ou
 # --- cancelled, or too late -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("allocations", range(6))
+def test_a_collection_begins_an_operation_while_another_begins(run_ours, allocations):
+    """Each made what it waits in, and the first one's was never freed."""
+
+    def kept():
+        gc.collect()
+        return sum(type(each).__name__ == "_Sock" for each in gc.get_objects())
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        here, there = stream_pair()
+        with here, there:
+            ended = []
+            first, second = loop.sock_recv(here, 1), loop.sock_recv(here, 1)
+            with collecting(allocations, lambda: second.send(None)):
+                first.send(None)
+            for op in (first, second):
+                op.add_done_callback(ended.append)
+            there.send(b"xy")
+            await asyncio.sleep(0.01)
+            assert set(ended) == {first, second}
+            for op in ended:
+                with pytest.raises(StopIteration):
+                    op.send(None)
+
+    before = kept()
+    run_ours(main())
+    assert kept() == before
+
+
 def test_a_receive_that_is_cancelled_takes_nothing(run_ours):
     async def main():
         loop = asyncio.get_running_loop()
@@ -168,6 +199,8 @@ def test_what_a_task_looks_up_by_any_name(run_ours):
             assert op.get_loop() is loop
             ended = loop.create_future()
             op.add_done_callback(ended.set_result)
+            with pytest.raises(TypeError, match="one argument, msg"):
+                op.cancel(message="no such keyword")
             there.send(b"x")
             assert await ended is op, "who is no task gets the operation itself"
             op.close()
