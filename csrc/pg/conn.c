@@ -5,6 +5,7 @@
  */
 #include "pg/pg.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <structmember.h>
 #include <sys/socket.h>
@@ -92,12 +93,12 @@ as_timeout(PyObject *seconds)
 {
     if (seconds == NULL || seconds == Py_None)
         return -1;
-    double value = PyBool_Check(seconds) ? -1.0 : PyFloat_AsDouble(seconds);
-    if (value == -1.0 && (PyBool_Check(seconds) || PyErr_ExceptionMatches(PyExc_TypeError))) {
+    double value = PyBool_Check(seconds) ? NAN : PyFloat_AsDouble(seconds);
+    if (isnan(value) || (value == -1.0 && PyErr_ExceptionMatches(PyExc_TypeError))) {
         PyErr_Clear();
         PyErr_Format(PyExc_ValueError, "invalid timeout value: expected seconds (got %R)", seconds);
     }
-    if (value == -1.0 && PyErr_Occurred())
+    if (isnan(value) || (value == -1.0 && PyErr_Occurred()))
         return -2;
     return value < 0 ? 0 : value;
 }

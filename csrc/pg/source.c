@@ -217,6 +217,10 @@ take_array(Source *s, PyObject *pair)
     struct ArrowSchema *schema = PyCapsule_GetPointer(PyTuple_GET_ITEM(pair, 0), "arrow_schema");
     struct ArrowArray *array =
         schema == NULL ? NULL : PyCapsule_GetPointer(PyTuple_GET_ITEM(pair, 1), "arrow_array");
+    if (array != NULL && (schema->release == NULL || array->release == NULL)) {
+        PyErr_SetString(PyExc_ValueError, "the array was taken already");
+        return -1;
+    }
     struct ArrowArray *ours = array == NULL ? NULL : malloc(sizeof *ours);
     if (ours == NULL)
         return PyErr_Occurred() ? -1 : (PyErr_NoMemory(), -1);

@@ -76,6 +76,9 @@ def test_timeouts(run, connect):
             with pytest.raises(asyncio.TimeoutError):
                 await c.execute(SLEEP, timeout=0.01)
             assert await c.fetchval("SELECT 1 FROM pg_sleep(0.1)", timeout=30) == 1
+            for wrong in ("1", True, float("nan")):
+                with pytest.raises(ValueError, match="invalid timeout value: expected seconds"):
+                    await c.fetchval("SELECT 1", timeout=wrong)
             c._timeout = None  # who asks whether it is usable has as long as it takes
 
     run(main())

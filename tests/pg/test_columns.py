@@ -671,6 +671,14 @@ def test_a_source_that_fails_is_an_error(sync):
     assert cursor.execute("SELECT count(*) FROM failing").fetchone() == (0,)
 
 
+def test_capsules_are_taken_once():
+    batch = pa.record_batch({"v": [1]})
+    for capsules in (batch.__arrow_c_array__(), batch.__arrow_c_stream__()):
+        _pg.ArrowSource(capsules)
+        with pytest.raises(ValueError, match="taken already"):
+            _pg.ArrowSource(capsules)
+
+
 def test_copying_has_no_place_in_a_pipeline(sync):
     with sync.pipeline():
         with pytest.raises(errors.NotSupportedError, match="pipeline"):
