@@ -170,7 +170,8 @@ class Monitor:
             self._inode = path.lstat().st_ino
             self._listener.listen()
         except BaseException:
-            self._listener.close()
+            for each in (self._listener, self._end, end):
+                each.close()
             raise
         self._thread = threading.Thread(
             target=self._serve, args=(end,), name="greenletio monitor", daemon=True

@@ -218,7 +218,7 @@ async def conduct(url: str, plan: Plan, display: Display) -> tuple[Results, str]
             ]
             for run in runs:
                 display.begin(run.mode, len(plan.files), len(plan.searches))
-                await run.index(plan, display)
+                await run.index(display)
             client = await stack.enter_async_context(started("clients'", CLIENT))
             size = math.ceil(len(plan.searches) / plan.rounds)
             for number in range(plan.rounds):
@@ -262,7 +262,7 @@ class Run:
         self.hits = self.digest = 0
         self.result: dict[str, Any] = {}
 
-    async def index(self, plan: Plan, display: Display) -> None:
+    async def index(self, display: Display) -> None:
         self.worker.tell(order="index")
         while (event := await self.worker.hear())["event"] == "indexed":
             display.indexed(self.mode, event["files"])

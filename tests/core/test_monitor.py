@@ -1,5 +1,6 @@
 """What a running process tells: the monitor's socket, and `python -m greenletio top`."""
 
+import gc
 import io
 import json
 import signal
@@ -171,6 +172,13 @@ def test_the_socket_is_private_and_goes_with_stop():
     monitor.folder().chmod(0o777)
     with pytest.raises(GreenletioError, match="only this user"):
         monitor.start()
+
+
+def test_a_monitor_that_cannot_listen_leaves_no_socket(tmp_path, recwarn):
+    with pytest.raises(OSError, match="too long"):
+        monitor.start(tmp_path / ("long" * 60))
+    gc.collect()
+    assert [str(w.message) for w in recwarn] == []
 
 
 def test_whoever_reads_nothing_keeps_nobody(tmp_path):
