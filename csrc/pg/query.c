@@ -455,7 +455,7 @@ feed_executing(GioPgOp *op, const PGresult *res)
         if (op->kind == GIO_PG_REPLICATION) {
             op->stage = GIO_PG_COPYING;
             if (!op->answered) {
-                op->result = Py_NewRef(Py_None);
+                Py_XSETREF(op->result, Py_NewRef(Py_None)); /* as of a script, above */
                 gio_pg_op_answer(op);
             }
             return;

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import socket
+import struct
 import threading
 import time
 import weakref
@@ -411,3 +413,44 @@ def test_without_resume_the_loss_is_told(replicated_here):
             with pytest.raises(errors.OperationalError):
                 stream.get(LIMIT_S)
             assert numbers_of(stream.get(LIMIT_S)) == [2]  # asked again it goes on
+
+
+def message(kind, data=b""):
+    return kind + struct.pack("!i", 4 + len(data)) + data
+
+
+@pytest.fixture
+def odd_server():
+    """The port of one that answers a query by a result, and by the beginning of a stream."""
+    ready, result = message(b"Z", b"I"), message(b"C", b"SELECT 1\0")
+    answers = {
+        b"Q": result + message(b"W", bytes(3)),
+        b"c": message(b"c") + result + ready,  # the end of the stream
+    }
+
+    def serve():
+        peer, _ = listener.accept()
+        with peer, peer.makefile("rb") as file:
+            file.read(int.from_bytes(file.read(4), "big") - 4)
+            peer.sendall(message(b"R", bytes(4)) + ready)
+            while kind := file.read(1):
+                file.read(int.from_bytes(file.read(4), "big") - 4)
+                peer.sendall(answers.get(kind, b""))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(LIMIT_S)
+
+
+def test_what_comes_before_a_stream_is_let_go(odd_server, flat):
+    options = {"sslmode": "disable", "gssencmode": "disable", "user": "anybody"}
+    with pg.connect(host="127.0.0.1", port=odd_server, **options) as c:
+
+        def stream():
+            session = c.raw._op("replication", "status", "START_REPLICATION")
+            assert session.run() is None
+            c.raw._op("copy_end", "nothing", "", session=session).run()
+
+        flat(stream)
