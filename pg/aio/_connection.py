@@ -296,6 +296,8 @@ class Connection(
             asking.remove(callback)
             if callback not in asking:  # nobody else has, or will have, added it
                 self._forget_listener(channel, callback)
+            if not asking and self._unanswered.get(channel) is asking:
+                del self._unanswered[channel]
             raise
         self._unanswered.pop(channel, None)
 

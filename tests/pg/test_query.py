@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import socket
@@ -16,8 +17,6 @@ from fix_recorded import Gaps, recorded
 import greenletio
 from greenletio import async_, await_, pg
 from greenletio.pg import aio, errors
-
-pytestmark = pytest.mark.leaks
 
 
 def test_what_the_methods_give(run, connect):
@@ -504,6 +503,21 @@ def test_a_notification_that_comes_with_the_answer_to_listen(run, connect, sync)
             await listening
             await c.fetchval("SELECT 1")
             assert heard == ["one"]
+
+    run(main())
+
+
+def test_listeners_that_are_added_in_vain_leave_nothing_behind(run, dsn, aflat):
+    async def main():
+        c = await aio.connect(dsn, shared=True)
+        channels = map("channel {}".format, itertools.count())
+
+        async def one():
+            with pytest.raises(errors.NotSupportedError):
+                await c.add_listener(next(channels), print)
+
+        await aflat(one)
+        await c.close()
 
     run(main())
 
