@@ -139,7 +139,7 @@ def connected(c: _pg.Connection, own: dict[int, _pg.Codec] | None = None) -> Non
     set_ones = {**process.codecs, **(own or {})}
     c._codecs.clear()
     c._codecs.update({**known, **set_ones})
-    c._introspect = _types.builder(known, set_ones, wishes=process.wishes)
+    c._introspect = _types.builder(known, set_ones, c._codecs, wishes=process.wishes)
 
 
 def dress(c: _pg.Connection, codecs: Mapping[int, _pg.Codec]) -> list[int]:

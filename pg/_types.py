@@ -31,7 +31,7 @@ __all__ = (
 #: A row of the catalogue, all text: oid, schema, name, kind, element, base, subtype, range,
 #: attributes, the name of the function that sends it.
 Row = tuple[Any, ...]
-#: How many types of a database are remembered.
+#: How many types of a database are remembered; and how many that a connection has looked up.
 TYPES = 2000
 Codecs = dict[int, Codec]
 
@@ -76,15 +76,21 @@ _SEND_TEXT = {"textsend", "enum_send", "citextsend", "varcharsend", "namesend"}
 
 
 def builder(
-    known: Codecs, own: Codecs, range_class: Any = Range, wishes: Wishes | None = None
+    known: Codecs,
+    own: Codecs,
+    codecs: Codecs,
+    range_class: Any = Range,
+    wishes: Wishes | None = None,
 ) -> Callable[[Iterable[Row], list[int]], Codecs]:
     """What a connection calls with the catalogue's rows; `known` keeps what was found.
 
     `own` are the connection's user's codecs, of which others may be made, `wishes` those by schema
-    and name; `known` must not be shared with connections that have others. `range_class` is what
-    ranges are read as, and is asked whether a value is one.
+    and name; `known` must not be shared with connections that have others. `codecs` are all that
+    the connection has: it adds what is returned, and what came so before may leave. `range_class`
+    is what ranges are read as, and is asked whether a value is one.
     """
     wanted_so = wishes or {}
+    added: set[int] = set()
 
     def build(rows: Iterable[Row], wanted: list[int]) -> Codecs:
         if len(known) > TYPES:  # those of temporary tables are ever new ones
@@ -95,7 +101,13 @@ def builder(
                 _find(oid, described, known, own, range_class, wanted_so)
         except (LookupError, RecursionError, TypeError, ValueError) as exc:
             raise InternalError("what the server says of types makes no sense") from exc
-        return {oid: known[oid] for oid in {*wanted, *described} if oid in known}
+        found = {oid: known[oid] for oid in {*wanted, *described} if oid in known}
+        if len(added) > TYPES:  # statements have theirs
+            for oid in added:
+                codecs.pop(oid, None)
+            added.clear()
+        added.update(found)
+        return found
 
     return build
 

@@ -206,3 +206,19 @@ def test_so_many_types_of_a_database_are_remembered(own, monkeypatch):
             assert c.execute(f"SELECT t FROM t{i} t").fetchone() == ((i, "sad"),)
         (known,) = _process.current().known.values()
         assert len(known) < 10
+
+
+def test_so_many_types_of_its_own_a_connection_remembers(own, monkeypatch):
+    """As above; those that are set by the user stay."""
+    monkeypatch.setattr(_types, "TYPES", 5)
+    with pg.connect(own) as c:
+        c.set_type_codec("mood", **MOOD)
+        for i in range(30):
+            c.execute(f"CREATE TEMP TABLE t{i} AS SELECT {i} AS a, 'sad'::mood AS b")
+            assert c.execute(f"SELECT t, b, '1'::json FROM t{i} t").fetchone() == (
+                (i, Mood.SAD),
+                Mood.SAD,
+                1,
+            )
+        assert c.execute("SELECT t FROM t0 t").fetchone() == ((0, Mood.SAD),)
+        assert len(c.raw._codecs) < 20
