@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -53,6 +53,8 @@ Other = TypeVar("Other")
 logger = logging.getLogger("greenletio.pg")
 
 IDLE = 0  # libpq's PQTRANS_IDLE
+#: Of executemany(), which are held at a time.
+ROWS = 10_000
 
 
 class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
@@ -144,21 +146,25 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
         """
         raw = self._raw
         rows = (prepare(query, params) for params in params_seq)
-        # All of them before our turn: what makes them may wait, and use this connection, too.
-        groups = [
-            (sql, oids, [row[1] for row in group])
-            for (sql, oids), group in groupby(rows, key=lambda row: (row[0], row[2]))
-        ]
-        total = 0
-        with self._turn():
-            self._begin()
-            for sql, oids, values in groups:
-                if self._pipeline is None:
-                    total += raw._op("many", "nothing", sql, values, oids=oids).run()
-                    continue
-                for args in values:
-                    self._pipeline._send(raw._op("query", "nothing", sql, args or (), oids=oids))
-            return total if self._pipeline is None else -1
+        # Where the statement is a transaction of its own, they are one as a whole.
+        alone = self._autocommit and self._pipeline is None and raw._transaction_status == IDLE
+        size = None if alone else ROWS
+        total, more = 0, True
+        while more:
+            # Before our turn: what makes them may wait, and use this connection, too.
+            some = list(islice(rows, size))
+            more = len(some) == size
+            with self._turn():
+                self._begin()
+                for (sql, oids), group in groupby(some, key=lambda row: (row[0], row[2])):
+                    values = [row[1] for row in group]
+                    if self._pipeline is None:
+                        total += raw._op("many", "nothing", sql, values, oids=oids).run()
+                        continue
+                    for args in values:
+                        op = raw._op("query", "nothing", sql, args or (), oids=oids)
+                        self._pipeline._send(op)
+        return total if self._pipeline is None else -1
 
     @contextmanager
     def _copying(self, sql: str) -> Iterator[Copy]:

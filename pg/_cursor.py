@@ -143,7 +143,12 @@ class Cursor(Generic[Row]):
     def executemany(
         self, query: str, params_seq: Iterable[Any], *, returning: bool = False
     ) -> None:
-        """Run a query once for each of the parameters; with `returning` keep the results."""
+        """Run a query once for each of the parameters; with `returning` keep the results.
+
+        In a transaction, and so unless autocommit is on, 10,000 of them are taken at a time and
+        sent: what has been done is undone by whoever ends the transaction when the next ones cannot
+        be made. Otherwise all of them are taken before the first is sent.
+        """
         self._start()
         if not returning:
             self.rowcount = self.connection._run_many(query, params_seq)

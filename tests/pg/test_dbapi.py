@@ -11,7 +11,7 @@ import pytest
 from fix_postgres import TemporaryDatabase
 
 from greenletio import async_, pg
-from greenletio.pg import errors, rows
+from greenletio.pg import _connection, errors, rows
 from greenletio.pg._query import is_script
 
 
@@ -206,6 +206,47 @@ def test_executemany(sync):
     assert cursor.fetchall() == [(8,)]
     with pytest.raises(errors.UndefinedTable):
         cursor.executemany("INSERT INTO nowhere VALUES (%s)", [(1,)])
+
+
+class Counted(str):
+    """Knows how many there are."""
+
+    alive = most = 0
+
+    def __init__(self, text):
+        Counted.alive += 1
+        Counted.most = max(Counted.most, Counted.alive)
+
+    def __del__(self):
+        Counted.alive -= 1
+
+
+def test_rows_of_executemany_are_not_held_all_at_once(sync, monkeypatch):
+    monkeypatch.setattr(_connection, "ROWS", 100)
+    Counted.alive = Counted.most = 0
+    sync.execute("CREATE TEMP TABLE t (a bigint, b text)")
+    cursor = sync.cursor()
+    for many in (0, 99, 1000, 1001):
+        sync.execute("TRUNCATE t")
+        rows = ((i if i % 150 else 2**40, Counted(i)) for i in range(many))  # of two types
+        cursor.executemany("INSERT INTO t VALUES (%s, %s)", rows)
+        assert cursor.rowcount == many
+        assert sync.execute("SELECT count(DISTINCT b) FROM t").fetchone() == (many,)
+    assert 100 <= Counted.most <= 200
+    assert Counted.alive == 0
+    with sync.pipeline():
+        rows = ((i, Counted(i)) for i in range(1001))
+        cursor.executemany("INSERT INTO t VALUES (%s, %s)", rows)
+    assert sync.execute("SELECT count(*) FROM t").fetchone() == (2002,)
+
+
+def test_executemany_that_is_no_part_of_a_transaction_is_all_or_nothing(sync, monkeypatch):
+    monkeypatch.setattr(_connection, "ROWS", 10)
+    sync.autocommit = True
+    sync.execute("CREATE TEMP TABLE t (a int primary key)")
+    with pytest.raises(errors.UniqueViolation):
+        sync.cursor().executemany("INSERT INTO t VALUES (%s)", ((i % 50,) for i in range(100)))
+    assert sync.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
 
 @dataclass
