@@ -37,7 +37,7 @@ fuzz: ## malformed bytes for every decoder of PostgreSQL's values, under Address
 
 leaks: ## tests of every kind, and thousands of waits, calls, loops and threads: nothing may grow
 	@$(BOOTSTRAP) test
-	GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 $(PYTEST) --leaks $(ARGS)
+	GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 $(PYTEST) --leaks --timeout 600 $(ARGS)
 	$(PYTEST) -m "not leaks and not slow" -k "(leak and not leak_check) or nothing_behind or leave_nothing" $(ARGS)
 
 soak: ## our loop under everything at once for ten minutes (ARGS="--minutes 1")

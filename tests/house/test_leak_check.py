@@ -8,7 +8,7 @@ import pytest
 
 LEAKS = """
 import os, ctypes, threading
-import pytest
+import fix_leaks, pytest
 
 pytestmark = pytest.mark.leaks
 kept = []
@@ -24,6 +24,20 @@ def test_not_repeated(): assert False
 def test_clean(fixture):
     things = [Thing() for _ in range(1000)]
     things[0].cycle = things
+
+@pytest.fixture(scope="session")
+def session(): return 1
+@pytest.fixture
+def whole(session):
+    yield [Thing()]
+@pytest.mark.leaks(fresh=True)
+def test_uses_its_fixture_up(whole): whole.pop()
+@pytest.mark.leaks(fresh=True)
+def test_keeps_its_fixture(whole): kept.append(whole)
+
+cache = []
+fix_leaks.forget.append(cache.clear)
+def test_cache(): cache.append(Thing())
 """
 
 
@@ -39,8 +53,13 @@ def outcome(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def test_every_kind_of_leak_is_found_and_named(outcome: pytest.RunResult) -> None:
-    outcome.assert_outcomes(failed=3, passed=1, deselected=2)
+    outcome.assert_outcomes(failed=4, passed=3, deselected=2)
     outcome.stdout.fnmatch_lines(
-        ["*objects of type *.Thing", "*open file descriptors", "*bytes of malloc"],
+        [
+            "*objects of type *.Thing",
+            "*open file descriptors",
+            "*bytes of malloc",
+            "*_ test_keeps_its_fixture _*",
+        ],
         consecutive=False,
     )

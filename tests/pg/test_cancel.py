@@ -24,7 +24,6 @@ async def began(c, query=SLEEP):
     return task
 
 
-@pytest.mark.leaks
 def test_a_cancelled_query_ends_on_the_server_and_the_next_one_runs(run, connect):
     async def main():
         async with connect() as c, connect() as other:
@@ -67,7 +66,6 @@ def test_a_query_that_waits_for_its_turn_is_cancelled_without_the_server(run, co
     run(main())
 
 
-@pytest.mark.leaks
 def test_timeouts(run, connect):
     async def main():
         async with connect(command_timeout=0.05) as c:
@@ -158,7 +156,6 @@ def test_a_backend_that_is_terminated_says_so(run, connect):
     run(main())
 
 
-@pytest.mark.leaks
 def test_in_greenlets(run, dsn):
     def work():
         with pg.connect(dsn, autocommit=True) as c:
@@ -183,7 +180,6 @@ def test_in_greenlets(run, dsn):
     run(main())
 
 
-@pytest.mark.leaks
 def test_in_plain_code(sync):
     with pytest.raises(TimeoutError):
         sync.execute(SLEEP, timeout=0.05)

@@ -655,6 +655,7 @@ def test_data_frames_go_in_from_tasks(run, connect):
     run(main())
 
 
+@pytest.mark.leaks(False)  # pyarrow loses some memory when a stream fails that it has handed out
 def test_a_source_that_fails_is_an_error(sync):
     cursor = sync.cursor()
     cursor.execute("CREATE TEMP TABLE failing (v int8)")

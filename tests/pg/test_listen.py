@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from fix_postgres import ask
+from fix_postgres import tell
 from fix_progress import Ticker
 
 import greenletio
@@ -25,12 +25,12 @@ LIMIT = 30  # against a hang, not a measure
 
 def notify(dsn, *events):
     """Each by (channel, payload), from outside; they are on their way when it returns."""
-    ask(dsn, "SELECT " + ", ".join(f"pg_notify('{name}', '{text}')" for name, text in events))
+    tell(dsn, "SELECT " + ", ".join(f"pg_notify('{name}', '{text}')" for name, text in events))
 
 
 def end_backends(dsn):
     """Those that have ever listened, in this database; they have ended when it returns."""
-    ask(
+    tell(
         dsn,
         "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
         "WHERE datname = current_database() AND application_name = 'listener'",
@@ -323,7 +323,7 @@ def test_one_of_a_pool(run, dsn):
             aio.Listener(pool, host="elsewhere")
 
     def end(dsn, pid):
-        ask(dsn, "SELECT pg_terminate_backend($1, 30000)", pid)
+        tell(dsn, "SELECT pg_terminate_backend($1, 30000)", pid)
 
     run(main())
 
@@ -357,7 +357,7 @@ def sync_work(source, dsn):
                 listener.get(timeout=0.01)
         assert payloads(called) == ["back"]
         listener.remove("called")
-        ask(dsn, "SELECT pg_terminate_backend($1, 30000)", pid)
+        tell(dsn, "SELECT pg_terminate_backend($1, 30000)", pid)
         for event in listener:
             assert isinstance(event, pg.Gap)
             break

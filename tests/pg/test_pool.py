@@ -302,9 +302,9 @@ def test_a_cancelled_task_gives_its_connection_back_in_the_background(run, dsn):
     run(main())
 
 
-def test_a_broken_connection_is_replaced(run, dsn, pg_query):
+def test_a_broken_connection_is_replaced(run, dsn, connect):
     async def main():
-        async with aio.create_pool(dsn, min_size=2, max_size=2) as pool:
+        async with aio.create_pool(dsn, min_size=2, max_size=2) as pool, connect() as other:
             async with pool.acquire() as c:
                 with pytest.raises(aio.PostgresError):
                     await c.execute("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -313,7 +313,7 @@ def test_a_broken_connection_is_replaced(run, dsn, pg_query):
             # Those that are idle, too; the pool makes up for them by itself.
             idle = [slot.con for slot in pool._core.idle]
             for c in idle:
-                pg_query("SELECT pg_terminate_backend($1, 5000)", c.get_server_pid())
+                await other.execute("SELECT pg_terminate_backend($1, 5000)", c.get_server_pid())
             while not all(c.is_closed() for c in idle):
                 await asyncio.sleep(0.001)
             assert await asyncio.gather(*(pool.fetchval("SELECT 1") for _ in range(3))) == [1] * 3

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fix_postgres import ask
+from fix_postgres import tell
 
 from greenletio import pg
 from greenletio.pg import aio
@@ -46,11 +46,11 @@ FAILED = f"BEGIN; SET ROLE {OTHER}; SELECT pg_advisory_lock(4); SELECT 1/0"
 
 @contextmanager
 def with_what_messes_need(url):
-    ask(url, "CREATE SEQUENCE gio_numbers")
-    ask(url, f"CREATE ROLE {OTHER}")
+    tell(url, "CREATE SEQUENCE gio_numbers")
+    tell(url, f"CREATE ROLE {OTHER}")
     yield url
-    ask(url, f"DROP ROLE {OTHER}")
-    ask(url, "DROP SEQUENCE gio_numbers")
+    tell(url, f"DROP ROLE {OTHER}")
+    tell(url, "DROP SEQUENCE gio_numbers")
 
 
 @pytest.fixture(scope="module")

@@ -254,11 +254,11 @@ def test_a_server_that_is_away_for_a_while(own_server):
         assert query(pool, 3) == 3
 
 
-def test_what_is_dead_is_found_by_check(dsn, pg_query):
+def test_what_is_dead_is_found_by_check(dsn, sync):
     with pg.Pool(dsn, min_size=2, max_size=2, max_idle=0.2) as pool:
         pool.wait()
         pids = [slot.con._pid for slot in pool._core.idle]
-        pg_query("SELECT pg_terminate_backend($1, 5000)", pids[0])
+        sync.execute("SELECT pg_terminate_backend(%s, 5000)", [pids[0]])
         pool.check()
         pool.wait()  # made up for
         assert pids[0] not in [slot.con._pid for slot in pool._core.idle]

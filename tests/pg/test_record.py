@@ -46,7 +46,6 @@ def test_what_it_refuses(record):
         aio.Record()
 
 
-@pytest.mark.leaks
 @pytest.mark.parametrize("width", [0, 1, 16, 17])
 def test_memory_that_is_used_again(sync, width):
     """More rows than are kept for another use, in turns with those that are held."""
