@@ -120,6 +120,12 @@ class Keeper:
         try:
             while await wait(core.refill()):
                 self._pause = 0.0
+        except asyncio.CancelledError:
+            # The loop ends, probably, and would leave a next turn in the middle: whoever uses the
+            # pool after this has it looked after again.
+            self._serial += 1
+            self._due = -INF
+            raise
         except Exception as exc:
             self._failed(exc)
 

@@ -274,6 +274,23 @@ def test_idle_connections_are_closed_without_a_loop(dsn):
         assert query(pool, 1) == 1
 
 
+def test_a_loop_that_ends_leaves_nobody_who_connects(dsn):
+    pools = []
+
+    async def main():
+        pools.append(pg.Pool(dsn, min_size=2))
+        while pools[0]._core.keeper._task is None:
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    (pool,) = pools
+    assert pool._core.keeper._task.done()
+    assert query(pool, 1) == 1
+    while pool.get_stats()["pool_size"] < 2:  # by whoever looks after it now
+        time.sleep(0.005)
+    pool.close()
+
+
 def test_one_that_is_forgotten_is_closed_and_reported(pool):
     c = pool.getconn()
     with pytest.warns(ResourceWarning, match="was not given back"):
