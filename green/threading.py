@@ -102,6 +102,7 @@ _active: Any = _names["_active"]
 _get_native_id: Any = _names["get_native_id"]
 _current_thread: Any = _names["current_thread"]
 _make_invoke: Any = _names["_make_invoke_excepthook"]
+_HANDLE = "_os_thread_handle" if sys.version_info >= (3, 14) else "_handle"
 _greens: dict[Any, Any] = {}  # threads that are greenlets, while they run; weakly, their loops
 
 
@@ -145,7 +146,7 @@ class _GreenThread:
     if sys.version_info >= (3, 13):
 
         def _greenletio_spawn(self: Any) -> None:
-            handle = self._handle
+            handle = getattr(self, _HANDLE)
             _names["_start_joinable_thread"](
                 self._greenletio_work, handle=handle, daemon=self.daemon
             )
@@ -177,8 +178,12 @@ class _GreenThread:
             sys.settrace(hooks[0])
         if hooks[1]:
             sys.setprofile(hooks[1])
+        context = getattr(self, "_context", None)  # since Python 3.14
         try:
-            self.run()
+            if context is None:
+                self.run()
+            else:
+                context.run(self.run)
         except BaseException:
             self._invoke_excepthook(self)
         finally:  # they are the thread's of the system, which does other things next

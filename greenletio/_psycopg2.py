@@ -6,6 +6,7 @@ of psycopg2 that need no speed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ import psycopg2
 import psycopg2.extensions as ext
 import psycopg2.pool
 
-from . import _pq
+from . import _core, _pq
 from ._lock import FairLockFor
 from ._psycopg2_connect import connector
 from ._psycopg2_lobject import lobject
@@ -79,6 +80,31 @@ def patch_psycopg2(*, cancel_timeout: float | None = None) -> None:
     pool: Any = psycopg2.pool.ThreadedConnectionPool
     pool._lock = FairLockFor("_lock")
     _undo.append(lambda: delattr(pool, "_lock"))
+    putconn = pool.putconn
+    pool.putconn = _put_whatever_happens(putconn)
+    _undo.append(lambda: setattr(pool, "putconn", putconn))
+
+
+def _put_whatever_happens(putconn: Callable[..., None]) -> Callable[..., None]:
+    """The pool's own would count a connection as used for ever whose return is interrupted, in the
+    wait for its turn or for the rollback: such a one is closed.
+    """
+
+    @functools.wraps(putconn)
+    def put(self: Any, conn: Any = None, key: Any = None, close: bool = False) -> None:
+        try:
+            putconn(self, conn, key, close)
+        except psycopg2.pool.PoolError:
+            raise
+        except BaseException:
+            _core.shield(True)
+            try:
+                putconn(self, conn, key, True)
+            finally:
+                _core.shield(False)
+            raise
+
+    return put
 
 
 def unpatch_psycopg2() -> None:

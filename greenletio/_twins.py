@@ -57,9 +57,15 @@ MODULES = frozenset(
     )
 )
 
-#: Those that wait by MODULES alone, and so are executed again.
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+#: Those that wait by MODULES alone, and so are executed again; asyncore from PyPI is none of them.
 TWINS = frozenset(
-    (
+    name
+    for name in (
         "asynchat",
         "asyncore",
         "compileall",
@@ -88,6 +94,7 @@ TWINS = frozenset(
         "xmlrpc.client",
         "xmlrpc.server",
     )
+    if top(name) in sys.stdlib_module_names
 )
 
 # Packages whose state there must be one of: they are green only to reach a twin in them.
@@ -120,10 +127,6 @@ _OWN = {"multiprocessing.util": ("ForkAwareLocal", "ForkAwareThreadLock")}
 
 # What a twin has of the standard module's state: multiprocessing.process asks for it, too.
 _STATE = {"multiprocessing.context": ("_tls",)}
-
-
-def top(name: str) -> str:
-    return name.partition(".")[0]
 
 
 _PACKAGES = frozenset(top(name) for name in TWINS if "." in name)

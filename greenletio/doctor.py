@@ -138,7 +138,9 @@ def _loop() -> list[Finding]:
     if running is not None:
         kind = type(running)
         lines.append(found("running", f"{kind.__module__}.{kind.__qualname__}"))
-    policy: Any = getattr(asyncio, "_get_event_loop_policy", asyncio.get_event_loop_policy)()
+    # From Python 3.14 on the public one warns that it will go.
+    private = getattr(asyncio.events, "_get_event_loop_policy", None)
+    policy: Any = (private or asyncio.get_event_loop_policy)()
     kind = type(policy)
     ours = kind.__module__.startswith("greenletio")
     lines.append(

@@ -6,6 +6,7 @@ def test_it(run, serving):
 
 import asyncio
 import contextlib
+import inspect
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -103,7 +104,7 @@ def serving(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = {"uvicorn": uvicorn, "hypercorn": hypercorn, "granian": granian}[name]
         timeout = aiohttp.ClientTimeout(total=LIMIT_S)
-        if not (asyncio.iscoroutinefunction(app) or asyncio.iscoroutinefunction(app.__call__)):
+        if not (inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)):
             app = as_asgi(app)
         async with server(app, listener):
             connector = aiohttp.TCPConnector(limit=0)

@@ -196,6 +196,27 @@ def test_psycopg2s_threaded_pool_does_not_hold_the_loop(run, pg_dsn, fetch, made
     pool.closeall()
 
 
+def test_a_connection_whose_return_is_interrupted_is_lost_to_no_pool(run, patched, pg_dsn):
+    async def main():
+        pool = await async_(psycopg2.pool.ThreadedConnectionPool)(1, 2, pg_dsn)
+        conn = await async_(pool.getconn)()
+        await async_(conn.cursor().execute)("SELECT 1")  # a rollback is due
+        for close in (False, True):
+            with pool._lock:
+                task = asyncio.ensure_future(async_(pool.putconn)(conn, close=close))
+                await asyncio.sleep(0.01)
+                task.cancel()
+                await asyncio.sleep(0.01)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (pool._used, conn.closed) == ({}, 1)
+            conn = await async_(pool.getconn)()
+        await async_(pool.putconn)(conn)
+        pool.closeall()
+
+    run(main())
+
+
 def test_a_commit_that_was_done_before_its_cancellation_says_so(run, connect, fetch):
     """The bare CancelledError left open whether the transaction was committed."""
 

@@ -158,7 +158,7 @@ def dress(connection: Any, adapters: AdaptersMap, zone: Zone) -> Connection:
         known = _known.setdefault((database, zone), {})
         raw._codecs.clear()
         raw._codecs.update({**known, **own})
-        raw._introspect = _types.builder(known, own, RANGE_CLASS)
+        raw._introspect = _types.builder(known, own, raw._codecs, RANGE_CLASS)
         raw._forget_codecs()
     ours: Connection = connection
     return ours
