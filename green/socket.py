@@ -19,11 +19,14 @@ from operator import index
 from typing import Any
 
 from greenletio import _core
+from greenletio._patch import green_builtins
 from greenletio._threads import run_in_thread
-from greenletio.green import selectors  # noqa: F401  (what is rebound looks it up)
+from greenletio.green import selectors  # noqa: F401  (so did it before Python 3.14, up here)
 from greenletio.green._std import Deadline, adopt, public, rebind
 
 __all__ = public(_std)
+
+globals()["__builtins__"] = green_builtins()  # for what is rebound: sendfile() imports selectors
 
 _DONTWAIT = getattr(_std, "MSG_DONTWAIT", 0)
 

@@ -71,7 +71,7 @@ def measure() -> Counter[str]:
     while gc.collect():
         pass
     # It holds the names that were asked for: asyncio's repr() of results looks up ever new ones.
-    sys._clear_type_cache()
+    (getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache)()
     now: Counter[str] = Counter()
     now["blocks of Python's allocator"] = sys.getallocatedblocks()
     for kind, count in Counter(map(type, gc.get_objects())).items():

@@ -3,11 +3,11 @@
 Prints:
     warnings: 100000
     attribute: RecursionError
-    method: RecursionError
     call: RecursionError
     freed
 """
 
+import contextlib
 import warnings
 
 from greenletio import _core, async_
@@ -45,7 +45,8 @@ wrapped, awaited = fn, fn
 for _ in range(DEPTH):
     wrapped, awaited = async_(wrapped), _core.AwaitFunction(awaited)
 attempt("attribute", lambda: wrapped.nothing)
-attempt("method", lambda: wrapped.__get__(1))
+with contextlib.suppress(RecursionError):  # Python 3.14 has the stack for it
+    wrapped.__get__(1)
 attempt("call", lambda: awaited())
 wrapped = awaited = fn
 print("freed")
