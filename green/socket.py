@@ -21,7 +21,7 @@ from typing import Any
 from greenletio import _core
 from greenletio._patch import green_builtins
 from greenletio._threads import run_in_thread
-from greenletio.green import selectors  # noqa: F401  (so did it before Python 3.14, up here)
+from greenletio.green import selectors  # noqa: F401  (for the same, before Python 3.14)
 from greenletio.green._std import Deadline, adopt, public, rebind
 
 __all__ = public(_std)

@@ -225,7 +225,8 @@ class Connection(LargeObjectMethods, TwoPhase, Notifying, Generic[Row]):
 
     def _turn(self) -> FairLock:
         """For a ``with`` block in which nobody else asks anything."""
-        self._check_turn()
+        if self._holder is not None:
+            self._check_turn()
         return self._lock
 
     @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenletio import _pg
 from greenletio.pg._connect import connected, forget_types
+from greenletio.pg._lobject import FAILED
 from greenletio.pg._quote import quoted
 from greenletio.pg._reset import UNDO
 from greenletio.pg._tls import TLS, tls_of
@@ -208,7 +209,8 @@ class Connection(
     async def _close_statements(self, timeout: float | None) -> None:
         """Those that nobody has any more leave the server."""
         in_transaction = self.is_in_transaction()
-        if in_transaction and (len(self._to_close) <= KEPT or self._transaction_status == 3):
+        failed = self._transaction_status == FAILED
+        if in_transaction and (len(self._to_close) <= KEPT or failed):
             return  # it has few of them, or has failed and hears of nothing
         names, self._to_close = self._to_close, []
         close = [f"DEALLOCATE {quoted(each)}" for each in names]

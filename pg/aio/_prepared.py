@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greenletio import _pg
+from greenletio.pg._lobject import FAILED
 from greenletio.pg._quote import quoted
 from greenletio.pg.aio._cursor import CursorFactory
 from greenletio.pg.errors import InterfaceError
@@ -76,7 +77,7 @@ class PreparedStatement:
         self._check()
         self._closed = True
         connection, name = self._server_side, self._statement.name
-        if connection._transaction_status == 3:  # one that has failed hears of nothing
+        if connection._transaction_status == FAILED:  # it hears of nothing
             connection._to_close.append(name)
         else:
             await self._connection.execute(f"DEALLOCATE {quoted(name)}")
